@@ -1,0 +1,74 @@
+"""`kapture_ros COMMAND …`: finds the command, runs it, shows an error as one line."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import logging
+import pkgutil
+import sys
+from collections.abc import Sequence
+
+import kapture_ros
+import kapture_ros.cli
+from kapture_ros.errors import KaptureRosError
+
+EXIT_ERROR = 1
+EXIT_USAGE = 2  # argparse's own
+EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+
+DESCRIPTION = "Record cameras, GPS and Wi-Fi to kapture, build visual maps, localize in them."
+EPILOG = "`kapture_ros COMMAND --help` shows a command's options with examples."
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The whole command line, every command's options included."""
+    parser = argparse.ArgumentParser("kapture_ros", description=DESCRIPTION, epilog=EPILOG)
+    parser.add_argument("--version", action="version", version=kapture_ros.__version__)
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument(
+        "--log-level",
+        choices=("debug", "info", "warning", "error"),
+        default="info",
+        help="what to print; debug also shows the traceback of an error (default: info)",
+    )
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for module_info in pkgutil.iter_modules(kapture_ros.cli.__path__):
+        if module_info.name == "main":
+            continue
+        module = importlib.import_module(f"kapture_ros.cli.{module_info.name}")
+        command = commands.add_parser(
+            module_info.name,
+            help=module.HELP,
+            description=module.HELP,
+            epilog="examples:\n" + module.EXAMPLES,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            parents=[common],
+        )
+        module.add_arguments(command)
+        command.set_defaults(run=module.run)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    args = build_parser().parse_args(argv)
+    logging.basicConfig(
+        level=args.log_level.upper(), format="%(levelname)s: %(message)s", stream=sys.stderr
+    )
+    try:
+        return args.run(args) or 0
+    except KaptureRosError as error:
+        logging.debug("traceback", exc_info=True)
+        print(f"kapture_ros: {error}", file=sys.stderr)
+        return EXIT_ERROR
+    except KeyboardInterrupt:
+        print("kapture_ros: interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:  # `kapture_ros … | head`
+        sys.stderr.close()
+        return EXIT_ERROR
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""kapture 1.1 datasets: records, cameras, the crash-safe writer and reading."""
