@@ -1,0 +1,46 @@
+"""What every test may use: the real data beside the repository, isolated ROS domains."""
+
+from __future__ import annotations
+
+import os
+import random
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Real images and bags; the test is skipped where they are not at hand."""
+    root = Path(os.environ.get("KAPTURE_ROS_TEST_DATA", REPOSITORY.parent / "shared" / "data"))
+    if not root.is_dir():
+        pytest.skip(f"real data not found at {root}; set KAPTURE_ROS_TEST_DATA")
+    return root
+
+
+@pytest.fixture(scope="session")
+def shared_weights(shared_data: Path) -> Path:
+    """NAVER's published checkpoints, for comparison only."""
+    root = shared_data.parent / "weights"
+    if not root.is_dir():
+        pytest.skip(f"reference weights not found at {root}")
+    return root
+
+
+@pytest.fixture
+def ros_environment() -> dict[str, str]:
+    """Environment of a test's ROS processes: a random domain, on the loopback interface.
+
+    Discovery is limited twice: by rmw, and by a Fast DDS profile, since Fast DDS itself
+    listens on every interface otherwise.
+    """
+    profile = REPOSITORY / "config" / "fastdds_loopback.xml"
+    return os.environ | {
+        "ROS_DOMAIN_ID": str(random.SystemRandom().randrange(1, 100)),
+        "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
+        "FASTRTPS_DEFAULT_PROFILES_FILE": str(profile),
+        "FASTDDS_DEFAULT_PROFILES_FILE": str(profile),
+        "RMW_IMPLEMENTATION": "rmw_fastrtps_cpp",
+    }
