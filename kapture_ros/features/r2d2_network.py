@@ -1,0 +1,220 @@
+"""R2D2 as a plain network: built from a small config, fed with images, returns dense maps.
+
+Revaud et al., "R2D2: Repeatable and Reliable Detector and Descriptor", NeurIPS 2019. The
+architecture and the layout of the published checkpoints follow that paper and its release,
+so that those checkpoints load strictly; `naver_config` and `naver_state` translate them.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from kapture_ros.errors import InputError
+
+IMAGE_MEAN = (0.485, 0.456, 0.406)
+IMAGE_STD = (0.229, 0.224, 0.225)
+"""RGB statistics (ImageNet) that images in 0..1 are normalised with."""
+
+PATCH_SIZE = 32
+"""Side of the image patch that one descriptor describes, in pixels at scale 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class R2D2Config:
+    """What determines an R2D2 network.
+
+    Attributes:
+        width: channels of the first layers in units of 8 (4 in N16, 6 in N8_big).
+        descriptor_size: length of a descriptor.
+        downsample: 1 keeps full resolution throughout by dilation (the paper); 2 and more
+            pool after the third layer and upsample the result (the "fast" family).
+        quad_relu: ReLU also after the 2×2 convolutions.
+    """
+
+    width: int = 4
+    descriptor_size: int = 128
+    downsample: int = 1
+    quad_relu: bool = False
+
+    def metadata(self) -> dict[str, str]:
+        """The config as text, for the header of a weights file."""
+        return {key: str(int(value)) for key, value in asdict(self).items()}
+
+    @classmethod
+    def from_metadata(cls, metadata: Mapping[str, str]) -> R2D2Config:
+        """Inverse of `metadata`.
+
+        Raises:
+            InputError: if a field is missing or not a whole number.
+        """
+        try:
+            return cls(
+                int(metadata["width"]),
+                int(metadata["descriptor_size"]),
+                int(metadata["downsample"]),
+                bool(int(metadata["quad_relu"])),
+            )
+        except (KeyError, ValueError) as error:
+            raise InputError(f"not a description of an R2D2 network: {error}") from error
+
+
+class DenseFeatures(NamedTuple):
+    """One row per image; every map has (about) the resolution of the image.
+
+    Attributes:
+        descriptors: (B, D, H, W), of unit length along D.
+        reliability: (B, 1, H, W) in 0..1, how distinctive the descriptor is.
+        repeatability: (B, 1, H, W) in 0..1, how likely a keypoint is found here again.
+    """
+
+    descriptors: Tensor
+    reliability: Tensor
+    repeatability: Tensor
+
+
+class R2D2Net(nn.Module):
+    """Image to dense descriptors, reliability and repeatability."""
+
+    def __init__(self, config: R2D2Config = R2D2Config()) -> None:
+        super().__init__()
+        self.config = config
+        self.body = _build_body(config)
+        self.reliability_head = nn.Conv2d(config.descriptor_size, 2, kernel_size=1)
+        self.repeatability_head = nn.Conv2d(config.descriptor_size, 1, kernel_size=1)
+
+    def forward(self, images: Tensor) -> DenseFeatures:
+        """Dense features of normalised images.
+
+        Args:
+            images: (B, 3, H, W), RGB, (value in 0..1 − IMAGE_MEAN) / IMAGE_STD. With
+                downsample > 1 the maps are H and W rounded down to its multiple.
+        """
+        raw = self.body(images)
+        squared = raw * raw
+        return DenseFeatures(
+            nn.functional.normalize(raw, dim=1),
+            reliability_of(self.reliability_head(squared)),
+            repeatability_of(self.repeatability_head(squared)),
+        )
+
+
+def reliability_of(logits: Tensor) -> Tensor:
+    """(B, 2, …) to (B, 1, …): the softmax probability of the second class."""
+    return nn.functional.softmax(logits, dim=1)[:, 1:2]
+
+
+def repeatability_of(logits: Tensor) -> Tensor:
+    """x / (1 + x) of the softplus: in 0..1, with fewer plateaus than a sigmoid."""
+    positive = nn.functional.softplus(logits)
+    return positive / (1 + positive)
+
+
+def _build_body(config: R2D2Config) -> nn.Sequential:
+    """The trunk; a stride is expressed as dilation of all later layers."""
+    layers: list[nn.Module] = []
+    channels = 3
+    dilation = 1
+
+    def convolve(out: int, kernel: int = 3, *, norm: bool = True, relu: bool = True) -> None:
+        nonlocal channels
+        padding = (kernel - 1) * dilation // 2
+        layers.append(nn.Conv2d(channels, out, kernel, padding=padding, dilation=dilation))
+        if norm:
+            layers.append(nn.BatchNorm2d(out, affine=False))
+        if relu:
+            layers.append(nn.ReLU(inplace=True))
+        channels = out
+
+    unit = 8 * config.width
+    convolve(unit)
+    convolve(unit)
+    convolve(2 * unit)
+    if config.downsample > 1:
+        layers.append(nn.MaxPool2d(config.downsample))
+    else:
+        dilation *= 2
+    convolve(2 * unit)
+    convolve(4 * unit)
+    dilation *= 2
+    convolve(4 * unit)
+    # Three 2×2 convolutions in place of L2-Net's 8×8 one.
+    convolve(4 * unit, kernel=2, relu=config.quad_relu)
+    dilation *= 2
+    convolve(4 * unit, kernel=2, relu=config.quad_relu)
+    dilation *= 2
+    convolve(config.descriptor_size, kernel=2, norm=False, relu=False)
+    if config.downsample > 1:
+        layers.append(
+            nn.Upsample(scale_factor=config.downsample, mode="bilinear", align_corners=False)
+        )
+    return nn.Sequential(*layers)
+
+
+_NAVER_FAMILIES = {"Quad_L2Net_ConfCFS": 1, "Fast_Quad_L2Net_ConfCFS": 2}
+_NAVER_OPTIONS = {
+    "dim": "descriptor_size",
+    "mchan": "width",
+    "relu22": "quad_relu",
+    "downsample_factor": "downsample",
+}
+_NAVER_KEYS = {"ops": "body", "clf": "reliability_head", "sal": "repeatability_head"}
+
+
+def naver_config(net: str) -> R2D2Config:
+    """The config that a published checkpoint's `net` entry, `Family(option=value, …)`, names.
+
+    The text is parsed as a literal call, never evaluated.
+
+    Raises:
+        InputError: if it is anything but a known family with known literal options.
+    """
+    try:
+        call = ast.parse(net.strip(), mode="eval").body
+        if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name) or call.args:
+            raise InputError(f"not a network description: {net!r}")
+        values = {_NAVER_OPTIONS[str(k.arg)]: ast.literal_eval(k.value) for k in call.keywords}
+        downsample = _NAVER_FAMILIES[call.func.id]
+    except (SyntaxError, ValueError) as error:
+        raise InputError(f"not a network description: {net!r}") from error
+    except KeyError as error:
+        known = ", ".join((*_NAVER_FAMILIES, *_NAVER_OPTIONS))
+        raise InputError(f"{net!r}: unknown {error}; known are {known}") from error
+    if not all(isinstance(value, int) for value in values.values()):
+        raise InputError(f"{net!r}: options must be whole numbers")
+    return R2D2Config(**{"downsample": downsample, **values})
+
+
+def naver_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A published checkpoint's `state_dict` under this module's names."""
+    renamed = {}
+    for key, value in state.items():
+        part, _, rest = key.removeprefix("module.").partition(".")
+        renamed[f"{_NAVER_KEYS.get(part, part)}.{rest}"] = value
+    return renamed
+
+
+def count_macs(net: R2D2Net, height: int, width: int) -> int:
+    """Multiply-accumulates of the convolutions for one image of this size."""
+    macs = 0
+    pixels = height * width
+    for module in (*net.body, net.reliability_head, net.repeatability_head):
+        if isinstance(module, nn.MaxPool2d):
+            pixels //= net.config.downsample**2
+        elif isinstance(module, nn.Upsample):
+            pixels *= net.config.downsample**2
+        elif isinstance(module, nn.Conv2d):
+            macs += pixels * module.weight.numel()
+    return macs
+
+
+def normalise_images(images: Tensor) -> Tensor:
+    """Bytes (B, 3, H, W), RGB, to the float32 that the network takes."""
+    mean = torch.tensor(IMAGE_MEAN, device=images.device).view(1, 3, 1, 1)
+    std = torch.tensor(IMAGE_STD, device=images.device).view(1, 3, 1, 1)
+    return images.float().div_(255).sub_(mean).div_(std)
