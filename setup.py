@@ -10,7 +10,6 @@ import os
 import subprocess
 import sys
 import sysconfig
-from glob import glob
 from importlib import metadata, util
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from setuptools.dist import Distribution
 
 HERE = Path(__file__).resolve().parent
 PREFIX = Path(sys.prefix)
+SITE = Path(sysconfig.get_path("purelib"))
 WITH_MESSAGES = (PREFIX / "share" / "rosidl_default_generators").is_dir()
 
 
@@ -44,7 +44,7 @@ def build_messages(source: Path, build: Path) -> Path:
     alias = build / "source"
     if not alias.is_symlink():
         alias.symlink_to(source, target_is_directory=True)
-    libraries = [str(PREFIX / "lib"), *glob(sysconfig.get_path("purelib") + "/ros_*.libs")]
+    libraries = [str(PREFIX / "lib"), *map(str, SITE.glob("ros_*.libs"))]
     env = dict(os.environ, AMENT_PREFIX_PATH=sys.prefix, LD_LIBRARY_PATH=":".join(libraries))
     env["PATH"] = f"{PREFIX / 'bin'}:{env['PATH']}"
     env.pop("PYTHONPATH", None)  # pip's build isolation would hide the generators
@@ -63,13 +63,15 @@ def build_messages(source: Path, build: Path) -> Path:
 
 def staged_files(stage: Path, package: str) -> list[tuple[str, list[str]]]:
     """What a staged interface package adds to the environment, as setuptools' data_files."""
-    site = Path(sysconfig.get_path("purelib")).relative_to(PREFIX)
+    site = SITE.relative_to(PREFIX)
     (staged_site,) = stage.glob("lib/python3*/site-packages")
     found: dict[str, list[str]] = {}
     for file in sorted(path for path in stage.rglob("*") if path.is_file()):
         if file.is_relative_to(staged_site / package):
             # The Python modules of the package itself are setuptools' business.
-            generated = "msg" in file.parts or "_s__rosidl_" in file.name or package != "kapture_ros"
+            generated = (
+                "msg" in file.parts or "_s__rosidl_" in file.name or package != "kapture_ros"
+            )
             if not generated or file.suffix in {".c", ".pyc"}:
                 continue
             target = site / file.parent.relative_to(staged_site)
