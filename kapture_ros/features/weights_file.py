@@ -1,0 +1,167 @@
+"""Networks in files: our own safetensors layout written and read, NAVER's checkpoints read.
+
+Our layout is a safetensors file whose header holds, as text: `architecture` (r2d2 or
+apgem), `version`, `licence`, and the fields of the network's config. Tensors are stored
+under the names of the module's `state_dict`, in float32 or float16.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from kapture_ros.errors import InputError
+from kapture_ros.features import apgem_network, r2d2_network
+from kapture_ros.features.apgem_network import ApGemConfig, ApGemNet
+from kapture_ros.features.checkpoint import PickledPca, read_checkpoint
+from kapture_ros.features.r2d2_network import R2D2Config, R2D2Net
+
+NAVER_R2D2_LICENCE = "CC BY-NC-SA 3.0 (NAVER, non-commercial)"
+NAVER_APGEM_LICENCE = "as stated by NAVER deep-image-retrieval (non-commercial)"
+
+
+@dataclass(frozen=True, slots=True)
+class Whitening:
+    """A principal component analysis of descriptors.
+
+    Attributes:
+        mean: (D,)
+        components: (K, D), one principal direction a row, largest variance first.
+        variance: (K,), the variance along each.
+        scales: whether components are to be divided by a power of their variance.
+    """
+
+    mean: Tensor
+    components: Tensor
+    variance: Tensor
+    scales: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkFile:
+    """A network as read from a file, in evaluation mode, float32, on the CPU.
+
+    Attributes:
+        name: the file's name without suffix; part of the feature type's name.
+        version: of the weights; empty for published checkpoints.
+        sha256: of the file.
+        whitenings: by the name of the data they were learned on; AP-GeM only.
+    """
+
+    name: str
+    network: R2D2Net | ApGemNet
+    version: str
+    licence: str
+    sha256: str
+    whitenings: Mapping[str, Whitening]
+
+
+def save_network(
+    path: Path, network: R2D2Net | ApGemNet, *, version: str, licence: str, half: bool = False
+) -> None:
+    """Write a network in our layout; `half` stores float16 (the reader gives float32)."""
+    state = {
+        key: (value.half() if half and value.is_floating_point() else value).contiguous()
+        for key, value in network.state_dict().items()
+        if not key.endswith("num_batches_tracked")
+    }
+    metadata = {
+        "architecture": "r2d2" if isinstance(network, R2D2Net) else "apgem",
+        "version": version,
+        "licence": licence,
+        **network.config.metadata(),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    safetensors.torch.save_file(state, str(path), metadata)
+
+
+def load_network(path: Path) -> NetworkFile:
+    """A network from our layout (`.safetensors`) or a NAVER checkpoint (any other suffix).
+
+    Raises:
+        InputError: if the file is missing, damaged, or describes another network.
+        UnsafeCheckpointError: if a checkpoint contains more than data.
+    """
+    if path.suffix == ".safetensors":
+        return _load_safetensors(path)
+    checkpoint = read_checkpoint(path)
+    if "net" in checkpoint:
+        network: R2D2Net | ApGemNet = R2D2Net(r2d2_network.naver_config(str(checkpoint["net"])))
+        state = r2d2_network.naver_state(checkpoint["state_dict"])
+        licence = NAVER_R2D2_LICENCE
+    elif "model_options" in checkpoint:
+        network = ApGemNet(apgem_network.naver_config(checkpoint["model_options"]))
+        state = apgem_network.naver_state(checkpoint["state_dict"])
+        licence = NAVER_APGEM_LICENCE
+    else:
+        raise InputError(f"{path} holds neither R2D2 ('net') nor AP-GeM ('model_options')")
+    _load_state(network, state, path)
+    whitenings = {
+        str(name): _whitening(pca, path) for name, pca in checkpoint.get("pca", {}).items()
+    }
+    return NetworkFile(path.stem, network, "", licence, _sha256(path), whitenings)
+
+
+def _load_safetensors(path: Path) -> NetworkFile:
+    try:
+        with safetensors.safe_open(str(path), framework="pt") as file:
+            metadata = file.metadata() or {}
+            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
+    except FileNotFoundError as error:
+        raise InputError(f"cannot read {path}: no such file") from error
+    except (safetensors.SafetensorError, OSError) as error:
+        raise InputError(f"{path} is not a safetensors file: {error}") from error
+    architecture = metadata.get("architecture")
+    if architecture == "r2d2":
+        network: R2D2Net | ApGemNet = R2D2Net(R2D2Config.from_metadata(metadata))
+    elif architecture == "apgem":
+        network = ApGemNet(ApGemConfig.from_metadata(metadata))
+    else:
+        raise InputError(f"{path}: unknown architecture {architecture!r} in its header")
+    _load_state(network, state, path)
+    return NetworkFile(
+        path.stem,
+        network,
+        metadata.get("version", ""),
+        metadata.get("licence", "unknown"),
+        _sha256(path),
+        {},
+    )
+
+
+def _load_state(network: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
+    """Load strictly, except for batch counters, which inference does not use."""
+    full = {
+        **{k: v for k, v in network.state_dict().items() if k.endswith("num_batches_tracked")},
+        **state,
+    }
+    try:
+        network.load_state_dict(full)
+    except RuntimeError as error:
+        raise InputError(f"{path} does not fit its own description: {error}") from error
+    network.eval().requires_grad_(False)
+
+
+def _whitening(pca: Any, path: Path) -> Whitening:
+    if not isinstance(pca, PickledPca):
+        raise InputError(f"{path}: the whitening is {type(pca).__name__}, not a PCA")
+    values = vars(pca)
+    try:
+        mean, components = values["mean_"], values["components_"]
+        variance, scales = values["explained_variance_"], bool(values["whiten"])
+    except KeyError as error:
+        raise InputError(f"{path}: the whitening lacks {error}") from error
+    tensors = [torch.as_tensor(item, dtype=torch.float64) for item in (mean, components, variance)]
+    return Whitening(*tensors, scales=scales)
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
