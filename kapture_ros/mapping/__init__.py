@@ -1,0 +1,1 @@
+"""From kapture datasets to a visual map and its memory-mapped index."""

@@ -1,0 +1,101 @@
+"""What else a drive knew about where it was: GNSS fixes and Wi-Fi scans in the map frame.
+
+Read from a map's kapture records; kept in the index as priors for localization.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import kapture.io.csv as kapture_csv
+import numpy as np
+import numpy.typing as npt
+
+from kapture_ros.errors import InputError
+from kapture_ros.mapping.images import ImageTable
+from kapture_ros.transforms.geodesy import Datum
+from kapture_ros.transforms.se3 import Array
+
+Arrays = dict[str, npt.NDArray[Any]]
+
+
+def read_records(dataset: Path, kind: str) -> Any:
+    """kapture's records of a kind (gnss, wifi, …), empty if the dataset has none.
+
+    Raises:
+        InputError: if the file is not kapture's.
+    """
+    path = dataset / "sensors" / f"records_{kind}.txt"
+    if not path.is_file():
+        return {}
+    try:
+        return getattr(kapture_csv, f"records_{kind}_from_file")(str(path))
+    except (ValueError, AssertionError, KeyError, TypeError) as error:
+        raise InputError(f"{path} is not a valid kapture file: {error}") from error
+
+
+def gnss_arrays(map_dir: Path, datum: Datum | None) -> Arrays:
+    """GNSS fixes: stamp (G,), xyz (G, 3) in the map frame, dop (G,); none without a datum."""
+    fixes = [
+        (stamp, fix.x, fix.y, fix.z, fix.dop)
+        for stamp, sensors in sorted(read_records(map_dir, "gnss").items())
+        for fix in sensors.values()
+        if np.isfinite([fix.x, fix.y]).all()
+    ]
+    if datum is None or not fixes:
+        fixes = []
+        xyz = np.empty((0, 3))
+    else:
+        _, longitude, latitude, altitude, _ = np.array(fixes, dtype=float).T
+        # Receivers without a vertical solution report NaN: the fix is then taken as level.
+        altitude = np.where(np.isfinite(altitude), altitude, datum.altitude)
+        xyz = datum.map_from_geodetic(latitude, longitude, altitude)
+    return {
+        "stamp": np.array([fix[0] for fix in fixes], np.int64),
+        "xyz": xyz,
+        "dop": np.array([fix[4] for fix in fixes], np.float32),
+    }
+
+
+def wifi_arrays(map_dir: Path, images: ImageTable) -> Arrays:
+    """Wi-Fi scans with the place of each, interpolated between the poses of the images.
+
+    Scans before the first or after the last image of the drives are left out.
+    """
+    scans = [
+        (stamp, signals)
+        for stamp, sensors in sorted(read_records(map_dir, "wifi").items())
+        for signals in sensors.values()
+    ]
+    places = positions_at(images, np.array([stamp for stamp, _ in scans], np.int64))
+    kept = [row for row in range(len(scans)) if np.isfinite(places[row]).all()]
+    heard = [list(scans[row][1].items()) for row in kept]
+    names = sorted({bssid for scan in heard for bssid, _ in scan})
+    row_of = {bssid: row for row, bssid in enumerate(names)}
+    return {
+        "xyz": places[kept],
+        "offset": np.cumsum([0] + [len(scan) for scan in heard], dtype=np.int64),
+        "bssid": np.array([row_of[bssid] for scan in heard for bssid, _ in scan], np.int32),
+        "rssi": np.array([float(s.rssi) for scan in heard for _, s in scan], np.float32),
+        "name": np.frombuffer("\n".join(names).encode(), np.uint8),
+    }
+
+
+def positions_at(images: ImageTable, stamps: npt.NDArray[np.int64]) -> Array:
+    """Where the cameras were (T, 3) at other stamps (T,), straight between images.
+
+    NaN outside the time of the images.
+    """
+    result = np.full((len(stamps), 3), np.nan)
+    posed = images.posed
+    known, first = np.unique(images.stamps[posed], return_index=True)
+    if len(known) == 0 or len(stamps) == 0:
+        return result
+    centers = images.centers()[posed][first]
+    inside = (stamps >= known[0]) & (stamps <= known[-1])
+    # Differences before floats: nanoseconds since 1970 have no exact float.
+    at = (stamps[inside] - known[0]).astype(float)
+    for axis in range(3):
+        result[inside, axis] = np.interp(at, (known - known[0]).astype(float), centers[:, axis])
+    return result
