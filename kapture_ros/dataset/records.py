@@ -14,9 +14,7 @@ from typing import TypeAlias
 
 from kapture_ros.transforms.se3 import Transform
 
-JsonValue: TypeAlias = (
-    None | bool | int | float | str | list["JsonValue"] | dict[str, "JsonValue"]
-)
+JsonValue: TypeAlias = bool | int | float | str | list["JsonValue"] | dict[str, "JsonValue"] | None
 """What a sidecar can hold; floats round-trip exactly, NaN and infinities included."""
 
 
@@ -42,10 +40,14 @@ class Sensor:
 
 @dataclass(frozen=True, slots=True)
 class FilePayload:
-    """A file to be written; `encode` is called on a worker thread, off the critical path."""
+    """A file to be written; `encode` is called on a worker thread, off the critical path.
+
+    `nbytes` is about what it holds in memory while it waits; it bounds the writer's queue.
+    """
 
     suffix: str
     encode: Callable[[], bytes]
+    nbytes: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,11 +164,17 @@ class OdometryRecord(Record):
 
 @dataclass(frozen=True, slots=True)
 class TrajectoryRow:
-    """A row of trajectories.txt: `device_from_world` of a sensor or rig."""
+    """A row of trajectories.txt: `device_from_world` of a sensor or rig.
+
+    Where only a position is known (GNSS, surveyed points), `oriented` is false, the rotation
+    is the identity and is left empty in the file; kapture's translation is then minus the
+    position.
+    """
 
     stamp_ns: int
     device_id: str
     device_from_world: Transform
+    oriented: bool = True
 
 
 @dataclass(frozen=True, slots=True)

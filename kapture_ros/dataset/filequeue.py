@@ -1,0 +1,154 @@
+"""Files that threads encode and write, finished in the order they were put in.
+
+Encoding takes longer than messages take to arrive, so it happens off the caller's thread;
+the queue is bounded in number and memory, and what waiting it causes is counted.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import defaultdict, deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from kapture_ros.dataset.records import DepthRecord, ImageRecord, LidarRecord
+from kapture_ros.dataset.storage import write_whole
+from kapture_ros.errors import OutputError
+from kapture_ros.options import option
+
+FileRecord = ImageRecord | DepthRecord | LidarRecord
+MEGABYTE = 1_000_000
+
+
+@dataclass(frozen=True)
+class WriterOptions:
+    """How a dataset is written."""
+
+    workers: int = option(2, "threads that encode and write images", minimum=1)
+    queue_images: int = option(64, "images that may wait to be written", minimum=1)
+    queue_megabytes: float = option(256.0, "memory they may take", unit="MB", minimum=1)
+    when_full: str = option(
+        "wait", "what a new image does when the queue is full", choices=("wait", "drop")
+    )
+    sync_s: float | None = option(
+        None,
+        "what a power failure may cost: 0 forces each record to the disk before it is "
+        "acknowledged; empty leaves that to the operating system (a killed process loses nothing)",
+        unit="s",
+        minimum=0,
+    )
+
+
+@dataclass(slots=True)
+class QueueCounts:
+    """How full the queue was; nothing waits without showing here."""
+
+    waits: int = 0  # times that a record waited for room
+    waited_s: float = 0.0
+    longest: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class FileJob:
+    """A file on its way to the disk, and what became of it."""
+
+    record: FileRecord
+    path: Path  # relative to the dataset
+    duplicate: bool
+    done: bool = False
+    written: int = 0  # bytes
+    dropped: str = ""  # why it could not be encoded
+    error: OutputError | None = None  # why it could not be written
+
+
+class FileQueue:
+    """Writes files on threads.
+
+    Args:
+        root: the dataset.
+        changed: the owner's lock; held by the callers of `make_room` and `put`, and while
+            `finish` runs.
+        finish: called with each job when it is done, in order among jobs of one record type.
+        after: called without the lock with the jobs that were just finished.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        options: WriterOptions,
+        changed: threading.Condition,
+        finish: Callable[[FileJob], None],
+        after: Callable[[list[FileJob]], None],
+    ) -> None:
+        self.counts = QueueCounts()
+        self.length = 0
+        self._bytes = 0
+        self._root = root
+        self._options = options
+        self._changed = changed
+        self._finish = finish
+        self._after = after
+        self._jobs: dict[type[FileRecord], deque[FileJob]] = defaultdict(deque)
+        self._pool = ThreadPoolExecutor(options.workers, "dataset-writer")
+
+    def make_room(self, nbytes: int) -> bool:
+        """True once one more file may wait; an empty queue takes a file of any size."""
+        if self._is_room(nbytes):
+            return True
+        if self._options.when_full == "drop":
+            return False
+        began = time.monotonic()
+        self._changed.wait_for(lambda: self._is_room(nbytes))
+        self.counts.waits += 1
+        self.counts.waited_s += time.monotonic() - began
+        return True
+
+    def _is_room(self, nbytes: int) -> bool:
+        few = self.length < self._options.queue_images
+        small = self._bytes + nbytes <= self._options.queue_megabytes * MEGABYTE
+        return (few and small) or self.length == 0
+
+    def put(self, job: FileJob) -> None:
+        """Take a job that there is room for."""
+        self._jobs[type(job.record)].append(job)
+        self.length += 1
+        self._bytes += job.record.payload.nbytes
+        self.counts.longest = max(self.counts.longest, self.length)
+        self._pool.submit(self._work, job)
+
+    def wait_until_empty(self) -> None:
+        """Wait until every job is finished; the lock is held by the caller."""
+        self._changed.wait_for(lambda: self.length == 0)
+
+    def close(self) -> None:
+        """Finish what is queued and end the threads."""
+        self._pool.shutdown()
+
+    def _work(self, job: FileJob) -> None:
+        try:
+            data = job.record.payload.encode()
+            write_whole(self._root / job.path, data, sync=self._options.sync_s is not None)
+            job.written = len(data)
+        except OutputError as error:
+            job.error = error
+        # The encoder is the caller's: whatever it raises must not stop the other records.
+        except Exception as error:
+            job.dropped = f"could not be encoded: {error}"
+        with self._changed:
+            job.done = True
+            finished = self._finish_in_order(self._jobs[type(job.record)])
+            self._changed.notify_all()
+        self._after(finished)
+
+    def _finish_in_order(self, jobs: deque[FileJob]) -> list[FileJob]:
+        finished = []
+        while jobs and jobs[0].done:
+            job = jobs.popleft()
+            self.length -= 1
+            self._bytes -= job.record.payload.nbytes
+            self._finish(job)
+            finished.append(job)
+        return finished

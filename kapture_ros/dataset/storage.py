@@ -1,0 +1,140 @@
+"""Files that survive being killed: whole lines appended, whole files renamed into place."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+from pathlib import Path
+from typing import IO
+
+from kapture_ros.errors import OutputError
+
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def output_error(path: Path, error: OSError) -> OutputError:
+    """A write that failed, in words that say what to do."""
+    if error.errno in DISK_FULL:
+        return OutputError(
+            f"no space left to write {path}; what was acknowledged is on disk: free some space "
+            "and resume"
+        )
+    return OutputError(f"cannot write {path}: {error.strerror}")
+
+
+class AppendFile:
+    """A text file that only grows, line by line, without a buffer in this process.
+
+    Raises:
+        OutputError: if it cannot be opened or written; a line is there whole or not at all.
+    """
+
+    def __init__(self, path: Path, header: str = "") -> None:
+        self.path = path
+        self.dirty = False
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+        except OSError as error:
+            raise output_error(path, error) from error
+        self.size = os.fstat(self._descriptor).st_size
+        if self.size == 0 and header:
+            self.append(header.encode())
+
+    def append(self, data: bytes) -> tuple[int, int]:
+        """Append whole lines; returns the byte offsets they lie between."""
+        start = self.size
+        rest = memoryview(data)
+        try:
+            while rest:
+                rest = rest[os.write(self._descriptor, rest) :]
+        except OSError as error:
+            os.ftruncate(self._descriptor, start)  # shrinking needs no space
+            raise output_error(self.path, error) from error
+        self.dirty = True
+        self.size = start + len(data)
+        return start, self.size
+
+    def sync(self) -> None:
+        """Have the operating system bring it to the disk."""
+        if not self.dirty:
+            return
+        try:
+            os.fdatasync(self._descriptor)
+        except OSError as error:
+            raise output_error(self.path, error) from error
+        self.dirty = False
+
+    def close(self) -> None:
+        """No more lines."""
+        os.close(self._descriptor)
+
+
+def write_whole(path: Path, data: bytes, *, sync: bool) -> None:
+    """Write a file under a temporary name, then give it its own.
+
+    Raises:
+        OutputError: if that fails; nothing is left behind.
+    """
+    temporary = partial_name(path)
+    try:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with temporary.open("wb", buffering=0) as file:
+                rest = memoryview(data)
+                while rest:
+                    rest = rest[file.write(rest) :]
+                if sync:
+                    os.fsync(file.fileno())
+            temporary.replace(path)
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            raise
+        if sync:
+            sync_folder(path.parent)
+    except OSError as error:
+        raise output_error(path, error) from error
+
+
+def partial_name(path: Path) -> Path:
+    """The temporary name of a file that is being written."""
+    return path.with_name(f".{path.name}.partial")
+
+
+def sync_folder(folder: Path) -> None:
+    """Have the names in a folder brought to the disk."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class FolderLock:
+    """Marks a dataset as being written; falls with the process, its file stays behind then.
+
+    Raises:
+        OutputError: if another process writes there, or the file cannot be made.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file: IO[str] = path.open("a+")
+        except OSError as error:
+            raise output_error(path, error) from error
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._file.close()
+            raise OutputError(
+                f"{path.parent.parent} is being written by another process; stop it first"
+            ) from None
+
+    def release(self, *, finished: bool) -> None:
+        """Give up the lock; `finished` says that nothing needs repair."""
+        if finished:
+            self.path.unlink(missing_ok=True)
+        self._file.close()
