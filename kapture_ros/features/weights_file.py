@@ -159,8 +159,10 @@ def _whitening(pca: Any, path: Path) -> Whitening:
         variance, scales = values["explained_variance_"], bool(values["whiten"])
     except KeyError as error:
         raise InputError(f"{path}: the whitening lacks {error}") from error
-    tensors = [torch.as_tensor(item, dtype=torch.float64) for item in (mean, components, variance)]
-    return Whitening(*tensors, scales=scales)
+    mean, components, variance = (
+        torch.as_tensor(item, dtype=torch.float64) for item in (mean, components, variance)
+    )
+    return Whitening(mean, components, variance, scales)
 
 
 def _sha256(path: Path) -> str:
