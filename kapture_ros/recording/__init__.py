@@ -1,0 +1,1 @@
+"""From topics or a bag to a dataset: sessions, the health report."""

@@ -1,0 +1,212 @@
+"""The health report on disk: report.json, and report.txt that says the same to people.
+
+Both lie in the dataset's folder. A dataset that was resumed has one session in it for each
+time it was written to.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from kapture_ros.errors import InputError
+from kapture_ros.files import write_atomically
+
+JSON_NAME = "report.json"
+TEXT_NAME = "report.txt"
+VERSION = 1
+NANOSECONDS = 1_000_000_000
+MIN_MESSAGES_FOR_GAPS = 10
+
+Session = Mapping[str, Any]
+
+
+def write_report(dataset: Path, session: Session) -> str:
+    """Add a session (`HealthMonitor.report`) to the dataset's report; returns its text.
+
+    Raises:
+        OutputError: if it cannot be written.
+        InputError: if there is a report that cannot be read.
+    """
+    sessions = [*read_report(dataset), {**session, "problems": list(problems(session))}]
+    content = {"version": VERSION, "sessions": sessions}
+    text = render(sessions)
+    write_atomically(dataset / JSON_NAME, json.dumps(content, indent=1) + "\n")
+    write_atomically(dataset / TEXT_NAME, text)
+    return text
+
+
+def read_report(dataset: Path) -> list[dict[str, Any]]:
+    """The sessions of a dataset's report; none if it has no report.
+
+    Raises:
+        InputError: if it is damaged.
+    """
+    path = dataset / JSON_NAME
+    if not path.exists():
+        return []
+    try:
+        sessions: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))["sessions"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"cannot read {path}: {error}; delete it to go on without") from error
+    return sessions
+
+
+def problems(session: Session) -> Iterator[str]:
+    """What a driver should know, the worst first, in sentences."""
+    topics: Mapping[str, Any] = session["topics"]
+    for sensor_id, sensor in session["sensors"].items():
+        for reason, count in sensor["dropped"].items():
+            yield f"{sensor_id}: {_number(count, 'record')} lost: {reason}"
+    for name, topic in topics.items():
+        for reason, count in topic["dropped"].items():
+            yield f"{name}: {_number(count, 'message')} lost: {reason}"
+        for reason, count in topic["skipped"].items():
+            yield f"{name}: {_number(count, 'message')} skipped: {reason}"
+        for reason, count in topic["warned"].items():
+            yield f"{name}: {reason} ({_number(count, 'time')})"
+    for sensor_id, sensor in session["sensors"].items():
+        if sensor["camera_model"] == "UNKNOWN_CAMERA":
+            yield f"{sensor_id}: no CameraInfo; the camera has no calibration"
+        if sensor["duplicates"]:
+            yield (
+                f"{sensor_id}: {_number(sensor['duplicates'], 'duplicate stamp')}; kapture holds "
+                "the first record of a stamp, the others are in the sidecar"
+            )
+    for name, topic in topics.items():
+        yield from _timing_problems(name, topic, session["options"])
+        yield from _content_problems(name, topic)
+    writer = session["writer"]
+    if writer["queue_waits"]:
+        yield (
+            f"writing was too slow {_number(writer['queue_waits'], 'time')}; messages waited "
+            f"{writer['queue_waited_s']:.1f} s in all"
+        )
+
+
+def _timing_problems(name: str, topic: Session, options: Session) -> Iterator[str]:
+    if topic["zero_stamps"]:
+        yield f"{name}: {_number(topic['zero_stamps'], 'message')} without a stamp; receive time was used"
+    if topic["clock_jumps_back"]:
+        yield f"{name}: the clock jumped back {_number(topic['clock_jumps_back'], 'time')}"
+    if topic["out_of_order"]:
+        yield f"{name}: {_number(topic['out_of_order'], 'message')} out of order"
+    if topic["gaps"] and topic["received"] >= MIN_MESSAGES_FOR_GAPS:
+        start, length = topic["longest_gaps"][0]
+        yield (
+            f"{name}: {_number(topic['gaps'], 'gap')} at {topic['rate_hz']:.3g} Hz, the longest "
+            f"{length:.3g} s from {start / NANOSECONDS:.3f}"
+        )
+    offset = topic["clock_offset_s"]
+    if offset and abs(offset["median"]) > options["clock_offset_s"]:
+        yield f"{name}: stamps are {offset['median']:.3f} s behind the receive time"
+
+
+def _content_problems(name: str, topic: Session) -> Iterator[str]:
+    if images := topic.get("images"):
+        for what in ("unreadable", "under_exposed", "over_exposed", "blurred"):
+            if images[what]:
+                words = what.replace("_", "-")
+                yield f"{name}: {images[what]} of {images['checked']} images checked are {words}"
+    if gnss := topic.get("gnss"):
+        without = gnss["fixes_by_status"].get("-1", 0)
+        if without:
+            yield f"{name}: {_number(without, 'position')} with status 'no fix'"
+    if (wifi := topic.get("wifi")) and wifi["empty_scans"]:
+        yield f"{name}: {wifi['empty_scans']} of {wifi['scans']} Wi-Fi scans heard nothing"
+
+
+def render(sessions: list[dict[str, Any]]) -> str:
+    """The whole report as text."""
+    parts = []
+    for number, session in enumerate(sessions, 1):
+        heading = f"Session {number} of {len(sessions)}\n\n" if len(sessions) > 1 else ""
+        parts.append(heading + _render_session(session))
+    return "\n".join(parts)
+
+
+def _render_session(session: Session) -> str:
+    found = session["problems"]
+    lines = ["Problems:" if found else "No problems found."]
+    lines += [f"  - {problem}" for problem in found]
+    lines += ["", "Topics:"]
+    rows: list[tuple[str, ...]] = [
+        ("", "messages", "rate Hz", "gaps", "offset s", "from", "seconds")
+    ]
+    for name, topic in session["topics"].items():
+        first, last = topic["first_ns"], topic["last_ns"]
+        offset = topic["clock_offset_s"]
+        rows.append(
+            (
+                name,
+                str(topic["received"]),
+                _shown(topic["rate_hz"]),
+                str(topic["gaps"]),
+                _shown(offset and offset["median"]),
+                _moment(first),
+                _shown(None if first is None else (last - first) / NANOSECONDS),
+            )
+        )
+    lines += _aligned(rows)
+    lines += ["", "Sensors:"]
+    rows = [("", "kind", "written", "duplicates", "lost")]
+    for sensor_id, sensor in session["sensors"].items():
+        lost = sum(sensor["dropped"].values())
+        counts = (str(sensor[key]) for key in ("written", "duplicates"))
+        rows.append((sensor_id, sensor["kind"], *counts, str(lost)))
+    lines += _aligned(rows)
+    lines += ["", *_render_content(session["topics"])]
+    writer = session["writer"]
+    megabytes = writer["bytes_written"] / 1e6
+    lines.append(f"{megabytes:.1f} MB written, {writer['trajectory_rows']} trajectory rows.")
+    return "\n".join(lines) + "\n"
+
+
+def _render_content(topics: Session) -> Iterator[str]:
+    for name, topic in topics.items():
+        if (images := topic.get("images")) and images["checked"]:
+            brightness, blur = images["brightness"], images["blur"]
+            if brightness:
+                yield (
+                    f"{name}: {images['checked']} images checked, median brightness "
+                    f"{brightness['median']:.0f} of 255, median blur {blur['median']:.2f}"
+                )
+        if gnss := topic.get("gnss"):
+            by_status = ", ".join(
+                f"{n} with status {s}" for s, n in gnss["fixes_by_status"].items()
+            )
+            sigma = gnss["horizontal_sigma_m"]
+            known = f"; median σ {sigma['median']:.2g} m" if sigma else ""
+            yield f"{name}: GNSS fixes: {by_status}{known}"
+        if wifi := topic.get("wifi"):
+            heard = wifi["access_points_per_scan"]
+            yield (
+                f"{name}: {wifi['scans']} Wi-Fi scans, {wifi['different_access_points']} access "
+                f"points, median {heard['median']:.0f} a scan"
+            )
+
+
+def _number(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def _shown(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4g}"
+
+
+def _moment(stamp_ns: int | None) -> str:
+    if stamp_ns is None:
+        return "-"
+    moment = datetime.fromtimestamp(stamp_ns // NANOSECONDS, tz=timezone.utc)
+    return moment.strftime("%Y-%m-%d %H:%M:%S")
+
+
+def _aligned(rows: list[tuple[str, ...]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        ("  " + "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True))).rstrip()
+        for row in rows
+    ]

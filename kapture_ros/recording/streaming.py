@@ -1,0 +1,122 @@
+"""Statistics of endless streams in constant memory: quantiles, intervals, rates over time."""
+
+from __future__ import annotations
+
+import heapq
+import math
+import random
+from collections import Counter
+
+BINS_PER_OCTAVE = 64
+RESERVOIR_SIZE = 1000
+RATE_BINS = 600
+WORST_GAPS = 5
+NANOSECONDS = 1_000_000_000
+
+
+class Reservoir:
+    """A uniform sample of a stream (Vitter, 1985, algorithm R), and its exact extremes."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.smallest = math.inf
+        self.largest = -math.inf
+        self._sample: list[float] = []
+        self._random = random.Random(0)
+
+    def add(self, value: float) -> None:
+        """Take a value; NaN is ignored."""
+        if math.isnan(value):
+            return
+        self.count += 1
+        self.smallest = min(self.smallest, value)
+        self.largest = max(self.largest, value)
+        if len(self._sample) < RESERVOIR_SIZE:
+            self._sample.append(value)
+            return
+        place = self._random.randrange(self.count)
+        if place < RESERVOIR_SIZE:
+            self._sample[place] = value
+
+    def quantile(self, fraction: float) -> float | None:
+        """The value below which that fraction of the stream lies; None before the first."""
+        if not self._sample:
+            return None
+        ordered = sorted(self._sample)
+        return ordered[min(int(fraction * len(ordered)), len(ordered) - 1)]
+
+
+class Intervals:
+    """Times between successive stamps: the usual one, and the gaps.
+
+    Kept as a histogram with bins 1 % wide, so that the usual interval can be known at the
+    end and the gaps be counted against it.
+    """
+
+    def __init__(self) -> None:
+        self._bins: Counter[int] = Counter()
+        self._worst: list[tuple[int, int]] = []  # (length, start), smallest first
+
+    def add(self, start_ns: int, end_ns: int) -> None:
+        """An interval between two stamps, the second later than the first."""
+        length = end_ns - start_ns
+        self._bins[round(BINS_PER_OCTAVE * math.log2(length))] += 1
+        if len(self._worst) < WORST_GAPS:
+            heapq.heappush(self._worst, (length, start_ns))
+        else:
+            heapq.heappushpop(self._worst, (length, start_ns))
+
+    @property
+    def median_s(self) -> float | None:
+        """The usual interval in seconds, to 0.6 %; None before the first."""
+        total = sum(self._bins.values())
+        seen = 0
+        for place in sorted(self._bins):
+            seen += self._bins[place]
+            if 2 * seen >= total:
+                return _seconds(place)
+        return None
+
+    def gaps(self, factor: float) -> tuple[int, list[tuple[int, float]]]:
+        """How many intervals exceed `factor` medians; the longest: their start and seconds."""
+        median = self.median_s
+        if median is None:
+            return 0, []
+        count = sum(n for place, n in self._bins.items() if _seconds(place) > factor * median)
+        worst = [
+            (start, length / NANOSECONDS)
+            for length, start in sorted(self._worst, reverse=True)
+            if length / NANOSECONDS > factor * median
+        ]
+        return count, worst
+
+
+def _seconds(place: int) -> float:
+    return float(2.0 ** (place / BINS_PER_OCTAVE)) / NANOSECONDS
+
+
+class RateHistory:
+    """Messages per second over time; bins widen as the recording grows."""
+
+    def __init__(self) -> None:
+        self.start_ns: int | None = None
+        self.bin_s = 1
+        self._counts: list[int] = []
+
+    def add(self, time_ns: int) -> None:
+        """A message arrived; times before the first count as the first."""
+        if self.start_ns is None:
+            self.start_ns = time_ns
+        place = max(0, time_ns - self.start_ns) // (self.bin_s * NANOSECONDS)
+        while place >= RATE_BINS:
+            pairs = zip(self._counts[::2], [*self._counts[1::2], 0], strict=False)
+            self._counts = [first + second for first, second in pairs]
+            self.bin_s *= 2
+            place //= 2
+        self._counts.extend([0] * (place + 1 - len(self._counts)))
+        self._counts[place] += 1
+
+    @property
+    def rates(self) -> list[float]:
+        """Messages per second in each bin; the last bin may be incomplete."""
+        return [count / self.bin_s for count in self._counts]
