@@ -6,11 +6,13 @@ they read back exactly.
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from kapture_ros.dataset.escape import escape
+from kapture_ros.dataset.escape import check_id, escape
 from kapture_ros.dataset.records import (
     AccelerometerRecord,
     BluetoothRecord,
@@ -27,7 +29,7 @@ from kapture_ros.dataset.records import (
     TrajectoryRow,
     WifiRecord,
 )
-from kapture_ros.errors import InputError
+from kapture_ros.errors import InputError, OptionError
 from kapture_ros.transforms.se3 import Transform
 
 FORMAT_LINE = "# kapture format: 1.1"
@@ -107,6 +109,31 @@ CAMERA_PARAMETERS = {
     "UNKNOWN_CAMERA": 2,
 }
 """How many numbers follow the name of each camera model, width and height included."""
+
+
+def check_sensor(sensor: Sensor) -> None:
+    """Refuse a sensor that kapture's reader could not read.
+
+    Raises:
+        OptionError: naming the sensor and what is wrong.
+    """
+    check_id(sensor.sensor_id)
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", sensor.kind):
+        raise OptionError(f"sensor '{sensor.sensor_id}': '{sensor.kind}' is not a sensor type")
+    if sensor.kind == "gnss" and not sensor.params:
+        raise OptionError(f"GNSS sensor '{sensor.sensor_id}' needs its EPSG code (EPSG:4326)")
+    if sensor.kind in ("camera", "depth"):
+        model, *values = sensor.params or ("",)
+        expected = CAMERA_PARAMETERS.get(model)
+        try:
+            finite = all(math.isfinite(float(value)) for value in values)
+        except ValueError:
+            finite = False
+        if len(values) != expected or not finite:
+            raise OptionError(
+                f"camera '{sensor.sensor_id}': {model or 'no model'} with {values}; kapture "
+                + (f"wants {expected} numbers for it" if expected else "does not know that model")
+            )
 
 
 def number(value: float) -> str:

@@ -8,7 +8,6 @@ arrival, each after its file is whole. What kapture has no column for goes to si
 from __future__ import annotations
 
 import copy
-import math
 import re
 import threading
 import time
@@ -132,7 +131,7 @@ class DatasetWriter:
         Raises:
             OptionError: if kapture could not read it back, or its kind changes.
         """
-        check_sensor(sensor)
+        tables.check_sensor(sensor)
         with self._changed:
             self._check_usable()
             known = self._sensors.get(sensor.sensor_id)
@@ -235,6 +234,16 @@ class DatasetWriter:
         with self._changed:
             self._statistics.queue = self._queue.counts
             return copy.deepcopy(self._statistics)
+
+    @property
+    def bytes_written(self) -> int:
+        """Rows and files of this session together."""
+        return self._statistics.bytes_written
+
+    @property
+    def paths(self) -> list[Path]:
+        """The datasets that are written: this one."""
+        return [self.path]
 
     @property
     def queued(self) -> int:
@@ -465,31 +474,6 @@ class DatasetWriter:
             self._failure = error
             raise
         self._last_sync = time.monotonic()
-
-
-def check_sensor(sensor: Sensor) -> None:
-    """Refuse a sensor that kapture's reader could not read.
-
-    Raises:
-        OptionError: naming the sensor and what is wrong.
-    """
-    check_id(sensor.sensor_id)
-    if not re.fullmatch(r"[a-z][a-z0-9_]*", sensor.kind):
-        raise OptionError(f"sensor '{sensor.sensor_id}': '{sensor.kind}' is not a sensor type")
-    if sensor.kind == "gnss" and not sensor.params:
-        raise OptionError(f"GNSS sensor '{sensor.sensor_id}' needs its EPSG code (EPSG:4326)")
-    if sensor.kind in ("camera", "depth"):
-        model, *values = sensor.params or ("",)
-        expected = tables.CAMERA_PARAMETERS.get(model)
-        try:
-            finite = all(math.isfinite(float(value)) for value in values)
-        except ValueError:
-            finite = False
-        if len(values) != expected or not finite:
-            raise OptionError(
-                f"camera '{sensor.sensor_id}': {model or 'no model'} with {values}; kapture "
-                + (f"wants {expected} numbers for it" if expected else "does not know that model")
-            )
 
 
 def _file_row(path: Path) -> Row:

@@ -89,7 +89,8 @@ def problems(session: Session) -> Iterator[str]:
 
 def _timing_problems(name: str, topic: Session, options: Session) -> Iterator[str]:
     if topic["zero_stamps"]:
-        yield f"{name}: {_number(topic['zero_stamps'], 'message')} without a stamp; receive time was used"
+        without = _number(topic["zero_stamps"], "message")
+        yield f"{name}: {without} without a stamp; receive time was used"
     if topic["clock_jumps_back"]:
         yield f"{name}: the clock jumped back {_number(topic['clock_jumps_back'], 'time')}"
     if topic["out_of_order"]:
