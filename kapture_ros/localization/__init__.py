@@ -1,0 +1,1 @@
+"""From one instant of one or more cameras to a pose in a visual map."""

@@ -1,0 +1,346 @@
+"""Fixes in the map and odometry between them, fused into a pose at any time.
+
+Odometry and fixes come from `SequenceLocalizer`. The state is map_from_base with a scale
+and a yaw-rate error of the odometry, since those two make wheels and gyros drift in one
+direction: a filter that knows them stays honest through half a minute without a fix, where
+one with white noise alone would be sure of a wrong place. map_from_odom follows from the
+state and the odometry at its stamp.
+
+An extended Kalman filter on the error (δp, δθ, δscale, δbias): position p + δp, rotation
+Exp(δθ) R, both in the axes of the map (Solà et al., A micro Lie theory, 2018, for the
+Jacobians). Fixes that come late are fused at their own stamp, and what came after them is
+replayed.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right, insort
+from collections import deque
+from dataclasses import dataclass, replace
+
+import numpy as np
+from scipy.spatial.transform import Rotation
+from scipy.stats import chi2
+
+from kapture_ros.errors import ExtrapolationError
+from kapture_ros.options import option
+from kapture_ros.transforms import Transform, interpolate
+from kapture_ros.transforms.se3 import Array, cross_matrix
+
+SECOND = 1_000_000_000
+CHECKPOINT_NS = SECOND // 2
+SCALE, BIAS = 6, 7  # rows of the error behind position and rotation
+
+
+@dataclass(frozen=True)
+class MotionOptions:
+    """How much odometry and fixes are believed."""
+
+    odometry_scale: float = option(
+        0.03, "one sigma of the odometry's scale error", minimum=0, maximum=0.5
+    )
+    odometry_yaw_bias: float = option(
+        0.005, "one sigma of its constant yaw-rate error", unit="rad/s", minimum=0
+    )
+    odometry_position_noise: float = option(
+        0.02, "one sigma of its random error after one metre", unit="m", minimum=0
+    )
+    odometry_rotation_noise: float = option(
+        0.002, "one sigma of its random turn after one metre", unit="rad", minimum=0
+    )
+    gate: float = option(
+        0.999, "probability that a right fix passes the gate", minimum=0.5, maximum=0.999999
+    )
+    fix_correlation: float = option(
+        0.5,
+        "time over which the errors of successive fixes are alike, since they see the same "
+        "map points: more fixes in that time do not make the pose surer",
+        unit="s",
+        minimum=0,
+    )
+    history: float = option(
+        10.0, "how late a fix may come and still be fused", unit="s", minimum=0.1
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class OdometrySample:
+    """Where the odometry says the vehicle is."""
+
+    stamp_ns: int
+    odom_from_base: Transform
+
+
+@dataclass(frozen=True, slots=True)
+class Fix:
+    """A pose in the map from outside the filter; covariance (6, 6) of (δp, δθ)."""
+
+    stamp_ns: int
+    map_from_base: Transform
+    covariance: Array
+
+
+@dataclass(frozen=True, slots=True)
+class MotionState:
+    """The filter at one stamp; covariance (8, 8) of (δp, δθ, δscale, δbias).
+
+    `fix_ns` is the stamp of the newest fix in it.
+    """
+
+    stamp_ns: int
+    fix_ns: int
+    map_from_base: Transform
+    scale: float
+    yaw_bias: float
+    covariance: Array
+
+    @property
+    def pose_covariance(self) -> Array:
+        """(6, 6) of (δp, δθ): what ROS's PoseWithCovariance holds."""
+        return self.covariance[:6, :6]
+
+
+@dataclass(frozen=True, slots=True)
+class Innovation:
+    """How a fix compares with what was predicted.
+
+    Attributes:
+        squared: normalized innovation squared; chi-square with 6 degrees of freedom if
+            both the prediction and the fix are honest.
+    """
+
+    stamp_ns: int
+    squared: float
+    accepted: bool
+
+
+class Odometry:
+    """Samples of odometry over the last seconds, interpolated between them.
+
+    Beyond the newest sample the last motion goes on, for as long as `ahead_ns`.
+    """
+
+    def __init__(self, keep_ns: int, ahead_ns: int = SECOND) -> None:
+        self._samples: deque[OdometrySample] = deque()
+        self._keep_ns = keep_ns
+        self._ahead_ns = ahead_ns
+
+    def add(self, sample: OdometrySample) -> bool:
+        """Take a sample; False if it is not newer than the last one."""
+        if self._samples and sample.stamp_ns <= self._samples[-1].stamp_ns:
+            return False
+        self._samples.append(sample)
+        while self._samples[-1].stamp_ns - self._samples[0].stamp_ns > self._keep_ns:
+            self._samples.popleft()
+        return True
+
+    @property
+    def newest_ns(self) -> int | None:
+        """The stamp of the newest sample."""
+        return self._samples[-1].stamp_ns if self._samples else None
+
+    def at(self, stamp_ns: int) -> Transform:
+        """odom_from_base at a time.
+
+        Raises:
+            ExtrapolationError: before the oldest sample, or too far beyond the newest.
+        """
+        if not self._samples:
+            raise ExtrapolationError("no odometry was received yet")
+        oldest, newest = self._samples[0], self._samples[-1]
+        if stamp_ns < oldest.stamp_ns:
+            early = (oldest.stamp_ns - stamp_ns) / SECOND
+            raise ExtrapolationError(f"odometry begins {early:.3f} s after the time asked for")
+        if stamp_ns > newest.stamp_ns + self._ahead_ns:
+            late = (stamp_ns - newest.stamp_ns) / SECOND
+            raise ExtrapolationError(f"odometry ends {late:.3f} s before the time asked for")
+        if len(self._samples) == 1:  # nothing says that it moves
+            return newest.odom_from_base
+        after = bisect_right(self._samples, stamp_ns, key=lambda sample: sample.stamp_ns)
+        if self._samples[after - 1].stamp_ns == stamp_ns:
+            return self._samples[after - 1].odom_from_base
+        after = min(after, len(self._samples) - 1)
+        start, end = self._samples[after - 1], self._samples[after]
+        fraction = (stamp_ns - start.stamp_ns) / (end.stamp_ns - start.stamp_ns)
+        if fraction <= 1.0:
+            return interpolate(start.odom_from_base, end.odom_from_base, fraction)
+        motion = start.odom_from_base.inverse() @ end.odom_from_base
+        return end.odom_from_base @ Transform.exp((fraction - 1.0) * motion.log())
+
+    def stamps_between(self, start_ns: int, end_ns: int) -> list[int]:
+        """Stamps of the samples after `start_ns` and before `end_ns`."""
+        return [s.stamp_ns for s in self._samples if start_ns < s.stamp_ns < end_ns]
+
+
+class MotionFilter:
+    """The filter; nothing is known before `initialize`."""
+
+    def __init__(self, options: MotionOptions = MotionOptions()) -> None:
+        self.options = options
+        history_ns = int(options.history * SECOND)
+        self.odometry = Odometry(2 * history_ns)
+        self._history_ns = history_ns
+        self._limit = float(chi2.ppf(options.gate, 6))
+        self._fixes: list[Fix] = []
+        self._states: list[MotionState] = []
+
+    @property
+    def initialized(self) -> bool:
+        """Whether there is a pose."""
+        return bool(self._states)
+
+    def reset(self) -> None:
+        """Forget everything, odometry included (the clock jumped back)."""
+        self.odometry = Odometry(2 * self._history_ns)
+        self.forget()
+
+    def forget(self) -> None:
+        """Forget the pose; odometry stays."""
+        self._fixes, self._states = [], []
+
+    def initialize(self, fix: Fix, like: MotionState | None = None) -> None:
+        """Begin at a fix; what was learned of the odometry (`like`) may be kept."""
+        covariance = np.zeros((8, 8))
+        covariance[SCALE, SCALE] = self.options.odometry_scale**2
+        covariance[BIAS, BIAS] = self.options.odometry_yaw_bias**2
+        scale = bias = 0.0
+        if like is not None:
+            covariance[6:, 6:] = like.covariance[6:, 6:]
+            scale, bias = like.scale, like.yaw_bias
+        covariance[:6, :6] = fix.covariance
+        state = MotionState(fix.stamp_ns, fix.stamp_ns, fix.map_from_base, scale, bias, covariance)
+        self._fixes = [fix]
+        self._states = [state]
+
+    def add_odometry(self, sample: OdometrySample) -> bool:
+        """Take a sample of odometry; False if it is not newer than the last one."""
+        if not self.odometry.add(sample):
+            return False
+        if self._states and sample.stamp_ns - self._states[-1].stamp_ns >= CHECKPOINT_NS:
+            # Without fixes too the state moves on, or odometry would be forgotten behind it.
+            self._states.append(self._propagate(self._states[-1], sample.stamp_ns))
+            self._drop_old()
+        return True
+
+    def at(self, stamp_ns: int) -> MotionState:
+        """The state predicted to a time, before or after the newest fix.
+
+        Raises:
+            ExtrapolationError: if nothing is known yet, the time is before the history or
+                odometry does not reach it.
+        """
+        place = bisect_right(self._states, stamp_ns, key=lambda state: state.stamp_ns)
+        if place == 0:
+            raise ExtrapolationError("no pose is known at the time asked for")
+        return self._propagate(self._states[place - 1], stamp_ns)
+
+    def map_from_odom(self, stamp_ns: int) -> Transform:
+        """Where the odometry's frame lies in the map, by what is known at that time."""
+        return self.at(stamp_ns).map_from_base @ self.odometry.at(stamp_ns).inverse()
+
+    def innovation(self, fix: Fix) -> Innovation:
+        """How a fix compares with the prediction, without fusing it."""
+        state = self.at(fix.stamp_ns)
+        error = pose_error(fix.map_from_base, state.map_from_base)
+        spread = state.pose_covariance + fix.covariance
+        squared = float(error @ np.linalg.solve(spread, error))
+        return Innovation(fix.stamp_ns, squared, squared <= self._limit)
+
+    def update(self, fix: Fix) -> Innovation:
+        """Fuse a fix at its own stamp if it passes the gate.
+
+        Raises:
+            ExtrapolationError: if it is older than the history.
+        """
+        innovation = self.innovation(fix)
+        if innovation.accepted:
+            insort(self._fixes, fix, key=lambda known: known.stamp_ns)
+            self._replay(fix.stamp_ns)
+            self._drop_old()
+        return innovation
+
+    def _replay(self, from_ns: int) -> None:
+        """Fuse anew all fixes from a stamp on."""
+        keep = bisect_right(self._states, from_ns - 1, key=lambda state: state.stamp_ns)
+        self._states = self._states[: max(keep, 1)]
+        last = self._states[-1]
+        for fix in self._fixes:
+            if fix.stamp_ns <= last.stamp_ns:
+                continue
+            state = self._propagate(last, fix.stamp_ns)
+            last = self._fuse(state, fix)
+            self._states.append(last)
+
+    def _fuse(self, state: MotionState, fix: Fix) -> MotionState:
+        """The Kalman update, in Joseph's form, which keeps the covariance positive definite."""
+        elapsed_ns = max(fix.stamp_ns - state.fix_ns, 1)
+        correlated = self.options.fix_correlation * SECOND / elapsed_ns
+        noise = fix.covariance * max(1.0, correlated)
+        error = pose_error(fix.map_from_base, state.map_from_base)
+        gain = np.linalg.solve(state.pose_covariance + noise, state.covariance[:6]).T
+        correction = gain @ error
+        remaining = np.eye(8)
+        remaining[:, :6] -= gain
+        covariance = remaining @ state.covariance @ remaining.T + gain @ noise @ gain.T
+        pose = state.map_from_base
+        return MotionState(
+            state.stamp_ns,
+            fix.stamp_ns,
+            Transform(
+                Rotation.from_rotvec(correction[3:6]) * pose.rotation,
+                pose.translation + correction[:3],
+            ),
+            state.scale + float(correction[SCALE]),
+            state.yaw_bias + float(correction[BIAS]),
+            (covariance + covariance.T) / 2,
+        )
+
+    def _propagate(self, state: MotionState, stamp_ns: int) -> MotionState:
+        if stamp_ns <= state.stamp_ns:
+            return state
+        stamps = [*self.odometry.stamps_between(state.stamp_ns, stamp_ns), stamp_ns]
+        before = self.odometry.at(state.stamp_ns)
+        for stamp in stamps:
+            now = self.odometry.at(stamp)
+            state = self._step(state, before.inverse() @ now, stamp)
+            before = now
+        return state
+
+    def _step(self, state: MotionState, motion: Transform, stamp_ns: int) -> MotionState:
+        """One piece of odometry, as the vehicle's frame at its start saw it."""
+        seconds = (stamp_ns - state.stamp_ns) / SECOND
+        pose = state.map_from_base
+        axes = pose.rotation.as_matrix()
+        moved = axes @ motion.translation
+        travelled = (1.0 + state.scale) * moved
+        turn = motion.rotation * Rotation.from_rotvec([0, 0, state.yaw_bias * seconds])
+        end = Transform(pose.rotation * turn, pose.translation + travelled)
+
+        jacobian = np.eye(8)
+        jacobian[:3, 3:6] = -cross_matrix(travelled)
+        jacobian[:3, SCALE] = moved
+        jacobian[3:6, BIAS] = end.rotation.as_matrix()[:, 2] * seconds
+        covariance = jacobian @ state.covariance @ jacobian.T
+
+        options = self.options
+        metres = float(np.linalg.norm(motion.translation))
+        turned = float(motion.rotation.magnitude())
+        covariance[range(3), range(3)] += options.odometry_position_noise**2 * metres
+        # A turn on the spot is about as uncertain as the arc of a wheelbase of one metre.
+        covariance[range(3, 6), range(3, 6)] += options.odometry_rotation_noise**2 * (
+            metres + turned
+        )
+        return replace(state, stamp_ns=stamp_ns, map_from_base=end, covariance=covariance)
+
+    def _drop_old(self) -> None:
+        """Keep one state at the beginning of the history, to propagate from."""
+        oldest = self._states[-1].stamp_ns - self._history_ns
+        first = max(0, bisect_right(self._states, oldest, key=lambda s: s.stamp_ns) - 1)
+        self._states = self._states[first:]
+        self._fixes = [fix for fix in self._fixes if fix.stamp_ns >= self._states[0].stamp_ns]
+
+
+def pose_error(measured: Transform, predicted: Transform) -> Array:
+    """(δp, δθ) that takes the predicted map_from_base to the measured one."""
+    turned = (measured.rotation * predicted.rotation.inv()).as_rotvec()
+    return np.concatenate([measured.translation - predicted.translation, turned])

@@ -1,0 +1,256 @@
+"""From 2D-3D matches with outliers to a pose: LO-RANSAC, inliers, refinement.
+
+One camera is solved by P3P, a rig as a generalized camera, both by PoseLib (chosen by
+measurement, docs/localization.md); gravity and a predicted pose offer hypotheses to it.
+Everything is deterministic: the same matches give the same pose.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import poselib
+from scipy.spatial.transform import Rotation
+
+from kapture_ros.localization.cameras import MountedCamera
+from kapture_ros.localization.refinement import (
+    NO_PRIORS,
+    GravityPrior,
+    Matches,
+    Priors,
+    Refined,
+    refine_pose,
+    residuals,
+)
+from kapture_ros.options import option
+from kapture_ros.transforms.se3 import Array, Transform
+
+MIN_MATCHES = 4  # three give a pose, one more tells which of the solutions
+WIDEST = 0.2  # cosine from the axis: RANSAC works on a plane, and 78° still fits one
+HARD_RATIO = 0.15  # of inliers: below it gravity's two-point solver is tried as well
+UPRIGHT_SAMPLES = 600  # 2 points: finds 5 % inliers at 78 %, 10 % at 99.8 %
+UPRIGHT_MATCHES = 1000  # scored per sample, to bound the cost
+
+
+@dataclass(frozen=True)
+class PoseOptions:
+    """How a pose is estimated from matches."""
+
+    max_error: float = option(12.0, "reprojection error of an inlier", unit="px", minimum=0.1)
+    max_iterations: int = option(10_000, "RANSAC samples at most", minimum=1)
+    min_iterations: int = option(100, "RANSAC samples at least", minimum=1)
+    confidence: float = option(
+        0.9999, "stop when a better pose is less likely than 1 minus this", minimum=0, maximum=1
+    )
+    seed: int = option(0, "of the random samples", minimum=0)
+
+
+@dataclass(frozen=True, slots=True)
+class PoseSolution:
+    """A pose and the matches that agree with it.
+
+    Attributes:
+        covariance: (6, 6) of (δp, δθ) in the axes of the map, see `refinement`.
+        inliers: (N,) bool, at most one match of a keypoint.
+        sigma: pixels, robust noise of the inliers.
+    """
+
+    map_from_base: Transform
+    covariance: Array
+    inliers: npt.NDArray[np.bool_]
+    sigma: float
+
+    @property
+    def count(self) -> int:
+        """Number of inliers."""
+        return int(self.inliers.sum())
+
+
+def estimate_pose(
+    matches: Matches,
+    cameras: Sequence[MountedCamera],
+    options: PoseOptions = PoseOptions(),
+    priors: Priors = NO_PRIORS,
+) -> PoseSolution | None:
+    """The pose that most matches agree with, refined together with the priors.
+
+    Returns:
+        None if no pose has four inliers or they do not determine it.
+    """
+    views = [view for n, c in enumerate(cameras) if (view := _plane_view(matches, n, c))]
+    if sum(len(view.rows) for view in views) < MIN_MATCHES:
+        return None
+    starts = _ransac(views, matches, options, priors)
+    found = [refine_inliers(matches, cameras, start, options, priors) for start in starts]
+    support = max((solution.count for solution in found if solution), default=0)
+    if priors.gravity is not None and support < HARD_RATIO * len(matches):
+        starts = _upright(views, matches, priors.gravity, options)
+        found += [refine_inliers(matches, cameras, start, options, priors) for start in starts]
+    return max((s for s in found if s), key=lambda s: s.count, default=None)
+
+
+def refine_inliers(
+    matches: Matches,
+    cameras: Sequence[MountedCamera],
+    start: Transform,
+    options: PoseOptions = PoseOptions(),
+    priors: Priors = NO_PRIORS,
+) -> PoseSolution | None:
+    """Refine a pose on its inliers until they stay the same (twice at most).
+
+    Returns:
+        None if fewer than four matches agree with the pose, before or after.
+    """
+    refined: Refined | None = None
+    pose, inliers = start, _inliers(matches, cameras, start, options)
+    for _ in range(2):
+        if inliers.sum() < MIN_MATCHES:
+            return None
+        refined = refine_pose(matches.select(inliers), cameras, pose, priors)
+        if refined is None:
+            return None
+        pose, before = refined.map_from_base, inliers
+        inliers = _inliers(matches, cameras, pose, options)
+        if np.array_equal(inliers, before):
+            break
+    if refined is None or inliers.sum() < MIN_MATCHES:
+        return None
+    return PoseSolution(pose, refined.covariance, inliers, refined.sigma)
+
+
+def _inliers(
+    matches: Matches, cameras: Sequence[MountedCamera], pose: Transform, options: PoseOptions
+) -> npt.NDArray[np.bool_]:
+    return inlier_mask(matches, residuals(matches, cameras, pose), options.max_error)
+
+
+def inlier_mask(matches: Matches, errors: Array, max_error: float) -> npt.NDArray[np.bool_]:
+    """Matches (N,) below the error (px), of each keypoint only the best one."""
+    length = np.linalg.norm(errors, axis=1)
+    near = np.flatnonzero(length < max_error)
+    near = near[np.argsort(length[near], kind="stable")]
+    key = matches.camera[near].astype(np.int64) << 32 | matches.keypoint[near]
+    _, first = np.unique(key, return_index=True)
+    mask = np.zeros(len(matches), bool)
+    mask[near[first]] = True
+    return mask
+
+
+@dataclass(frozen=True, slots=True)
+class _PlaneView:
+    """One camera's matches on the plane z = 1 times its focal length: an ideal camera."""
+
+    rows: npt.NDArray[np.intp]
+    rays: Array
+    pixels: Array
+    camera: dict[str, Any]
+    cam_from_base: Transform
+
+
+def _ransac(
+    views: Sequence[_PlaneView], matches: Matches, options: PoseOptions, priors: Priors
+) -> list[Transform]:
+    """map_from_base by LO-RANSAC, at most one; a predicted pose is its first hypothesis."""
+    hypothesis = None if priors.pose is None else priors.pose.map_from_base.inverse()
+    ransac = {
+        "max_reproj_error": options.max_error,
+        "max_iterations": options.max_iterations,
+        "min_iterations": options.min_iterations,
+        "success_prob": options.confidence,
+        "seed": options.seed,
+    }
+    pixels = [view.pixels for view in views]
+    points = [matches.points_map[view.rows] for view in views]
+    models = [view.camera for view in views]
+    if len(views) == 1:
+        offset = views[0].cam_from_base
+        initial = None if hypothesis is None else _to_poselib(offset @ hypothesis)
+        pose, info = poselib.estimate_absolute_pose(
+            pixels[0], points[0], models[0], ransac, {}, initial
+        )
+    else:
+        offset = Transform()
+        initial = None if hypothesis is None else _to_poselib(hypothesis)
+        mounted = [_to_poselib(view.cam_from_base) for view in views]
+        pose, info = poselib.estimate_generalized_absolute_pose(
+            pixels, points, mounted, models, ransac, {}, initial
+        )
+    if info["num_inliers"] < MIN_MATCHES or not np.isfinite(pose.Rt).all():
+        return []
+    return [Transform.from_matrix(pose.Rt).inverse() @ offset]
+
+
+def _plane_view(matches: Matches, number: int, camera: MountedCamera) -> _PlaneView | None:
+    rows = np.flatnonzero(matches.camera == number)
+    rays = camera.rays(matches.pixels[rows])
+    with np.errstate(invalid="ignore"):  # rays without an inverse are NaN, hence not ahead
+        ahead = rays[:, 2] > WIDEST
+    rows, rays = rows[ahead], rays[ahead]
+    if len(rows) == 0:
+        return None
+    focal = camera.focal
+    ideal = {"model": "PINHOLE", "width": 1, "height": 1, "params": [focal, focal, 0.0, 0.0]}
+    pixels = focal * rays[:, :2] / rays[:, 2:]
+    return _PlaneView(rows, rays, pixels, ideal, camera.cam_from_base)
+
+
+def _upright(
+    views: Sequence[_PlaneView], matches: Matches, gravity: GravityPrior, options: PoseOptions
+) -> list[Transform]:
+    """map_from_base from two matches and the direction of gravity, at most one.
+
+    PoseLib's upright solvers turn about y: both frames are turned so that up becomes y.
+    """
+    rows = np.concatenate([view.rows for view in views])
+    base_from_cam = [view.cam_from_base.inverse() for view in views]
+    rays = np.vstack([b.rotation.apply(v.rays) for b, v in zip(base_from_cam, views, strict=True)])
+    centers = np.repeat([b.translation for b in base_from_cam], [len(v.rows) for v in views], 0)
+    focals = np.repeat([v.camera["params"][0] for v in views], [len(v.rows) for v in views])
+    upright_from_base = _turn_up(gravity.up_base)
+    upright_from_map = _turn_up(np.array([0.0, 0.0, 1.0]))
+    rays, centers = upright_from_base.apply(rays), upright_from_base.apply(centers)
+    points = upright_from_map.apply(matches.points_map[rows])
+    rng = np.random.default_rng(options.seed)
+    poses: list[Any] = []
+    for pair in rng.integers(len(rows), size=(UPRIGHT_SAMPLES, 2)):
+        poses += poselib.ugp2p(centers[pair], rays[pair], points[pair])
+    if not poses:
+        return []
+    scored = rng.permutation(len(rows))[:UPRIGHT_MATCHES]
+    # Gravity is off by σ: its sine is what a ray may be off besides the reprojection error.
+    allowed = options.max_error / focals[scored] + gravity.sigma
+    support = _support(poses, centers[scored], rays[scored], points[scored], allowed)
+    best = poses[int(np.argmax(support))]
+    base_from_map = upright_from_base.inv() * Rotation.from_matrix(best.R) * upright_from_map
+    return [Transform(base_from_map, upright_from_base.inv().apply(np.array(best.t))).inverse()]
+
+
+def _support(
+    poses: Sequence[Any], centers: Array, rays: Array, points: Array, allowed: Array
+) -> Array:
+    """How many rays pass their points at less than an angle (sine), for each pose."""
+    rotations = np.stack([pose.R for pose in poses])
+    translations = np.stack([pose.t for pose in poses])
+    count = np.empty(len(poses))
+    for start in range(0, len(poses), 64):
+        part = slice(start, start + 64)
+        seen = points @ rotations[part].transpose(0, 2, 1) + translations[part, None] - centers
+        along = np.einsum("pnk,nk->pn", seen, rays)
+        cosine = along / np.maximum(np.linalg.norm(seen, axis=2), 1e-9)
+        count[part] = (cosine > np.sqrt(1 - np.minimum(allowed, 1.0) ** 2)).sum(axis=1)
+    return count
+
+
+def _turn_up(up: Array) -> Rotation:
+    rotation, _ = Rotation.align_vectors([[0.0, 1.0, 0.0]], [up])
+    return rotation
+
+
+def _to_poselib(b_from_a: Transform) -> Any:
+    pose = poselib.CameraPose()
+    pose.q, pose.t = b_from_a.quaternion, b_from_a.translation
+    return pose

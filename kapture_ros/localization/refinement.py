@@ -1,0 +1,343 @@
+"""Non-linear refinement of a pose from 2D-3D matches and priors, with its covariance.
+
+Matches come from `pose.estimate_pose`, priors (GNSS antenna, predicted pose, gravity)
+from the query. The unknown is map_from_base, disturbed by (δp, δθ) in the axes of the map:
+position p + δp, rotation Exp(δθ) R. Covariances are of that disturbance: what ROS's
+PoseWithCovariance means by (x, y, z, rotation about X, Y, Z).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy.spatial.transform import Rotation
+
+from kapture_ros.localization.cameras import MountedCamera
+from kapture_ros.transforms.se3 import Array, Transform
+
+Int32 = npt.NDArray[np.int32]
+UPPER = np.array([[0, 1, 2], [1, 3, 4], [2, 4, 5]])  # of a (6,) symmetric matrix
+MEDIAN_OF_RAYLEIGH = 1.1774  # median length of a 2D Gaussian of σ = 1
+LOSS_SCALE = 2.8  # Cauchy's scale in σ: about 95 % efficient on 2D Gaussian residuals
+MIN_SIGMA = 0.25  # pixels; no detector is better, and the map's points are not either
+
+
+@dataclass(frozen=True, slots=True)
+class Matches:
+    """2D-3D matches of one instant.
+
+    Attributes:
+        pixels: (N, 2) in the query images.
+        points_map: (N, 3) metres.
+        camera: (N,) which of the query's cameras.
+        keypoint: (N,) rows in the camera's keypoints; a keypoint may match several points.
+        point: (N,) rows in the map's points.
+        point_covariance: (N, 6) xx, xy, xz, yy, yz, zz of the points for 1 px of noise, or
+            None: the points are exact.
+    """
+
+    pixels: Array
+    points_map: Array
+    camera: Int32
+    keypoint: Int32
+    point: Int32
+    point_covariance: Array | None = None
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def select(self, rows: npt.NDArray[np.bool_] | npt.NDArray[np.intp]) -> Matches:
+        """Some of the matches."""
+        covariance = None if self.point_covariance is None else self.point_covariance[rows]
+        return Matches(
+            self.pixels[rows],
+            self.points_map[rows],
+            self.camera[rows],
+            self.keypoint[rows],
+            self.point[rows],
+            covariance,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class PositionPrior:
+    """A measured position, as of a GNSS antenna.
+
+    Attributes:
+        position_map: (3,) metres.
+        covariance: (3, 3) square metres, axes of the map.
+        lever_arm: (3,) metres, the antenna in the base frame.
+    """
+
+    position_map: Array
+    covariance: Array
+    lever_arm: Array
+
+
+@dataclass(frozen=True, slots=True)
+class PosePrior:
+    """A predicted map_from_base with its covariance (6, 6), disturbed as in this module."""
+
+    map_from_base: Transform
+    covariance: Array
+
+
+@dataclass(frozen=True, slots=True)
+class GravityPrior:
+    """Which way is up in the base frame: a unit vector (3,), and its σ in radians.
+
+    The map's z axis must point up (REP-103).
+    """
+
+    up_base: Array
+    sigma: float
+
+
+@dataclass(frozen=True, slots=True)
+class Priors:
+    """What is known besides the images."""
+
+    position: PositionPrior | None = None
+    pose: PosePrior | None = None
+    gravity: GravityPrior | None = None
+
+
+NO_PRIORS = Priors()
+
+
+@dataclass(frozen=True, slots=True)
+class Refined:
+    """A refined pose.
+
+    Attributes:
+        covariance: (6, 6), see the module.
+        sigma: pixels, robust noise of a coordinate of the matches.
+    """
+
+    map_from_base: Transform
+    covariance: Array
+    sigma: float
+
+
+def refine_pose(
+    matches: Matches,
+    cameras: Sequence[MountedCamera],
+    start: Transform,
+    priors: Priors = NO_PRIORS,
+    iterations: int = 20,
+) -> Refined | None:
+    """Levenberg-Marquardt with Cauchy's loss at the scale of the residuals themselves.
+
+    Returns:
+        None if the matches do not determine a pose (information of deficient rank), or
+        the start is not in front of them.
+    """
+    pose, damping = start, 1e-4
+    state = _linearize(matches, cameras, pose, priors, None)
+    if state is None:
+        return None
+    for iteration in range(iterations):
+        step = _solve(state.information, state.gradient, damping)
+        if step is None:
+            return None
+        # The noise is estimated along the way, then held so that the cost can converge.
+        sigma = None if iteration < 3 else state.sigma
+        trial_pose = disturb(pose, step)
+        trial = _linearize(matches, cameras, trial_pose, priors, sigma)
+        better = trial is not None and (sigma is None or trial.cost <= state.cost * (1 + 1e-9))
+        if trial is None or not better:
+            damping *= 10
+            if damping > 1e6:
+                break
+            continue
+        converged = sigma is not None and state.cost - trial.cost <= 1e-6 * state.cost
+        pose, state, damping = trial_pose, trial, damping / 10
+        if converged:
+            break
+    covariance = _covariance(state)
+    return None if covariance is None else Refined(pose, covariance, state.sigma)
+
+
+def disturb(map_from_base: Transform, delta: Array) -> Transform:
+    """The pose moved by (δp, δθ) in the axes of the map."""
+    return Transform(
+        Rotation.from_rotvec(delta[3:]) * map_from_base.rotation,
+        map_from_base.translation + delta[:3],
+    )
+
+
+def difference(estimate: Transform, reference: Transform) -> Array:
+    """(δp, δθ) that disturbs the reference into the estimate."""
+    rotation = (estimate.rotation * reference.rotation.inv()).as_rotvec()
+    return np.concatenate([estimate.translation - reference.translation, rotation])
+
+
+def residuals(
+    matches: Matches, cameras: Sequence[MountedCamera], map_from_base: Transform
+) -> Array:
+    """Reprojection errors (N, 2) in pixels; infinite behind the camera."""
+    result = np.empty((len(matches), 2))
+    points_base = map_from_base.inverse().apply(matches.points_map)
+    for number, camera in enumerate(cameras):
+        rows = matches.camera == number
+        if rows.any():
+            seen = camera.project(camera.cam_from_base.apply(points_base[rows]))
+            result[rows] = seen - matches.pixels[rows]
+    return np.where(np.isfinite(result), result, np.inf)
+
+
+@dataclass(frozen=True, slots=True)
+class _State:
+    """The normal equations at a pose; `spread` is Huber's correction of the covariance."""
+
+    information: Array
+    gradient: Array
+    cost: float
+    sigma: float
+    prior_information: Array
+    spread: float
+
+
+def _linearize(
+    matches: Matches,
+    cameras: Sequence[MountedCamera],
+    pose: Transform,
+    priors: Priors,
+    sigma: float | None,
+) -> _State | None:
+    residual, jacobian = _reprojection(matches, cameras, pose)
+    usable = np.isfinite(residual).all(axis=1) & np.isfinite(jacobian).all(axis=(1, 2))
+    if not usable.any():
+        return None
+    residual, jacobian = residual[usable], jacobian[usable]
+    if matches.point_covariance is not None:
+        # d pixel / d point is minus d pixel / d position: the same 3 columns.
+        covariance = matches.point_covariance[usable]
+        residual, jacobian = _whiten(residual, jacobian, covariance)
+    count = len(residual)
+    length = np.linalg.norm(residual, axis=1)
+    if sigma is None:
+        freedom = max(2 * count - 6, 1) / (2 * count)
+        sigma = max(float(np.median(length)) / MEDIAN_OF_RAYLEIGH / freedom**0.5, MIN_SIGMA)
+    ratio = (length / (LOSS_SCALE * sigma)) ** 2
+    weight = 1 / (1 + ratio)
+    rows = jacobian.reshape(-1, 6)
+    weighted = rows * np.repeat(weight / sigma**2, 2)[:, None]
+    information = weighted.T @ rows
+    gradient = weighted.T @ residual.ravel()
+    prior_information, prior_gradient, prior_cost = _priors(priors, pose)
+    return _State(
+        information + prior_information,
+        gradient + prior_gradient,
+        float(LOSS_SCALE**2 * np.log1p(ratio).sum()) + prior_cost,
+        sigma,
+        prior_information,
+        _spread(weight, ratio, length / sigma, 2 * count),
+    )
+
+
+def _reprojection(
+    matches: Matches, cameras: Sequence[MountedCamera], pose: Transform
+) -> tuple[Array, Array]:
+    """Errors (N, 2) and their derivatives (N, 2, 6) by the disturbance of the pose."""
+    count = len(matches)
+    residual, jacobian = np.empty((count, 2)), np.empty((count, 2, 6))
+    arms = matches.points_map - pose.translation
+    map_from_base = pose.rotation.as_matrix()
+    for number, camera in enumerate(cameras):
+        rows = np.flatnonzero(matches.camera == number)
+        if len(rows) == 0:
+            continue
+        cam_from_base = camera.cam_from_base
+        cam_from_map = cam_from_base.rotation.as_matrix() @ map_from_base.T
+        arm = arms[rows]
+        points_cam = arm @ cam_from_map.T + cam_from_base.translation
+        seen, by_point = camera.project_with_jacobian(points_cam)
+        residual[rows] = seen - matches.pixels[rows]
+        by_arm = by_point @ cam_from_map
+        jacobian[rows, :, :3] = -by_arm
+        # R' arm moves by R' (arm × δθ), and g · (arm × δθ) = δθ · (g × arm), row by row.
+        for axis in range(3):
+            after, last = (axis + 1) % 3, (axis + 2) % 3
+            jacobian[rows, :, 3 + axis] = (
+                by_arm[:, :, after] * arm[:, None, last] - by_arm[:, :, last] * arm[:, None, after]
+            )
+    return residual, jacobian
+
+
+def _whiten(residual: Array, jacobian: Array, covariance: Array) -> tuple[Array, Array]:
+    """Divide by the square root of I + J C Jᵀ: pixel noise plus the points' own error."""
+    by_point = jacobian[:, :, :3]
+    full = covariance[:, UPPER]
+    total = np.eye(2) + by_point @ full @ by_point.transpose(0, 2, 1)
+    inverse = np.linalg.inv(np.linalg.cholesky(total))
+    return np.einsum("nij,nj->ni", inverse, residual), inverse @ jacobian
+
+
+def _spread(weight: Array, ratio: Array, length: Array, equations: int) -> float:
+    """Huber's variance factor of an M-estimator (Huber 1981, section 7.6), for 2D residuals.
+
+    Σψ² / (n - 6) over the square of the mean derivative of ψ, both in units of σ; the
+    information that it divides is J'WJ, hence one power of the mean weight more.
+    """
+    # The noise is estimated too, from few matches badly: the pose then has Student's
+    # distribution, whose variance is larger by ν / (ν - 2).
+    freedom = max(equations - 6, 3)
+    psi = float(((weight * length) ** 2).sum()) / (freedom - 2)
+    slope = float(np.mean(weight - ratio * weight**2))
+    return max(float(np.mean(weight)) * psi / max(slope, 0.1) ** 2, 1e-3)
+
+
+def _priors(priors: Priors, pose: Transform) -> tuple[Array, Array, float]:
+    """Information, gradient and cost of the priors at a pose."""
+    information, gradient, cost = np.zeros((6, 6)), np.zeros(6), 0.0
+    terms: list[tuple[Array, Array, Array]] = []
+    if priors.position is not None:
+        arm = pose.rotation.apply(priors.position.lever_arm)
+        error = pose.translation + arm - priors.position.position_map
+        terms.append((error, np.hstack([np.eye(3), -_cross(arm)]), priors.position.covariance))
+    if priors.pose is not None:
+        error = difference(pose, priors.pose.map_from_base)
+        terms.append((error, np.eye(6), priors.pose.covariance))
+    if priors.gravity is not None:
+        up = pose.rotation.apply(priors.gravity.up_base)
+        by_rotation = np.hstack([np.zeros((2, 3)), -_cross(up)[:2]])
+        terms.append((up[:2], by_rotation, np.eye(2) * priors.gravity.sigma**2))
+    for error, jacobian, covariance in terms:
+        weighted = np.linalg.solve(covariance, np.column_stack([jacobian, error]))
+        information += jacobian.T @ weighted[:, :-1]
+        gradient += jacobian.T @ weighted[:, -1]
+        cost += float(error @ weighted[:, -1])
+    return information, gradient, cost
+
+
+def _solve(information: Array, gradient: Array, damping: float) -> Array | None:
+    damped = information + damping * np.diag(np.diag(information))
+    try:
+        step = -np.linalg.solve(damped, gradient)
+    except np.linalg.LinAlgError:
+        return None
+    return step if np.isfinite(step).all() else None
+
+
+def _covariance(state: _State) -> Array | None:
+    visual = (state.information - state.prior_information) / state.spread
+    information = visual + state.prior_information
+    # Metres and radians differ: scaled to a unit diagonal, rank deficiency is comparable.
+    diagonal = np.diag(information)
+    if not (np.isfinite(information).all() and (diagonal > 0).all()):
+        return None
+    scale = 1 / np.sqrt(diagonal)
+    values, vectors = np.linalg.eigh(information * np.outer(scale, scale))
+    if values[0] < 1e-12:
+        return None
+    inverse: Array = (vectors / values) @ vectors.T * np.outer(scale, scale)
+    symmetric: Array = (inverse + inverse.T) / 2
+    return symmetric
+
+
+def _cross(v: Array) -> Array:
+    return np.array([[0.0, -v[2], v[1]], [v[2], 0.0, -v[0]], [-v[1], v[0], 0.0]])
