@@ -55,7 +55,8 @@ def depth_records(message: Message, stamp_ns: int, sensor_id: str) -> tuple[Dept
         extra["step"] = layout.step
     if message.is_bigendian:
         extra["is_bigendian"] = int(message.is_bigendian)
-    payload = FilePayload(".depth", lambda: _file(metres(decode_raw(message))))
+    size = len(message.data)
+    payload = FilePayload(".depth", lambda: _file(metres(decode_raw(message))), size)
     return (DepthRecord(stamp_ns=stamp_ns, sensor_id=sensor_id, extra=extra, payload=payload),)
 
 
@@ -72,7 +73,8 @@ def compressed_depth_records(
     if _has_config(message):
         kind, a, b = struct.unpack("<iff", byte_array(message.data)[:CONFIG_SIZE].tobytes())
         extra["config"] = [kind, a, b]
-    payload = FilePayload(".depth", lambda: _file(compressed_metres(message)))
+    size = len(message.data)
+    payload = FilePayload(".depth", lambda: _file(compressed_metres(message)), size)
     return (DepthRecord(stamp_ns=stamp_ns, sensor_id=sensor_id, extra=extra, payload=payload),)
 
 

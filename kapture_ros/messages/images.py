@@ -75,7 +75,7 @@ def image_records(message: Message, stamp_ns: int, sensor_id: str) -> tuple[Imag
         extra["step"] = int(message.step)
     if message.is_bigendian:
         extra["is_bigendian"] = int(message.is_bigendian)
-    payload = FilePayload(".png", lambda: encode_png(layout, data))
+    payload = FilePayload(".png", lambda: encode_png(layout, data), data.size)
     return (ImageRecord(stamp_ns=stamp_ns, sensor_id=sensor_id, extra=extra, payload=payload),)
 
 
@@ -91,7 +91,7 @@ def compressed_image_records(
     file_size(data.data)
     suffix = ".png" if data[0] == PNG_MAGIC[0] else ".jpg"
     extra: dict[str, JsonValue] = {"format": str(message.format)}
-    payload = FilePayload(suffix, data.tobytes)
+    payload = FilePayload(suffix, data.tobytes, data.size)
     return (ImageRecord(stamp_ns=stamp_ns, sensor_id=sensor_id, extra=extra, payload=payload),)
 
 

@@ -55,7 +55,7 @@ def point_cloud_records(message: Message, stamp_ns: int, sensor_id: str) -> tupl
         extra["row_step"] = row_step
     if message.is_bigendian:
         extra["is_bigendian"] = True
-    payload = FilePayload(".pcd", lambda: _pcd(message, fields))
+    payload = FilePayload(".pcd", lambda: _pcd(message, fields), size)
     return (LidarRecord(stamp_ns=stamp_ns, sensor_id=sensor_id, extra=extra, payload=payload),)
 
 
