@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.spatial.transform import Rotation, Slerp
+from scipy.spatial.transform import Rotation
 
 Array = npt.NDArray[np.float64]
 
@@ -100,7 +100,7 @@ class Transform:
         rotation = self.rotation.as_matrix()
         result = np.zeros((6, 6))
         result[:3, :3] = result[3:, 3:] = rotation
-        result[:3, 3:] = _cross_matrix(self.translation) @ rotation
+        result[:3, 3:] = cross_matrix(self.translation) @ rotation
         return result
 
     def distance_to(self, other: Transform) -> tuple[float, float]:
@@ -117,20 +117,21 @@ class Transform:
 
 def interpolate(start: Transform, end: Transform, fraction: float) -> Transform:
     """Between two `b_from_a`: slerp in rotation, straight line in translation."""
-    pair = Rotation.concatenate([start.rotation, end.rotation])
-    rotation = Slerp([0.0, 1.0], pair)(fraction)
+    turn = (start.rotation.inv() * end.rotation).as_rotvec()
+    rotation = start.rotation * Rotation.from_rotvec(fraction * turn)
     translation = (1.0 - fraction) * start.translation + fraction * end.translation
     return Transform(rotation, translation)
 
 
-def _cross_matrix(v: Array) -> Array:
+def cross_matrix(v: Array) -> Array:
+    """(3, 3): multiplying with it is the cross product v × ·."""
     return np.array([[0.0, -v[2], v[1]], [v[2], 0.0, -v[0]], [-v[1], v[0], 0.0]])
 
 
 def _left_jacobian(phi: Array) -> Array:
     """Barfoot, eq. 7.77; a series where the angle is too small to divide by."""
     angle = float(np.linalg.norm(phi))
-    cross = _cross_matrix(phi)
+    cross = cross_matrix(phi)
     if angle < 1e-4:
         a, b = 0.5 - angle**2 / 24, 1 / 6 - angle**2 / 120
     else:

@@ -1,0 +1,219 @@
+"""The motion filter: honest through drift, silence and late fixes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from scipy.spatial.transform import Rotation
+from scipy.stats import chi2
+
+from kapture_ros.errors import ExtrapolationError
+from kapture_ros.localization.motion_filter import (
+    SECOND,
+    Fix,
+    MotionFilter,
+    MotionOptions,
+    MotionState,
+    OdometrySample,
+    pose_error,
+)
+from kapture_ros.transforms import Transform
+
+START = 1_700_000_000 * SECOND
+TENTH = SECOND // 10
+INDEPENDENT = MotionOptions(fix_correlation=0.0)  # the fixes below are
+FIX_SIGMA = np.array([0.1, 0.1, 0.1, 0.005, 0.005, 0.005])
+
+
+@dataclass
+class Drive:
+    """A figure of eight at 5 m/s with odometry as the options describe it."""
+
+    truth: dict[int, Transform]
+    odometry: list[OdometrySample]
+    rng: np.random.Generator
+
+    def fix(self, stamp_ns: int) -> Fix:
+        noise = self.rng.normal(0, FIX_SIGMA)
+        true = self.truth[stamp_ns]
+        turned = Rotation.from_rotvec(noise[3:]) * true.rotation
+        return Fix(stamp_ns, Transform(turned, true.translation + noise[:3]), np.diag(FIX_SIGMA**2))
+
+    def nees(self, state: MotionState) -> float:
+        error = pose_error(self.truth[state.stamp_ns], state.map_from_base)
+        return float(error @ np.linalg.solve(state.pose_covariance, error))
+
+
+def drive(seed: int, seconds: int = 60, options: MotionOptions = INDEPENDENT) -> Drive:
+    rng = np.random.default_rng(seed)
+    scale = rng.normal(0, options.odometry_scale)
+    bias = rng.normal(0, options.odometry_yaw_bias)
+    map_from_base = Transform(Rotation.from_euler("z", 1.0), np.array([100.0, -50.0, 3.0]))
+    odom_from_base = Transform()
+    truth = {START: map_from_base}
+    odometry = [OdometrySample(START, odom_from_base)]
+    for tenth in range(1, seconds * 10 + 1):
+        stamp = START + tenth * TENTH
+        turn = 0.04 * np.sin(tenth / 40)
+        motion = Transform(Rotation.from_euler("z", turn), np.array([0.5, 0.0, 0.0]))
+        map_from_base = map_from_base @ motion
+        spread = options.odometry_position_noise * np.sqrt(0.5)
+        twist = options.odometry_rotation_noise * np.sqrt(0.5 + abs(turn))
+        said = Transform(
+            Rotation.from_rotvec(rng.normal(0, twist, 3))
+            * Rotation.from_euler("z", turn - bias * 0.1),
+            motion.translation / (1 + scale) + rng.normal(0, spread, 3),
+        )
+        odom_from_base = odom_from_base @ said
+        truth[stamp] = map_from_base
+        odometry.append(OdometrySample(stamp, odom_from_base))
+    return Drive(truth, odometry, rng)
+
+
+def run(case: Drive, fix_every: int, silent: range = range(0)) -> tuple[MotionFilter, list[float]]:
+    """Drive with a fix every n tenths of a second; NEES of the pose before each fix."""
+    motion = MotionFilter(INDEPENDENT)
+    nees = []
+    for number, sample in enumerate(case.odometry):
+        motion.add_odometry(sample)
+        if number % fix_every == 0 and number // 10 not in silent:
+            fix = case.fix(sample.stamp_ns)
+            if motion.initialized:
+                nees.append(case.nees(motion.at(sample.stamp_ns)))
+                motion.update(fix)
+            else:
+                motion.initialize(fix)
+    return motion, nees
+
+
+def test_the_covariance_is_honest_over_many_drives():
+    """Mean NEES of independent drives lies in its 99 % band (Bar-Shalom 2001, section 5.4)."""
+    final = [run(drive(seed, seconds=12), fix_every=5)[1][-1] for seed in range(20)]
+    low, high = chi2.ppf([0.005, 0.995], 6 * len(final)) / len(final)
+    assert low < np.mean(final) < high
+
+
+def test_half_a_minute_without_a_fix_stays_honest():
+    nees = []
+    distance = []
+    for seed in range(12):
+        case = drive(seed, seconds=40)
+        motion, _ = run(case, fix_every=5, silent=range(10, 41))
+        end = motion.at(case.odometry[-1].stamp_ns)
+        nees.append(case.nees(end))
+        distance.append(end.map_from_base.distance_to(case.truth[end.stamp_ns])[0])
+    low, high = chi2.ppf([0.005, 0.995], 6 * len(nees)) / len(nees)
+    assert low < np.mean(nees) < high
+    assert np.median(distance) < 3.0, "150 m without a fix"
+
+
+def test_the_scale_and_bias_of_odometry_are_learned():
+    case = drive(7)
+    motion, _ = run(case, fix_every=5)
+    end = motion.at(case.odometry[-1].stamp_ns)
+    rng = np.random.default_rng(7)
+    scale = rng.normal(0, INDEPENDENT.odometry_scale)
+    bias = rng.normal(0, INDEPENDENT.odometry_yaw_bias)
+    sigma = np.sqrt(np.diag(end.covariance))
+    assert sigma[6] < INDEPENDENT.odometry_scale / 5
+    assert abs(end.scale - scale) < 4 * sigma[6]
+    assert abs(end.yaw_bias - bias) < 4 * sigma[7]
+
+
+def test_a_late_fix_is_fused_at_its_stamp_as_if_it_had_been_in_time():
+    case = drive(3, seconds=10)
+    fixes = [case.fix(START + tenth * TENTH) for tenth in range(0, 100, 10)]
+    in_time, late = MotionFilter(INDEPENDENT), MotionFilter(INDEPENDENT)
+    for motion in (in_time, late):
+        for sample in case.odometry:
+            motion.add_odometry(sample)
+        motion.initialize(fixes[0])
+    for fix in fixes[1:]:
+        in_time.update(fix)
+    for fix in [*fixes[1:5], *fixes[6:], fixes[5]]:
+        late.update(fix)
+    end = case.odometry[-1].stamp_ns
+    np.testing.assert_allclose(
+        late.at(end).map_from_base.matrix(), in_time.at(end).map_from_base.matrix(), atol=1e-9
+    )
+    np.testing.assert_allclose(late.at(end).covariance, in_time.at(end).covariance, atol=1e-12)
+
+
+def test_a_wrong_fix_is_gated_and_changes_nothing():
+    case = drive(1, seconds=10)
+    motion, _ = run(case, fix_every=5)
+    stamp = case.odometry[-1].stamp_ns
+    before = motion.at(stamp)
+    right = case.fix(stamp)
+    elsewhere = Transform(
+        right.map_from_base.rotation, right.map_from_base.translation + np.array([8.0, 0, 0])
+    )
+    innovation = motion.update(Fix(stamp, elsewhere, right.covariance))
+    assert not innovation.accepted
+    assert innovation.squared > 100
+    assert motion.at(stamp) == before
+
+
+def test_successive_fixes_on_the_same_points_do_not_make_sure():
+    """Ten fixes in one second with errors alike over half a second weigh like two."""
+    sigma = {}
+    for correlation in (0.0, 0.5):
+        case = drive(2, seconds=3)
+        motion = MotionFilter(MotionOptions(fix_correlation=correlation, odometry_scale=0.0))
+        for sample in case.odometry:
+            motion.add_odometry(sample)
+        motion.initialize(case.fix(START))
+        for tenth in range(1, 11):
+            motion.update(case.fix(START + tenth * TENTH))
+        covariance = motion.at(START + SECOND).pose_covariance
+        sigma[correlation] = np.sqrt(np.trace(covariance[:3, :3]))
+    assert sigma[0.5] > 1.5 * sigma[0.0]
+
+
+def test_map_from_odom_takes_odometry_to_the_map():
+    case = drive(5, seconds=5)
+    motion, _ = run(case, fix_every=5)
+    stamp = case.odometry[33].stamp_ns
+    map_from_base = motion.map_from_odom(stamp) @ case.odometry[33].odom_from_base
+    np.testing.assert_allclose(
+        map_from_base.matrix(), motion.at(stamp).map_from_base.matrix(), atol=1e-9
+    )
+
+
+def test_between_and_just_beyond_the_samples_odometry_is_known():
+    case = drive(5, seconds=5)
+    motion, _ = run(case, fix_every=5)
+    end = case.odometry[-1].stamp_ns
+    speed = 5.0
+    ahead = motion.at(end + TENTH).map_from_base.distance_to(motion.at(end).map_from_base)[0]
+    assert ahead == pytest.approx(speed * 0.1, rel=0.2)
+
+
+def test_what_is_not_known_is_refused():
+    motion = MotionFilter()
+    with pytest.raises(ExtrapolationError, match="no pose is known"):
+        motion.at(START)
+    case = drive(5, seconds=1)
+    motion.initialize(case.fix(START + 5 * TENTH))
+    with pytest.raises(ExtrapolationError, match="no odometry"):
+        motion.at(START + SECOND)
+    for sample in case.odometry:
+        assert motion.add_odometry(sample)
+        assert not motion.add_odometry(sample), "a repeated sample is refused"
+    with pytest.raises(ExtrapolationError, match="no pose is known at the time"):
+        motion.at(START)
+    with pytest.raises(ExtrapolationError, match=r"ends 2\.000 s before"):
+        motion.at(START + 3 * SECOND)
+    motion.forget()
+    assert not motion.initialized
+
+
+def test_the_history_is_bounded():
+    case = drive(4, seconds=25)
+    motion, _ = run(case, fix_every=2)
+    with pytest.raises(ExtrapolationError):
+        motion.update(case.fix(START + 5 * SECOND))
+    assert len(motion._states) <= 52
+    assert len(motion._fixes) <= 52
