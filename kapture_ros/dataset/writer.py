@@ -66,6 +66,7 @@ class _Stream:
 
     sensor: Sensor
     table: Table | None  # None: the sidecar alone (odometry)
+    extra: Path  # the sidecar
     index: StampIndex
     by_sidecar: bool  # the index describes the sidecar, not the table
     copies: int = 0  # files of duplicates
@@ -355,14 +356,13 @@ class DatasetWriter:
     def _commit(self, record: Record, stream: _Stream, duplicate: bool, file: Path | None) -> None:
         """Sidecar first, then the rows: a row says that all of its record is there."""
         counts = self._statistics.sensors[record.sensor_id]
-        extra = sidecar.extra_path(record.sensor_id)
         rows = tables.record_rows(record) if file is None else [_file_row(file)]
         if duplicate:
-            self._append(extra, sidecar.encode(sidecar.duplicate_content(record, rows)))
+            self._append(stream.extra, sidecar.encode(sidecar.duplicate_content(record, rows)))
             counts.duplicates += 1
             return
         if stream.by_sidecar or record.extra:
-            place = self._append(extra, sidecar.encode(sidecar.record_content(record)))
+            place = self._append(stream.extra, sidecar.encode(sidecar.record_content(record)))
         if stream.table is not None and rows:
             data = tables.lines(record.stamp_ns, record.sensor_id, rows)
             row_place = self._append(stream.table.path, data)
@@ -372,8 +372,8 @@ class DatasetWriter:
 
     def _drop(self, record: Record, reason: str) -> None:
         self._statistics.sensors[record.sensor_id].dropped[reason] += 1
-        content = sidecar.dropped_content(record, reason)
-        self._append(sidecar.extra_path(record.sensor_id), sidecar.encode(content))
+        extra = self._streams[record.sensor_id].extra
+        self._append(extra, sidecar.encode(sidecar.dropped_content(record, reason)))
 
     def _append(self, path: Path, data: bytes) -> tuple[int, int]:
         file = self._files.get(path)
@@ -420,9 +420,9 @@ class DatasetWriter:
         read = self._sidecar_stamps if table is None or by_sidecar else self._table_stamps(table)
         folder = self.path / sidecar.DUPLICATES / sensor.sensor_id
         copies = len(list(folder.iterdir())) if folder.is_dir() else 0
-        return _Stream(
-            sensor, table, StampIndex(partial(read, sensor.sensor_id)), by_sidecar, copies
-        )
+        index = StampIndex(partial(read, sensor.sensor_id))
+        extra = sidecar.extra_path(sensor.sensor_id)
+        return _Stream(sensor, table, extra, index, by_sidecar, copies)
 
     def _pose_index(self, device_id: str) -> StampIndex:
         index = self._poses.get(device_id)
@@ -449,7 +449,7 @@ class DatasetWriter:
         self._streams = {key: self._new_stream(sensor) for key, sensor in self._sensors.items()}
         for stream in self._streams.values():
             if stream.by_sidecar:
-                path = self.path / sidecar.extra_path(stream.sensor.sensor_id)
+                path = self.path / stream.extra
                 for start, end, content in sidecar.read_placed_lines(path):
                     if sidecar.is_record(content):
                         stream.index.commit(content["stamp"], start, end)
