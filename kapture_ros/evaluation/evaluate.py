@@ -10,68 +10,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from kapture_ros.errors import InputError
+from kapture_ros.errors import InputError, OptionError
 from kapture_ros.evaluation import estimates, metrics
 from kapture_ros.evaluation.comparison import Comparison, compare, rows_from_trajectory
 from kapture_ros.evaluation.estimates import EstimateRow
 from kapture_ros.evaluation.metrics import Threshold
+from kapture_ros.evaluation.options import EvaluationInputs, EvaluationOptions
 from kapture_ros.evaluation.poses import PoseTable, read_images, read_poses
 from kapture_ros.evaluation.retrieval import RetrievalRecall, read_pairs, retrieval_recall
 from kapture_ros.evaluation.trajectory import AbsoluteError, RelativeError, trajectory_errors
-from kapture_ros.options import option
 from kapture_ros.transforms.se3 import Transform
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class EvaluationOptions:
-    """What to measure and how to show it."""
-
-    thresholds: tuple[str, ...] = option(
-        ("0.25,2", "0.5,5", "5,10"), "recall within metres,degrees; the widest last"
-    )
-    max_gap: float = option(
-        0.0,
-        "interpolate the reference between poses at most this far apart; 0: equal stamps only",
-        unit="s",
-        minimum=0,
-    )
-    relative_distance: float = option(
-        10.0, "path over which relative pose errors are taken", unit="m", minimum=0
-    )
-    retrieval_within: str = option(
-        "5,45", "a retrieved map image counts within metres,degrees of the query"
-    )
-    retrieval_at: tuple[int, ...] = option(
-        (1, 5, 10, 20), "numbers of retrieved images to give the recall for", minimum=1
-    )
-    worst: int = option(8, "worst queries to show", minimum=0)
-    up: str = option(
-        "z",
-        "the axis of the map that is up in the map from above; z (REP-103) for our own maps",
-        choices=("x", "y", "z", "-x", "-y", "-z"),
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class EvaluationInputs:
-    """Which files to compare.
-
-    Attributes:
-        estimates: output folder of `kapture_ros localize`, an `estimates.csv`, or a kapture
-            dataset with the trajectories of any localizer.
-        reference: kapture dataset with the true poses.
-        map: map, for its images and their poses; None: not shown.
-        query: query dataset, if the reference holds no images.
-        pairs: retrieval result (query image, map image, score), for the retrieval recall.
-    """
-
-    estimates: Path
-    reference: Path
-    map: Path | None = None
-    query: Path | None = None
-    pairs: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +50,9 @@ def evaluate(inputs: EvaluationInputs, options: EvaluationOptions) -> Evaluation
         InputError: if an input is missing or damaged, or nothing can be compared.
         OptionError: if a threshold is none.
     """
-    thresholds = tuple(Threshold.parse(text) for text in options.thresholds)
+    thresholds = tuple(sorted(Threshold.parse(text) for text in options.thresholds))
+    if not thresholds:
+        raise OptionError("'thresholds' is empty; give at least one metres,degrees")
     within = Threshold.parse(options.retrieval_within)
     reference = read_poses(inputs.reference)
     if inputs.query is not None:

@@ -19,9 +19,9 @@ from kapture_ros.evaluation.estimates import STAGES
 from kapture_ros.transforms.se3 import Array
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, order=True)
 class Threshold:
-    """Within this many metres and degrees."""
+    """Within this many metres and degrees; the wider in metres is the greater."""
 
     metres: float
     degrees: float
@@ -147,6 +147,12 @@ class Honesty:
     reasons: Mapping[str, int]
 
 
+def confidently_wrong(comparison: Comparison, widest: Threshold) -> Mask:
+    """(N,) which queries were accepted with a pose beyond the widest threshold."""
+    right = widest.admits(comparison.metres, comparison.degrees)
+    return comparison.accepted & comparison.known & ~right
+
+
 def honesty(comparison: Comparison, widest: Threshold) -> Honesty:
     """Count right and wrong answers against right and wrong refusals."""
     accepted = comparison.accepted & comparison.known
@@ -157,7 +163,7 @@ def honesty(comparison: Comparison, widest: Threshold) -> Honesty:
     )
     return Honesty(
         accepted=int(accepted.sum()),
-        confidently_wrong=int((accepted & ~right).sum()),
+        confidently_wrong=int(confidently_wrong(comparison, widest).sum()),
         rejected=int(rejected.sum()),
         needlessly_rejected=int((rejected & right).sum()),
         reasons=dict(reasons.most_common()),
@@ -185,7 +191,8 @@ class Calibration:
     Attributes:
         band: the two-sided 95 % band of the mean if the covariances are right.
         covered: share inside their own 95 % ellipsoid.
-        sigma_scale: what to multiply standard deviations by, to be right on average.
+        sigma_scale: what to multiply standard deviations by, to be right on average;
+            sigma_scale_median: the same from the median, which a few wrong poses do not move.
     """
 
     part: str
@@ -195,6 +202,7 @@ class Calibration:
     band: tuple[float, float]
     covered: float
     sigma_scale: float
+    sigma_scale_median: float
 
     @property
     def consistent(self) -> bool:
@@ -232,7 +240,8 @@ def calibration(comparison: Comparison) -> tuple[Calibration, ...]:
         low, high = (chi2_quantile(p, count * dof) / count for p in (0.025, 0.975))
         covered = float((values <= chi2_quantile(0.95, dof)).mean())
         scale = float(np.sqrt(mean / dof))
-        found.append(Calibration(part, dof, count, mean, (low, high), covered, scale))
+        robust = float(np.sqrt(np.median(values) / chi2_quantile(0.5, dof)))
+        found.append(Calibration(part, dof, count, mean, (low, high), covered, scale, robust))
     return tuple(found)
 
 
