@@ -23,6 +23,7 @@ from scipy.spatial.transform import Rotation
 from scipy.stats import chi2
 
 from kapture_ros.errors import ExtrapolationError
+from kapture_ros.localization.refinement import difference, disturb
 from kapture_ros.options import option
 from kapture_ros.transforms import Transform, interpolate
 from kapture_ros.transforms.se3 import Array, cross_matrix
@@ -241,7 +242,7 @@ class MotionFilter:
     def innovation(self, fix: Fix) -> Innovation:
         """How a fix compares with the prediction, without fusing it."""
         state = self.at(fix.stamp_ns)
-        error = pose_error(fix.map_from_base, state.map_from_base)
+        error = difference(fix.map_from_base, state.map_from_base)
         spread = state.pose_covariance + fix.covariance
         squared = float(error @ np.linalg.solve(spread, error))
         return Innovation(fix.stamp_ns, squared, squared <= self._limit)
@@ -276,20 +277,16 @@ class MotionFilter:
         elapsed_ns = max(fix.stamp_ns - state.fix_ns, 1)
         correlated = self.options.fix_correlation * SECOND / elapsed_ns
         noise = fix.covariance * max(1.0, correlated)
-        error = pose_error(fix.map_from_base, state.map_from_base)
+        error = difference(fix.map_from_base, state.map_from_base)
         gain = np.linalg.solve(state.pose_covariance + noise, state.covariance[:6]).T
         correction = gain @ error
         remaining = np.eye(8)
         remaining[:, :6] -= gain
         covariance = remaining @ state.covariance @ remaining.T + gain @ noise @ gain.T
-        pose = state.map_from_base
         return MotionState(
             state.stamp_ns,
             fix.stamp_ns,
-            Transform(
-                Rotation.from_rotvec(correction[3:6]) * pose.rotation,
-                pose.translation + correction[:3],
-            ),
+            disturb(state.map_from_base, correction[:6]),
             state.scale + float(correction[SCALE]),
             state.yaw_bias + float(correction[BIAS]),
             (covariance + covariance.T) / 2,
@@ -338,9 +335,3 @@ class MotionFilter:
         first = max(0, bisect_right(self._states, oldest, key=lambda s: s.stamp_ns) - 1)
         self._states = self._states[first:]
         self._fixes = [fix for fix in self._fixes if fix.stamp_ns >= self._states[0].stamp_ns]
-
-
-def pose_error(measured: Transform, predicted: Transform) -> Array:
-    """(δp, δθ) that takes the predicted map_from_base to the measured one."""
-    turned = (measured.rotation * predicted.rotation.inv()).as_rotvec()
-    return np.concatenate([measured.translation - predicted.translation, turned])

@@ -17,8 +17,8 @@ from kapture_ros.localization.motion_filter import (
     MotionOptions,
     MotionState,
     OdometrySample,
-    pose_error,
 )
+from kapture_ros.localization.refinement import difference
 from kapture_ros.transforms import Transform
 
 START = 1_700_000_000 * SECOND
@@ -42,7 +42,7 @@ class Drive:
         return Fix(stamp_ns, Transform(turned, true.translation + noise[:3]), np.diag(FIX_SIGMA**2))
 
     def nees(self, state: MotionState) -> float:
-        error = pose_error(self.truth[state.stamp_ns], state.map_from_base)
+        error = difference(self.truth[state.stamp_ns], state.map_from_base)
         return float(error @ np.linalg.solve(state.pose_covariance, error))
 
 
