@@ -176,7 +176,6 @@ def _keep_lines(
     path: Path, header: str, is_good: Callable[[bytes], bool], report: RepairReport
 ) -> None:
     """Rewrite a file without the lines that are not good, in one piece; or leave it alone."""
-    dropped = 0
     with path.open("rb") as file:
         has_header = file.read(len(header)) == header.encode()
         file.seek(0)
@@ -191,7 +190,7 @@ def _keep_lines(
         os.fsync(whole.fileno())
     temporary.replace(path)
     name = path.relative_to(report.path)
-    report.notes.append(f"{name}: dropped {dropped} torn lines" if dropped else f"{name}: header")
+    report.notes.append(f"{name}: dropped {dropped} lines, torn or without what they name")
 
 
 def _is_comment(line: bytes) -> bool:

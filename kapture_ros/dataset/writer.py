@@ -30,7 +30,7 @@ from kapture_ros.dataset.filequeue import (
 from kapture_ros.dataset.records import Record, RigRow, Sensor, TrajectoryRow
 from kapture_ros.dataset.repair import RepairReport, repair_locked
 from kapture_ros.dataset.stamps import StampIndex
-from kapture_ros.dataset.storage import AppendFile, FolderLock
+from kapture_ros.dataset.storage import AppendFile, FolderLock, output_error
 from kapture_ros.dataset.tables import TABLES, TRAJECTORY_TABLE, Row, Table
 from kapture_ros.errors import InputError, OptionError, OutputError
 from kapture_ros.files import write_atomically
@@ -111,7 +111,7 @@ class DatasetWriter:
         self._failure: OutputError | None = None
         self._closed = False
         self._last_sync = time.monotonic()
-        begun = path.is_dir() and any(path.iterdir())
+        begun = _holds_something(path)
         if begun and not resume:
             raise OutputError(f"{path} exists already; choose another name or resume it")
         if begun and not (path / sidecar.FOLDER).is_dir():
@@ -410,7 +410,7 @@ class DatasetWriter:
         try:
             (self.path / tables.SENSORS).parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise OutputError(f"cannot write {self.path}: {error.strerror}") from error
+            raise output_error(self.path, error) from error
         write_atomically(self.path / sidecar.ORIGINS, sidecar.sensors_text(self._sensors))
         write_atomically(self.path / tables.SENSORS, tables.sensors_text(self._sensors))
 
@@ -474,6 +474,13 @@ class DatasetWriter:
             self._failure = error
             raise
         self._last_sync = time.monotonic()
+
+
+def _holds_something(path: Path) -> bool:
+    try:
+        return path.is_dir() and any(path.iterdir())
+    except OSError as error:
+        raise output_error(path, error) from error
 
 
 def _file_row(path: Path) -> Row:
