@@ -95,13 +95,23 @@ def plain(message: Message, without: tuple[str, ...] = ()) -> dict[str, JsonValu
 
 def fields(message: Message, without: tuple[str, ...] = ()) -> list[str]:
     """The names of a message's fields, in order."""
+    names = _FIELDS.get(type(message))
+    if names is None:
+        names = _FIELDS[type(message)] = _fields_of(message)
+    return [name for name in names if name not in without]
+
+
+_FIELDS: dict[type, tuple[str, ...]] = {}
+
+
+def _fields_of(message: Message) -> tuple[str, ...]:
     if hasattr(message, "get_fields_and_field_types"):
         names = list(message.get_fields_and_field_types())
     else:
         # The message's constants look like fields, but have values.
         declared = dataclasses.fields(message)
         names = [field.name for field in declared if field.default is dataclasses.MISSING]
-    return [name for name in names if name not in without and name != EMPTY_MESSAGE_MEMBER]
+    return tuple(name for name in names if name != EMPTY_MESSAGE_MEMBER)
 
 
 def _plain_value(value: Any) -> JsonValue:

@@ -1,0 +1,476 @@
+"""Bags of every kind as one stream of messages: ROS 1 and ROS 2, one or split, whole or broken.
+
+`rosbags` reads what is whole. What it refuses, or where it stops, is read on by `bagscan`,
+so that everything readable is delivered and the damage is named.
+"""
+
+from __future__ import annotations
+
+import heapq
+import logging
+import sys
+import tempfile
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rosbags.interfaces import Connection, MessageDefinitionFormat
+from rosbags.rosbag1 import Reader as Reader1
+from rosbags.rosbag2 import Reader as Reader2
+from rosbags.rosbag2.storage_mcap import McapReader
+from rosbags.serde import SerdeError
+from rosbags.typesys import (
+    Stores,
+    TypesysError,
+    get_types_from_idl,
+    get_types_from_msg,
+    get_typestore,
+)
+from rosbags.typesys.store import Typestore
+
+from kapture_ros.errors import InputError
+from kapture_ros.messages import nmea
+from kapture_ros.messages.common import Message, MessageError, time_ns
+from kapture_ros.recording.bagscan import Damage, FoundChannel, FoundMessage, scan
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
+log = logging.getLogger(__name__)
+
+BAG_SUFFIXES = (".bag", ".mcap", ".db3")
+FOLDER_SUFFIXES = tuple(s + packed for s in BAG_SUFFIXES for packed in ("", ".zstd", ".zst"))
+NMEA_SUFFIXES = (".nmea", ".nmea0183")
+NMEA_TOPIC, SENTENCE = "/nmea", "sentence"
+ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
+UNKNOWN_DEFINITION = "unknown type"
+END_OF_TIME = (1 << 63) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Channel:
+    """One topic of one file.
+
+    Attributes:
+        encoding: of the messages: cdr, ros1, or sentence (a line of an NMEA log).
+        definition: how the type is defined: "msg" or "idl" and the text; ("", "") if the
+            bag does not say.
+    """
+
+    topic: str
+    type_name: str
+    encoding: str
+    definition: tuple[str, str] = ("", "")
+
+
+@dataclass(slots=True)
+class _Part:
+    """One file or bag folder."""
+
+    path: Path
+    counts: dict[Channel, int] = field(default_factory=dict)
+    start_ns: int = 0
+    end_ns: int = 0  # of the last message
+    scanned: bool = False  # read without rosbags
+
+
+@dataclass(frozen=True, slots=True)
+class BagMessage:
+    """One message, not yet decoded."""
+
+    channel: Channel
+    time_ns: int  # when it was recorded
+    data: Any
+
+
+class Bag:
+    """One or more bags, read as one.
+
+    Args:
+        paths: bag files and folders, and logs of NMEA sentences.
+        definitions: .msg files, or folders of them, for types that the bags do not define.
+
+    Raises:
+        InputError: if one does not exist, is no bag or holds nothing readable.
+    """
+
+    def __init__(self, paths: Sequence[Path], definitions: Sequence[Path] = ()) -> None:
+        self.problems: list[str] = []
+        self._types = _Types(definitions)
+        self._stack = ExitStack()
+        try:
+            files = [file for path in paths for file in self._files(path)]
+            self._parts = [self._open_part(self._unpacked(file)) for file in files]
+        except BaseException:
+            self._stack.close()
+            raise
+        self._parts = [part for part in self._parts if part.counts]
+        if not self._parts:
+            names = ", ".join(map(str, paths))
+            reasons = "; ".join(self.problems) or "there are no topics"
+            raise InputError(f"nothing can be read from {names}: {reasons}")
+
+    def __enter__(self) -> Bag:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    @property
+    def counts(self) -> dict[Channel, int]:
+        """How many messages each topic has."""
+        counts: dict[Channel, int] = {}
+        for part in self._parts:
+            for channel, count in part.counts.items():
+                counts[channel] = counts.get(channel, 0) + count
+        return counts
+
+    @property
+    def start_ns(self) -> int:
+        """When the first message was recorded."""
+        return min((part.start_ns for part in self._parts if any(part.counts.values())), default=0)
+
+    @property
+    def end_ns(self) -> int:
+        """When the last message was recorded."""
+        return max((part.end_ns for part in self._parts), default=0)
+
+    @property
+    def nbytes(self) -> int:
+        """The size of its files."""
+        return sum(_size(part.path) for part in self._parts)
+
+    def messages(
+        self,
+        topics: Collection[str] | None = None,
+        start_ns: int | None = None,
+        end_ns: int | None = None,
+    ) -> Iterator[BagMessage]:
+        """Messages by the time they were recorded, of some topics, in [start, end).
+
+        Where a file turns out to be damaged, `problems` grows and the rest follows.
+        """
+        streams = [self._part_messages(part, topics, start_ns, end_ns) for part in self._parts]
+        for _, _, message in heapq.merge(*streams, key=lambda item: item[:2]):
+            if message is not None:
+                yield message
+
+    def decode(self, message: BagMessage) -> Message:
+        """The message itself.
+
+        Raises:
+            MessageError: `unknown type` without a definition, `not decodable` if the bytes
+                do not fit it.
+        """
+        if message.channel.encoding == SENTENCE:
+            return message.data
+        return self._types.decode(message.channel, message.data)
+
+    # -- opening ------------------------------------------------------------------------------
+
+    def _unpacked(self, path: Path) -> Path:
+        """The file itself, or a temporary copy of one that was compressed as a whole."""
+        if path.suffix not in (".zstd", ".zst"):
+            return path
+        folder = self._stack.enter_context(tempfile.TemporaryDirectory(prefix="kapture_ros-"))
+        unpacked = Path(folder) / path.stem
+        try:
+            with zstd.open(path, "rb") as packed, unpacked.open("wb") as file:
+                while block := packed.read(1 << 20):
+                    file.write(block)
+        except (EOFError, zstd.ZstdError) as error:
+            self.problems.append(f"{path}: ends early: {error}")
+        return unpacked
+
+    def _files(self, path: Path) -> list[Path]:
+        """The bag files that a path names: itself, or those in a folder.
+
+        The metadata.yaml of a folder says nothing that is not in the files, or is missing
+        where it would be needed most; only files that it knows and that are gone are reported.
+        """
+        if not path.exists():
+            raise InputError(f"{path} does not exist")
+        if not path.is_dir():
+            name = path.name.removesuffix(".zst").removesuffix(".zstd").removesuffix(".active")
+            if not name.endswith((*BAG_SUFFIXES, *NMEA_SUFFIXES)):
+                known = " ".join((*BAG_SUFFIXES, *NMEA_SUFFIXES))
+                raise InputError(f"{path} is no bag; known are {known} and folders of them")
+            return [path]
+        found = sorted(file for file in path.iterdir() if file.name.endswith(FOLDER_SUFFIXES))
+        for name in _known_files(path):
+            if not (path / name).exists():
+                self.problems.append(f"{path / name} is missing, says metadata.yaml")
+        if not found:
+            raise InputError(f"{path} holds no bag ({' '.join(BAG_SUFFIXES)})")
+        return found
+
+    def _open_part(self, path: Path) -> _Part:
+        if path.suffix in NMEA_SUFFIXES:
+            return _open_nmea(path)
+        part = _Part(path)
+        try:
+            _refuse_what_rosbags_misreads(path)
+            with _reader(path) as reader:
+                for connection in reader.connections:
+                    channel = _channel(connection)
+                    part.counts[channel] = part.counts.get(channel, 0) + connection.msgcount
+                part.start_ns, part.end_ns = reader.start_time, reader.end_time - 1
+                part.scanned = _is_unindexed(reader)
+        except OSError as error:
+            raise InputError(f"cannot read {path}: {error.strerror or error}") from error
+        # rosbags lets errors of the decompressors, of struct and of its own asserts through.
+        except Exception as error:
+            log.debug("rosbags cannot open %s", path, exc_info=True)
+            self.problems.append(f"{path}: {error or 'damaged'}; reading what is intact")
+            part.scanned = True
+            self._survey(part)
+        return part
+
+    def _survey(self, part: _Part) -> None:
+        """Find out by scanning what rosbags could not tell."""
+        part.counts.clear()
+        channels: dict[int, Channel] = {}
+        first, last = 1 << 63, 0
+        for found in scan(part.path):
+            if isinstance(found, FoundChannel):
+                channels[found.number] = channel = _found_channel(found)
+                part.counts.setdefault(channel, 0)
+            elif isinstance(found, Damage):
+                self.problems.append(f"{part.path}, byte {found.offset}: {found.what}")
+            elif found.number in channels:
+                part.counts[channels[found.number]] += 1
+                first, last = min(first, found.time_ns), max(last, found.time_ns)
+        if last:
+            part.start_ns, part.end_ns = first, last
+
+    # -- reading ------------------------------------------------------------------------------
+
+    def _part_messages(
+        self,
+        part: _Part,
+        topics: Collection[str] | None,
+        start_ns: int | None,
+        end_ns: int | None,
+    ) -> Iterator[tuple[int, int, BagMessage | None]]:
+        """(time, index of the part, message); the first one is empty, so that files are
+        opened only when the merge comes to them."""
+        index = self._parts.index(part)
+        yield max(part.start_ns, start_ns or 0), index, None
+        wanted = {c for c in part.counts if topics is None or c.topic in topics}
+        if not wanted or (end_ns is not None and part.start_ns >= end_ns):
+            return
+        if start_ns is not None and part.end_ns < start_ns:
+            return
+        window = (start_ns or 0, END_OF_TIME if end_ns is None else end_ns)
+        delivered = _Delivered()
+        if not part.scanned:
+            try:
+                for message in _read(part.path, wanted, window):
+                    delivered.note(message)
+                    yield message.time_ns, index, message
+                return
+            except OSError as error:
+                raise InputError(f"cannot read {part.path}: {error.strerror}") from error
+            except Exception as error:  # as in _open_part
+                self.problems.append(f"{part.path}: {error or 'damaged'}; reading what is intact")
+        for message in self._scanned(part, wanted, report=not part.scanned):
+            if window[0] <= message.time_ns < window[1] and delivered.is_new(message):
+                yield message.time_ns, index, message
+
+    def _scanned(
+        self, part: _Part, wanted: Collection[Channel], *, report: bool
+    ) -> Iterator[BagMessage]:
+        channels: dict[int, Channel] = {}
+        for found in scan(part.path):
+            if isinstance(found, FoundChannel):
+                channels[found.number] = _found_channel(found)
+            elif isinstance(found, FoundMessage):
+                channel = channels.get(found.number)
+                if channel is not None and channel in wanted:
+                    yield BagMessage(channel, found.time_ns, _unpacked_message(found.data))
+            elif report:
+                self.problems.append(f"{part.path}, byte {found.offset}: {found.what}")
+
+
+class _Delivered:
+    """What came before a file turned out to be damaged.
+
+    rosbags delivers by time, so it is everything before the newest, and some at the newest.
+    """
+
+    def __init__(self) -> None:
+        self._newest = -1
+        self._at_newest: list[BagMessage] = []
+
+    def note(self, message: BagMessage) -> None:
+        if message.time_ns != self._newest:
+            self._newest = message.time_ns
+            self._at_newest = []
+        self._at_newest.append(message)
+
+    def is_new(self, message: BagMessage) -> bool:
+        if message.time_ns == self._newest:
+            return message not in self._at_newest
+        return message.time_ns > self._newest
+
+
+def _reader(path: Path) -> Any:
+    return Reader1(path) if path.suffix == ".bag" else Reader2(path)
+
+
+def _read(path: Path, wanted: Collection[Channel], window: tuple[int, int]) -> Iterator[BagMessage]:
+    if path.suffix in NMEA_SUFFIXES:
+        yield from _read_nmea(path, window)
+        return
+    with _reader(path) as reader:
+        channels = [(connection, _channel(connection)) for connection in reader.connections]
+        chosen = [connection for connection, channel in channels if channel in wanted]
+        by_number = {connection.id: channel for connection, channel in channels}
+        for connection, time, data in reader.messages(chosen, start=window[0], stop=window[1]):
+            yield BagMessage(by_number[connection.id], time, _unpacked_message(data))
+
+
+def _unpacked_message(data: bytes) -> bytes:
+    """rosbag2 can compress each message, which only metadata.yaml would tell."""
+    return zstd.decompress(data) if data[:4] == ZSTD_MAGIC else data
+
+
+def _channel(connection: Connection) -> Channel:
+    kind = {MessageDefinitionFormat.MSG: "msg", MessageDefinitionFormat.IDL: "idl"}.get(
+        connection.msgdef.format, ""
+    )
+    ros1 = not hasattr(connection.ext, "serialization_format")
+    definition = (kind, connection.msgdef.data if kind else "")
+    return Channel(connection.topic, connection.msgtype, "ros1" if ros1 else "cdr", definition)
+
+
+def _found_channel(found: FoundChannel) -> Channel:
+    kind = {"ros1msg": "msg", "ros2msg": "msg", "ros2idl": "idl", "omgidl": "idl"}.get(
+        found.schema, ""
+    )
+    package, _, rest = found.type_name.partition("/")
+    name = f"{package}/msg/{rest.rpartition('/')[2]}"
+    return Channel(found.topic, name, found.encoding, (kind, found.definition if kind else ""))
+
+
+# -- types ------------------------------------------------------------------------------------
+
+
+class _Types:
+    """Decodes messages, each channel by the definition in its bag, else by a known one."""
+
+    def __init__(self, definitions: Sequence[Path]) -> None:
+        self._given = _read_definitions(definitions)
+        self._stores: dict[tuple[str, str, tuple[str, str]], Typestore | None] = {}
+
+    def decode(self, channel: Channel, data: Any) -> Message:
+        key = (channel.type_name, channel.encoding, channel.definition)
+        if key not in self._stores:
+            self._stores[key] = self._store(channel)
+        store = self._stores[key]
+        if store is None:
+            raise MessageError(UNKNOWN_DEFINITION, f"no definition of {channel.type_name}")
+        try:
+            if channel.encoding == "ros1":
+                return store.deserialize_ros1(data, channel.type_name)
+            return store.deserialize_cdr(data, channel.type_name)
+        except (SerdeError, AssertionError, IndexError, KeyError, MemoryError) as error:
+            raise MessageError("not decodable", f"{channel.type_name}: {error}") from error
+
+    def _store(self, channel: Channel) -> Typestore | None:
+        kind, text = channel.definition
+        try:
+            if kind:
+                store = get_typestore(Stores.EMPTY)
+                for types in _definition_types(kind, text, channel.type_name):
+                    store.register(types)
+                return store
+        except (TypesysError, ValueError, KeyError, IndexError, SyntaxError) as error:
+            log.warning("%s: bad definition of %s: %s", channel.topic, channel.type_name, error)
+        ros1 = channel.encoding == "ros1"
+        store = get_typestore(Stores.ROS1_NOETIC if ros1 else Stores.LATEST)
+        try:
+            store.register({k: v for k, v in self._given.items() if k not in store.fielddefs})
+        except TypesysError as error:
+            raise InputError(f"message definitions: {error}") from error
+        return store if channel.type_name in store.fielddefs else None
+
+
+def _definition_types(kind: str, text: str, type_name: str) -> Iterator[Any]:
+    if kind == "msg":
+        yield get_types_from_msg(text, type_name)
+        return
+    separator = "=" * 80 + "\n"
+    for piece in text.split(separator) if text.startswith(separator) else [text]:
+        if piece.startswith("IDL: "):
+            yield get_types_from_idl(piece.partition("\n")[2])
+        elif piece:
+            yield get_types_from_idl(piece)
+
+
+def _read_definitions(paths: Sequence[Path]) -> dict[str, Any]:
+    """Types of .msg files; their package is the folder above `msg`."""
+    types: dict[str, Any] = {}
+    for path in paths:
+        files = sorted(path.rglob("*.msg")) if path.is_dir() else [path]
+        if not files:
+            raise InputError(f"{path} holds no .msg files")
+        for file in files:
+            folder = file.absolute().parent
+            package = folder.parent.name if folder.name == "msg" else folder.name
+            try:
+                types |= get_types_from_msg(file.read_text("utf-8"), f"{package}/msg/{file.stem}")
+            except OSError as error:
+                raise InputError(f"cannot read {file}: {error.strerror}") from error
+            except (TypesysError, UnicodeDecodeError) as error:
+                raise InputError(f"{file} is not a message definition: {error}") from error
+    return types
+
+
+# -- files ------------------------------------------------------------------------------------
+
+
+def _known_files(folder: Path) -> list[str]:
+    """The files that metadata.yaml names, if it can be read."""
+    try:
+        content = yaml.safe_load((folder / "metadata.yaml").read_text("utf-8"))
+        paths = content["rosbag2_bagfile_information"]["relative_file_paths"]
+        return [Path(str(path)).name for path in paths]
+    except (OSError, yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError):
+        return []
+
+
+def _refuse_what_rosbags_misreads(path: Path) -> None:
+    log_file = path.with_name(path.name + "-wal")
+    if log_file.exists() and log_file.stat().st_size:
+        raise ValueError(f"the last messages are in {log_file.name}")
+
+
+def _is_unindexed(reader: Any) -> bool:
+    """An MCAP file without chunks, which rosbags reads only if it is sorted by time."""
+    storage = getattr(reader, "storage", None)
+    return isinstance(storage, McapReader) and not storage.chunks
+
+
+def _size(path: Path) -> int:
+    files = path.iterdir() if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files)
+
+
+def _open_nmea(path: Path) -> _Part:
+    times = [time_ns(sentence.header.stamp) for sentence in nmea.read_log(path)]
+    channel = Channel(NMEA_TOPIC, "nmea_msgs/msg/Sentence", SENTENCE)
+    return _Part(path, {channel: len(times)}, min(times, default=0), max(times, default=0))
+
+
+def _read_nmea(path: Path, window: tuple[int, int]) -> Iterator[BagMessage]:
+    channel = Channel(NMEA_TOPIC, "nmea_msgs/msg/Sentence", SENTENCE)
+    for sentence in nmea.read_log(path):
+        time = time_ns(sentence.header.stamp)
+        if window[0] <= time < window[1]:
+            yield BagMessage(channel, time, sentence)
