@@ -33,14 +33,30 @@ class R2D2Config:
         width: channels of the first layers in units of 8 (4 in N16, 6 in N8_big).
         descriptor_size: length of a descriptor.
         downsample: 1 keeps full resolution throughout by dilation (the paper); 2 and more
-            pool after the third layer and upsample the result (the "fast" family).
+            pool after the third layer (the "fast" family).
         quad_relu: ReLU also after the 2×2 convolutions.
+        stem: 1 feeds the image as it is; 2 and more fold blocks of that many pixels square
+            into channels first, and unfold the detector's output instead of upsampling
+            the descriptors (our own variant, an order of magnitude fewer operations).
     """
 
     width: int = 4
     descriptor_size: int = 128
     downsample: int = 1
     quad_relu: bool = False
+    stem: int = 1
+
+    @property
+    def stride(self) -> int:
+        """Pixels of the image per cell of the body's output."""
+        return self.stem * self.downsample
+
+    @property
+    def quad_start(self) -> int:
+        """Index in the body of the first 2×2 convolution; the stem variant's detector
+        looks at what comes before.
+        """
+        return 18 if self.downsample == 1 else 19
 
     def metadata(self) -> dict[str, str]:
         """The config as text, for the header of a weights file."""
@@ -59,13 +75,14 @@ class R2D2Config:
                 int(metadata["descriptor_size"]),
                 int(metadata["downsample"]),
                 bool(int(metadata["quad_relu"])),
+                int(metadata["stem"]),
             )
         except (KeyError, ValueError) as error:
             raise InputError(f"not a description of an R2D2 network: {error}") from error
 
 
 class DenseFeatures(NamedTuple):
-    """One row per image; every map has (about) the resolution of the image.
+    """One row per image; H and W are the image's, rounded down to a multiple of the stride.
 
     Attributes:
         descriptors: (B, D, H, W), of unit length along D.
@@ -79,29 +96,60 @@ class DenseFeatures(NamedTuple):
 
 
 class R2D2Net(nn.Module):
-    """Image to dense descriptors, reliability and repeatability."""
+    """Image to dense descriptors, reliability and repeatability.
 
-    def __init__(self, config: R2D2Config = R2D2Config()) -> None:
+    In the published variants both heads look at the squared full-resolution descriptor. In
+    the stem variant the detector branches off before the 2×2 convolutions.
+    """
+
+    def __init__(self, config: R2D2Config | None = None) -> None:
         super().__init__()
-        self.config = config
-        self.body = _build_body(config)
-        self.reliability_head = nn.Conv2d(config.descriptor_size, 2, kernel_size=1)
-        self.repeatability_head = nn.Conv2d(config.descriptor_size, 1, kernel_size=1)
+        self.config = config or R2D2Config()
+        self.body = _build_body(self.config)
+        size = self.config.descriptor_size
+        self.reliability_head = nn.Conv2d(size, 2, kernel_size=1)
+        self.repeatability_head: nn.Module
+        if self.config.stem > 1:
+            self.repeatability_head = _build_pixel_head(self.config)
+        else:
+            self.repeatability_head = nn.Conv2d(size, 1, kernel_size=1)
 
     def forward(self, images: Tensor) -> DenseFeatures:
         """Dense features of normalised images.
 
         Args:
-            images: (B, 3, H, W), RGB, (value in 0..1 − IMAGE_MEAN) / IMAGE_STD. With
-                downsample > 1 the maps are H and W rounded down to its multiple.
+            images: (B, 3, H, W), RGB, (value in 0..1 − IMAGE_MEAN) / IMAGE_STD.
         """
-        raw = self.body(images)
+        if self.config.stem > 1:
+            return self._forward_folded(images)
+        raw = upsample(self.body(images), self.config.stride)
         squared = raw * raw
         return DenseFeatures(
             nn.functional.normalize(raw, dim=1),
             reliability_of(self.reliability_head(squared)),
             repeatability_of(self.repeatability_head(squared)),
         )
+
+    def _forward_folded(self, images: Tensor) -> DenseFeatures:
+        stride = self.config.stride
+        height, width = (size // stride * stride for size in images.shape[2:])
+        folded = nn.functional.pixel_unshuffle(images[:, :, :height, :width], self.config.stem)
+        shared = self.body[: self.config.quad_start](folded)
+        raw = self.body[self.config.quad_start :](shared)
+        return DenseFeatures(
+            nn.functional.normalize(upsample(raw, stride), dim=1),
+            reliability_of(upsample(self.reliability_head(raw * raw), stride)),
+            repeatability_of(self.repeatability_head(shared)),
+        )
+
+
+def upsample(maps: Tensor, factor: int) -> Tensor:
+    """Bilinear, pixel centres at +0.5."""
+    if factor == 1:
+        return maps
+    return nn.functional.interpolate(
+        maps, scale_factor=factor, mode="bilinear", align_corners=False
+    )
 
 
 def reliability_of(logits: Tensor) -> Tensor:
@@ -116,9 +164,9 @@ def repeatability_of(logits: Tensor) -> Tensor:
 
 
 def _build_body(config: R2D2Config) -> nn.Sequential:
-    """The trunk; a stride is expressed as dilation of all later layers."""
+    """The trunk; a stride of the paper is expressed as dilation of all later layers."""
     layers: list[nn.Module] = []
-    channels = 3
+    channels = 3 * config.stem**2
     dilation = 1
 
     def convolve(out: int, kernel: int = 3, *, norm: bool = True, relu: bool = True) -> None:
@@ -149,11 +197,19 @@ def _build_body(config: R2D2Config) -> nn.Sequential:
     convolve(4 * unit, kernel=2, relu=config.quad_relu)
     dilation *= 2
     convolve(config.descriptor_size, kernel=2, norm=False, relu=False)
-    if config.downsample > 1:
-        layers.append(
-            nn.Upsample(scale_factor=config.downsample, mode="bilinear", align_corners=False)
-        )
     return nn.Sequential(*layers)
+
+
+def _build_pixel_head(config: R2D2Config) -> nn.Sequential:
+    """Repeatability of the stride × stride pixels of each cell."""
+    hidden = 64
+    return nn.Sequential(
+        nn.Conv2d(32 * config.width, hidden, kernel_size=1),
+        nn.BatchNorm2d(hidden, affine=False),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(hidden, config.stride**2, kernel_size=1),
+        nn.PixelShuffle(config.stride),
+    )
 
 
 _NAVER_FAMILIES = {"Quad_L2Net_ConfCFS": 1, "Fast_Quad_L2Net_ConfCFS": 2}
@@ -202,14 +258,16 @@ def naver_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def count_macs(net: R2D2Net, height: int, width: int) -> int:
     """Multiply-accumulates of the convolutions for one image of this size."""
     macs = 0
-    pixels = height * width
-    for module in (*net.body, net.reliability_head, net.repeatability_head):
-        if isinstance(module, nn.MaxPool2d):
-            pixels //= net.config.downsample**2
-        elif isinstance(module, nn.Upsample):
-            pixels *= net.config.downsample**2
-        elif isinstance(module, nn.Conv2d):
-            macs += pixels * module.weight.numel()
+
+    def count(module: nn.Module, _inputs: object, output: Tensor) -> None:
+        nonlocal macs
+        macs += output[0, 0].numel() * sum(p.numel() for p in module.parameters() if p.dim() > 1)
+
+    hooks = [m.register_forward_hook(count) for m in net.modules() if isinstance(m, nn.Conv2d)]
+    with torch.no_grad():
+        net(torch.zeros(1, 3, height, width))
+    for hook in hooks:
+        hook.remove()
     return macs
 
 
