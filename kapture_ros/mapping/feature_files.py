@@ -79,7 +79,7 @@ class FeatureFolder:
         Raises:
             OutputError: if it cannot be written.
         """
-        folder = dataset / "reconstruction" / kind / _safe(type_name)
+        folder = dataset / "reconstruction" / kind / checked_name(type_name)
         row = ", ".join(values[column] for column in COLUMNS[kind])
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -101,7 +101,7 @@ class FeatureFolder:
         Raises:
             InputError: if the name would leave the folder.
         """
-        return self.folder / (_safe(image_name) + SUFFIXES[self.kind])
+        return self.folder / (checked_name(image_name) + SUFFIXES[self.kind])
 
     def has(self, image_name: str) -> bool:
         """Whether the image has features of this type."""
@@ -150,9 +150,20 @@ def feature_types(dataset: Path, kind: str) -> list[str]:
     return sorted(header.parent.name for header in headers)
 
 
-def _safe(name: str) -> str:
-    """The name itself, unless it would leave the folder it is put in."""
+def checked_name(name: str) -> str:
+    """The name itself, unless it would leave the folder it is put in.
+
+    Raises:
+        InputError: on `..`, an absolute path, a backslash or a NUL.
+    """
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts or not path.parts or "\0" in name or "\\" in name:
         raise InputError(f"'{name}' is not a name inside the dataset ('..' or absolute)")
     return name
+
+
+def unit_rows(values: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+    """Rows scaled to unit length, float32; zero rows stay zero."""
+    rows = np.asarray(values, np.float32)
+    norms = np.linalg.norm(rows, axis=1, keepdims=True)
+    return np.ascontiguousarray(rows / np.maximum(norms, 1e-12))

@@ -9,9 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import kapture
-import kapture.io.csv as kapture_csv
 import numpy as np
 import numpy.typing as npt
 from scipy.spatial.transform import Rotation
@@ -19,12 +18,15 @@ from scipy.spatial.transform import Rotation
 from kapture_ros.errors import InputError
 from kapture_ros.transforms.se3 import Array, Transform
 
+if TYPE_CHECKING:
+    import kapture
+
 UNCALIBRATED = "UNKNOWN_CAMERA"
 
 
 @dataclass(frozen=True, slots=True)
 class Camera:
-    """A camera with kapture's (COLMAP's) model name and parameters, pixel centres at 0.
+    """A camera with kapture's (COLMAP's) model name and parameters.
 
     The model is UNKNOWN_CAMERA, without parameters, if there was no calibration.
     """
@@ -182,13 +184,17 @@ class _Parts:
 
 
 def _read_parts(dataset: Path) -> _Parts:
-    readers = {
+    # Here, since it takes a second to import and a map's index does without.
+    import kapture
+    import kapture.io.csv as kapture_csv
+
+    readers: dict[str, tuple[Any, Any]] = {
         "sensors": (kapture_csv.sensors_from_file, None),
         "rigs": (kapture_csv.rigs_from_file, kapture.Rigs()),
         "trajectories": (kapture_csv.trajectories_from_file, kapture.Trajectories()),
         "records_camera": (kapture_csv.records_camera_from_file, None),
     }
-    found = {}
+    found: dict[str, Any] = {}
     for name, (reader, absent) in readers.items():
         path = dataset / "sensors" / f"{name}.txt"
         if not path.is_file():

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from kapture_ros.errors import InputError, KaptureRosError
 from kapture_ros.files import new_output, write_atomically
-from kapture_ros.mapping.feature_files import FeatureFolder
+from kapture_ros.mapping.feature_files import FeatureFolder, unit_rows
 from kapture_ros.mapping.grid import SpatialGrid
 from kapture_ros.mapping.images import ImageTable, centers, read_images
 from kapture_ros.mapping.manifest import FILE_NAME, Manifest, read_manifest
@@ -203,13 +203,14 @@ def _add_structure(writer: _Writer, images: ImageTable, structure: Structure) ->
         structure.xyz, geometry.direction, geometry.distance, geometry.track_length,
         geometry.covariance, structure.rgb, offsets, observations,
     )  # fmt: skip
-    writer.add_all("point", dict(zip(POINT_PARTS, parts, strict=True)))
+    for part, values in zip(POINT_PARTS, parts, strict=True):
+        writer.add(f"point_{part}", values)
     _add_grid(writer, "point", structure.xyz)
 
 
 def _add_grid(writer: _Writer, of: str, points: npt.NDArray[np.float64]) -> None:
     grid = SpatialGrid.build(points, CELLS[of])
-    parts = {"key": grid.keys, "offset": grid.offsets, "row": grid.rows}
+    parts: Arrays = {"key": grid.keys, "offset": grid.offsets, "row": grid.rows}
     writer.add_all(f"{of}_grid", parts)
 
 
@@ -233,7 +234,7 @@ def _add_features(
                     f"{folder.path(name)} holds {len(values)} rows but a point is observed by "
                     f"keypoint {wanted.max()}: the map's features and points do not belong together"
                 )
-            yield _unit_rows(values[wanted]) if unit else values[wanted, columns]
+            yield unit_rows(values[wanted]) if unit else values[wanted, columns]
 
     writer.add("observation_offset", structure.offsets)
     writer.add("observation_point", structure.points)
@@ -252,14 +253,9 @@ def _add_global(
         "global_descriptor",
         (len(images), folder.width),
         storage_type(len(images)),
-        (_unit_rows(folder.read(name).reshape(1, -1)) for name in names),
+        (unit_rows(folder.read(name).reshape(1, -1)) for name in names),
     )
     return build_lists(values, writer.folder / LISTS)
-
-
-def _unit_rows(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    norms = np.linalg.norm(values, axis=1, keepdims=True)
-    return np.asarray(values / np.maximum(norms, 1e-12))
 
 
 def _sources(map_dir: Path, manifest: Manifest) -> list[str]:

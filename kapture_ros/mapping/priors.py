@@ -8,7 +8,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import kapture.io.csv as kapture_csv
 import numpy as np
 import numpy.typing as npt
 
@@ -26,6 +25,8 @@ def read_records(dataset: Path, kind: str) -> Any:
     Raises:
         InputError: if the file is not kapture's.
     """
+    import kapture.io.csv as kapture_csv  # takes a second to import
+
     path = dataset / "sensors" / f"records_{kind}.txt"
     if not path.is_file():
         return {}

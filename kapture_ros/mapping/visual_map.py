@@ -37,7 +37,7 @@ class ImageFeatures:
     Attributes:
         descriptors: (n, D) float16, unit length, of its triangulated keypoints only.
         points: (n,) int32, the point each belongs to.
-        keypoints: (n, 2) float32 pixels, pixel centres at whole numbers.
+        keypoints: (n, 2) float32 pixels, in the coordinates of the camera parameters.
     """
 
     descriptors: npt.NDArray[np.float16]

@@ -1,0 +1,233 @@
+"""Descriptors of image pairs to matches: mutual nearest neighbours, written as kapture matches.
+
+One image is compared with all its partners in one product, on the CPU or a GPU.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import OrderedDict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from tqdm import tqdm
+
+from kapture_ros.errors import InputError, OptionError
+from kapture_ros.mapping.feature_files import FeatureFolder, checked_name, unit_rows
+from kapture_ros.mapping.images import ImageTable
+from kapture_ros.mapping.pairs import Pairs
+from kapture_ros.options import option
+
+BLOCK = 512  # rows of the similarity matrix at once: 512 × 2000 floats stay in the cache
+CACHE_BYTES = 1 << 30
+
+Floats = npt.NDArray[np.float32]
+Matches = npt.NDArray[np.int32]
+"""(m, 2) keypoints of the first and of the second image."""
+
+
+@dataclass(frozen=True)
+class MatchOptions:
+    """How keypoints are matched."""
+
+    ratio: float | None = option(
+        None, "best to second-best distance at most (Lowe); none: mutual is enough",
+        minimum=0.1, maximum=1.0,
+    )  # fmt: skip
+    min_similarity: float = option(
+        0.0, "cosine similarity of a match at least", minimum=-1.0, maximum=1.0
+    )
+    device: str = option("auto", "where to match", choices=("auto", "cpu", "cuda"))
+
+
+def mutual_matches(first: Floats, second: Floats, options: MatchOptions) -> tuple[Matches, Floats]:
+    """Mutual nearest neighbours of unit descriptors (n, D) and (m, D).
+
+    Returns:
+        Matches (k, 2) and their cosine similarities (k,).
+    """
+    if len(first) == 0 or len(second) == 0:
+        return np.empty((0, 2), np.int32), np.empty(0, np.float32)
+    nearest = np.empty(len(first), np.int64)
+    best = np.empty(len(first), np.float32)
+    runner_up = np.full(len(first), -1.0, np.float32)
+    best_of_second = np.full(len(second), -np.inf, np.float32)
+    for start in range(0, len(first), BLOCK):
+        part = slice(start, min(start + BLOCK, len(first)))
+        similarity = first[part] @ second.T
+        rows = np.arange(len(similarity))
+        nearest[part] = similarity.argmax(axis=1)
+        best[part] = similarity[rows, nearest[part]]
+        # The maximum alone: finding its row too would cost as much as the product.
+        np.maximum(best_of_second, similarity.max(axis=0), out=best_of_second)
+        if options.ratio is not None and len(second) > 1:
+            similarity[rows, nearest[part]] = -np.inf
+            runner_up[part] = similarity.max(axis=1)
+    good = best >= best_of_second[nearest]
+    good &= _acceptable(best, runner_up, options)
+    rows = np.flatnonzero(good)
+    matches = np.stack([rows, nearest[rows]], axis=1).astype(np.int32)
+    return matches, best[rows]
+
+
+def _acceptable(best: Floats, runner_up: Floats, options: MatchOptions) -> npt.NDArray[np.bool_]:
+    good = best >= options.min_similarity
+    if options.ratio is not None:
+        # |a - b|² = 2 - 2 a·b for unit vectors.
+        good &= (1.0 - best) <= options.ratio**2 * np.maximum(1.0 - runner_up, 0.0)
+    return np.asarray(good)
+
+
+def mutual_matches_on_gpu(
+    first: torch.Tensor, others: list[torch.Tensor], options: MatchOptions
+) -> list[tuple[Matches, Floats]]:
+    """As `mutual_matches` for one image against many, in one product on the GPU."""
+    widths = [len(other) for other in others]
+    similarity = first @ torch.cat(others).T
+    best_of_other = similarity.amax(dim=0)
+    parts = []
+    blocks = torch.split(similarity, widths, dim=1)
+    for block, column in zip(blocks, torch.split(best_of_other, widths), strict=True):
+        top = block.topk(min(2, block.shape[1]), dim=1)
+        mutual = top.values[:, 0] >= column[top.indices[:, 0]]
+        parts.append((top.values.float(), top.indices[:, 0], mutual))
+    # One transfer for all partners: each waits for the GPU.
+    values = [torch.nn.functional.pad(v, (0, 2 - v.shape[1]), value=-1.0) for v, _, _ in parts]
+    packed = torch.stack(values).cpu().numpy()
+    nearest = torch.stack([n for _, n, _ in parts]).cpu().numpy()
+    both_ways = torch.stack([m for _, _, m in parts]).cpu().numpy()
+    found = []
+    for row in range(len(others)):
+        best, runner_up = packed[row, :, 0], packed[row, :, 1]
+        rows = np.flatnonzero(both_ways[row] & _acceptable(best, runner_up, options))
+        matches = np.stack([rows, nearest[row, rows]], axis=1).astype(np.int32)
+        found.append((matches, best[rows]))
+    return found
+
+
+def chosen_device(options: MatchOptions) -> torch.device:
+    """The device that matching runs on.
+
+    Raises:
+        OptionError: if a GPU was asked for and there is none.
+    """
+    available = torch.cuda.is_available()
+    if options.device == "cuda" and not available:
+        raise OptionError("device 'cuda' was asked for but torch finds no GPU; use 'auto' or 'cpu'")
+    return torch.device("cuda" if available and options.device != "cpu" else "cpu")
+
+
+class MatchStore:
+    """kapture's match files of one type: `A.overlapping/B.matches`, A before B by name."""
+
+    def __init__(self, map_dir: Path, type_name: str):
+        self.folder = map_dir / "reconstruction" / "matches" / checked_name(type_name)
+
+    def path(self, first: str, second: str) -> Path:
+        """The file of a pair, whichever way round."""
+        low, high = sorted((checked_name(first), checked_name(second)))
+        return self.folder / f"{low}.overlapping" / f"{high}.matches"
+
+    def has(self, first: str, second: str) -> bool:
+        """Whether a pair was matched."""
+        return self.path(first, second).is_file()
+
+    def write(self, first: str, second: str, matches: Matches, scores: Floats) -> None:
+        """Write the matches of a pair; a file is whole or not there."""
+        path = self.path(first, second)
+        columns = matches if first < second else matches[:, ::-1]
+        values = np.concatenate([columns, scores[:, None]], axis=1).astype(np.float64)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(f".{os.getpid()}.partial")
+        values.tofile(partial)
+        partial.replace(path)
+
+    def read(self, first: str, second: str) -> tuple[Matches, Floats]:
+        """The matches of a pair and their scores; the columns are in the order asked for.
+
+        Raises:
+            InputError: if the pair was not matched or the file is damaged.
+        """
+        path = self.path(first, second)
+        try:
+            values = np.fromfile(path, np.float64)
+        except OSError as error:
+            raise InputError(f"{first} and {second} were not matched ({path})") from error
+        if values.size % 3 or not np.isfinite(values).all():
+            raise InputError(f"{path} is damaged: delete it and map again")
+        values = values.reshape(-1, 3)
+        matches = values[:, :2].astype(np.int32)
+        if first > second:
+            matches = matches[:, ::-1]
+        return matches, values[:, 2].astype(np.float32)
+
+
+def match_pairs(
+    images: ImageTable,
+    pairs: Pairs,
+    descriptors: FeatureFolder,
+    store: MatchStore,
+    options: MatchOptions,
+) -> int:
+    """Match every pair that has no matches yet; returns how many were matched.
+
+    Raises:
+        InputError: if the descriptors of an image are missing or damaged.
+    """
+    names = images.names
+    missing = [(i, j) for i, j in pairs if not store.has(names[i], names[j])]
+    partners: OrderedDict[int, list[int]] = OrderedDict()
+    for i, j in missing:
+        partners.setdefault(int(i), []).append(int(j))
+    cache = _DescriptorCache(descriptors, images, chosen_device(options))
+    with tqdm(total=len(missing), desc="match", unit="pair", disable=None) as bar:
+        for i, others in partners.items():
+            for j, (matches, scores) in zip(others, cache.match(i, others, options), strict=True):
+                store.write(names[i], names[j], matches, scores)
+            bar.update(len(others))
+    return len(missing)
+
+
+class _DescriptorCache:
+    """Descriptors of the images used last, on the device that matches them."""
+
+    def __init__(self, folder: FeatureFolder, images: ImageTable, device: torch.device):
+        self._folder = folder
+        self._images = images
+        self._device = device
+        self._held: OrderedDict[int, Any] = OrderedDict()
+        self._bytes = 0
+
+    def match(
+        self, row: int, others: list[int], options: MatchOptions
+    ) -> list[tuple[Matches, Floats]]:
+        first = self._get(row)
+        if self._device.type == "cpu":
+            return [mutual_matches(first, self._get(other), options) for other in others]
+        empty = np.empty((0, 2), np.int32), np.empty(0, np.float32)
+        tensors = {other: self._get(other) for other in others}
+        if len(first) == 0:
+            return [empty for _ in others]
+        filled = [other for other in others if len(tensors[other])]
+        found = dict.fromkeys(others, empty)
+        if filled:
+            results = mutual_matches_on_gpu(first, [tensors[o] for o in filled], options)
+            found.update(zip(filled, results, strict=True))
+        return [found[other] for other in others]
+
+    def _get(self, row: int) -> Any:
+        if row in self._held:
+            self._held.move_to_end(row)
+            return self._held[row]
+        values = unit_rows(self._folder.read(self._images.names[row]))
+        held = values if self._device.type == "cpu" else torch.from_numpy(values).to(self._device)
+        self._held[row] = held
+        self._bytes += values.nbytes
+        while self._bytes > CACHE_BYTES and len(self._held) > 1:
+            _, old = self._held.popitem(last=False)
+            self._bytes -= old.nbytes
+        return held

@@ -1,0 +1,176 @@
+"""Which matches of a pair obey its geometry: the inliers go into a COLMAP database.
+
+Where the relative pose is known (trusted poses, cameras of one rig instant) the epipolar
+error under it decides; elsewhere an essential matrix or homography is estimated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pycolmap
+from tqdm import tqdm
+
+from kapture_ros.mapping.colmap import colmap_camera, rigid
+from kapture_ros.mapping.feature_files import FeatureFolder
+from kapture_ros.mapping.images import ImageTable
+from kapture_ros.mapping.matching import Matches, MatchStore
+from kapture_ros.mapping.pairs import Pairs
+from kapture_ros.options import option
+from kapture_ros.transforms.se3 import Array, Transform
+
+BATCH = 256  # pairs between two commits: what an interrupted run may lose
+
+
+@dataclass(frozen=True)
+class VerifyOptions:
+    """Which matches are believed."""
+
+    max_error: float = option(4.0, "epipolar error of an inlier at most", unit="px", minimum=0.1)
+    min_inliers: int = option(15, "inliers of a pair at least", minimum=5)
+    seed: int = option(0, "of the random sampling", minimum=0)
+
+
+@dataclass(frozen=True, slots=True)
+class PairGeometry:
+    """What verification found of one pair.
+
+    Attributes:
+        matches: (m, 2) inliers; none if the pair was refused.
+        second_from_first: the estimated motion (unit translation), if one was estimated.
+        tried: how many matches there were.
+    """
+
+    first: int
+    second: int
+    matches: Matches
+    second_from_first: Transform | None
+    tried: int
+
+
+def verify_pairs(
+    images: ImageTable,
+    pairs: Pairs,
+    keypoints: FeatureFolder,
+    store: MatchStore,
+    known: npt.NDArray[np.bool_],
+    options: VerifyOptions,
+) -> Iterator[PairGeometry]:
+    """Verify pairs, in their order, on two threads (COLMAP releases the GIL).
+
+    Args:
+        known: (K,) whether the relative pose of a pair is to be trusted.
+    """
+    rays = _Rays(images, keypoints)
+
+    def verify(pair: int) -> PairGeometry:
+        i, j = (int(row) for row in pairs[pair])
+        matches, _ = store.read(images.names[i], images.names[j])
+        if len(matches) < options.min_inliers:
+            return PairGeometry(i, j, matches[:0], None, len(matches))
+        if known[pair]:
+            return _check_known(images, rays, i, j, matches, options)
+        return _estimate(rays, i, j, matches, options)
+
+    with ThreadPoolExecutor(2) as pool:
+        results = pool.map(verify, range(len(pairs)), chunksize=1)
+        yield from tqdm(results, "verify", total=len(pairs), unit="pair", disable=None)
+
+
+class _Rays:
+    """Keypoints of images in pixels and on the plane z = 1, read at the first use."""
+
+    def __init__(self, images: ImageTable, keypoints: FeatureFolder):
+        self._images = images
+        self._keypoints = keypoints
+        self.cameras = [colmap_camera(camera, row + 1) for row, camera in enumerate(images.cameras)]
+        self._pixels: dict[int, Array] = {}
+
+    def camera(self, row: int) -> pycolmap.Camera:
+        return self.cameras[int(self._images.camera[row])]
+
+    def pixels(self, row: int) -> Array:
+        if row not in self._pixels:
+            values = self._keypoints.read(self._images.names[row])[:, :2]
+            self._pixels[row] = np.ascontiguousarray(values, np.float64)
+        return self._pixels[row]
+
+    def plane(self, row: int, keypoints: npt.NDArray[np.int32]) -> Array:
+        return np.asarray(self.camera(row).cam_from_img(self.pixels(row)[keypoints]))
+
+
+def _check_known(
+    images: ImageTable, rays: _Rays, i: int, j: int, matches: Matches, options: VerifyOptions
+) -> PairGeometry:
+    j_from_i = images.cam_from_map(j) @ images.cam_from_map(i).inverse()
+    error = epipolar_error(j_from_i, rays.plane(i, matches[:, 0]), rays.plane(j, matches[:, 1]))
+    # The error on the plane z = 1 in pixels of the camera with the longer focal length.
+    focal = max(rays.camera(i).mean_focal_length(), rays.camera(j).mean_focal_length())
+    inliers = matches[error * focal <= options.max_error]
+    if len(inliers) < options.min_inliers:
+        inliers = inliers[:0]
+    return PairGeometry(i, j, inliers, None, len(matches))
+
+
+def epipolar_error(second_from_first: Transform, first: Array, second: Array) -> Array:
+    """Sampson distances (m,) of points (m, 2) on the planes z = 1 (Hartley & Zisserman, 11.4.3).
+
+    With no baseline every match obeys the epipolar constraint; the distance between the
+    rotated point and its partner is used then.
+    """
+    start = np.column_stack([first, np.ones(len(first))])
+    end = np.column_stack([second, np.ones(len(second))])
+    baseline = second_from_first.translation
+    if np.linalg.norm(baseline) < 1e-6:
+        turned = second_from_first.rotation.apply(start)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            apart = np.linalg.norm(turned[:, :2] / turned[:, 2:] - second, axis=1)
+        return np.where(turned[:, 2] > 0, apart, np.inf)
+    x, y, z = baseline
+    cross = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
+    essential = cross @ second_from_first.rotation.as_matrix()
+    line_2, line_1 = start @ essential.T, end @ essential
+    residual = (end * line_2).sum(axis=1)
+    slope = (line_2[:, :2] ** 2).sum(axis=1) + (line_1[:, :2] ** 2).sum(axis=1)
+    distance: Array = np.abs(residual) / np.sqrt(np.maximum(slope, 1e-300))
+    return distance
+
+
+def _estimate(
+    rays: _Rays, i: int, j: int, matches: Matches, options: VerifyOptions
+) -> PairGeometry:
+    settings = pycolmap.TwoViewGeometryOptions()
+    settings.min_num_inliers = options.min_inliers
+    settings.compute_relative_pose = True
+    settings.detect_watermark = False  # a car's bonnet at the image border is found as one
+    settings.ransac.max_error = options.max_error
+    settings.ransac.min_inlier_ratio = 0.1
+    settings.ransac.random_seed = options.seed
+    geometry = pycolmap.estimate_calibrated_two_view_geometry(
+        rays.camera(i), rays.pixels(i), rays.camera(j), rays.pixels(j), matches, settings
+    )
+    inliers = np.asarray(geometry.inlier_matches, np.int32).reshape(-1, 2)
+    motion = None
+    if geometry.cam2_from_cam1 is not None and len(inliers):
+        motion = Transform.from_matrix(geometry.cam2_from_cam1.matrix())
+    return PairGeometry(i, j, inliers, motion, len(matches))
+
+
+def write_geometries(database: Path, found: list[PairGeometry]) -> None:
+    """Store verified pairs; COLMAP ignores pairs whose configuration is not set."""
+    with pycolmap.Database.open(database) as opened, pycolmap.DatabaseTransaction(opened):
+        for pair in found:
+            geometry = pycolmap.TwoViewGeometry(
+                inlier_matches=pair.matches.astype(np.uint32),
+                config=pycolmap.TwoViewGeometryConfiguration.CALIBRATED,
+            )
+            if pair.second_from_first is not None:
+                geometry.cam2_from_cam1 = rigid(pair.second_from_first)
+            ids = pair.first + 1, pair.second + 1
+            opened.write_matches(*ids, pair.matches.astype(np.uint32))
+            opened.write_two_view_geometry(*ids, geometry)
