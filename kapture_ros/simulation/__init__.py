@@ -1,0 +1,1 @@
+"""A simulated drive: a procedurally painted street, rendered, with every sensor's messages."""
