@@ -112,8 +112,8 @@ def parse(sentence: str) -> tuple[str, list[str]]:
 def read_log(path: Path) -> Iterator[Sentence]:
     """The sentences of a receiver's log, stamped with the UTC time they give.
 
-    A sentence without a time has the stamp of the one before it; broken ones too, so that
-    whoever takes them can count them.
+    A sentence without a time has the stamp of the one before it (the first ones that of the
+    one behind); broken ones too, so that whoever takes them can count them.
 
     Raises:
         InputError: if the file cannot be read or never gives a date (RMC or ZDA).
@@ -125,8 +125,8 @@ def read_log(path: Path) -> Iterator[Sentence]:
     day = next((found for found in map(_date, lines) if found is not None), None)
     if day is None:
         raise InputError(f"{path}: no RMC or ZDA sentence gives the date of this NMEA log")
-    stamp_ns = day * DAY_S * NANOSECONDS
-    previous = 0.0
+    first = next((time for time in map(_sentence_time, lines) if time is not None), 0.0)
+    stamp_ns, previous = _stamp(day, first), first
     for line in filter(None, map(str.strip, lines)):
         time = _sentence_time(line)
         if time is not None:
@@ -136,8 +136,13 @@ def read_log(path: Path) -> Iterator[Sentence]:
             elif time < previous - DAY_S / 2:
                 day += 1  # past midnight, before the next sentence with a date
             previous = time
-            stamp_ns = day * DAY_S * NANOSECONDS + round(time * 1e6) * 1000
+            stamp_ns = _stamp(day, time)
         yield Sentence(Header(Time(*divmod(stamp_ns, NANOSECONDS))), line)
+
+
+def _stamp(day: int, time: float) -> int:
+    """Nanoseconds of a day since 1970 and seconds in it, exact to the microsecond."""
+    return day * DAY_S * NANOSECONDS + round(time * 1e6) * 1000
 
 
 def _sentence_time(line: str) -> float | None:

@@ -100,6 +100,7 @@ class Bag:
     """
 
     def __init__(self, paths: Sequence[Path], definitions: Sequence[Path] = ()) -> None:
+        self.paths = tuple(paths)
         self.problems: list[str] = []
         self._types = _Types(definitions)
         self._stack = ExitStack()
@@ -195,18 +196,15 @@ class Bag:
         """
         if not path.exists():
             raise InputError(f"{path} does not exist")
+        if not is_bag(path):
+            known = " ".join((*BAG_SUFFIXES, *NMEA_SUFFIXES))
+            raise InputError(f"{path} is no bag; known are {known} and folders of them")
         if not path.is_dir():
-            name = path.name.removesuffix(".zst").removesuffix(".zstd").removesuffix(".active")
-            if not name.endswith((*BAG_SUFFIXES, *NMEA_SUFFIXES)):
-                known = " ".join((*BAG_SUFFIXES, *NMEA_SUFFIXES))
-                raise InputError(f"{path} is no bag; known are {known} and folders of them")
             return [path]
         found = sorted(file for file in path.iterdir() if file.name.endswith(FOLDER_SUFFIXES))
         for name in _known_files(path):
             if not (path / name).exists():
                 self.problems.append(f"{path / name} is missing, says metadata.yaml")
-        if not found:
-            raise InputError(f"{path} holds no bag ({' '.join(BAG_SUFFIXES)})")
         return found
 
     def _open_part(self, path: Path) -> _Part:
@@ -433,6 +431,13 @@ def _read_definitions(paths: Sequence[Path]) -> dict[str, Any]:
 
 
 # -- files ------------------------------------------------------------------------------------
+
+
+def is_bag(path: Path) -> bool:
+    """Whether a path is a bag by its name, or a folder with one in it."""
+    if path.is_dir():
+        return any(file.name.endswith(FOLDER_SUFFIXES) for file in path.iterdir())
+    return path.name.removesuffix(".active").endswith((*FOLDER_SUFFIXES, *NMEA_SUFFIXES))
 
 
 def _known_files(folder: Path) -> list[str]:

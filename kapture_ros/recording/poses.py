@@ -76,6 +76,7 @@ class PoseBook:
         extrinsics: static transforms that are known beforehand; those of /tf_static with
             the same child do not replace them.
         add_rig, add_trajectory: take the rows.
+        warn: told of each request without a pose, by sensor id and reason.
     """
 
     def __init__(
@@ -84,12 +85,13 @@ class PoseBook:
         extrinsics: tuple[Extrinsic, ...],
         add_rig: Callable[[RigRow], None],
         add_trajectory: Callable[[TrajectoryRow], object],
+        warn: Callable[[str, str], None],
     ) -> None:
         self.options = options
         self.misses: Counter[str] = Counter()  # requests without a pose, by reason
         self.problems: Counter[str] = Counter()
         self.answered = 0
-        self._add_rig, self._add_trajectory = add_rig, add_trajectory
+        self._add_rig, self._add_trajectory, self._warn = add_rig, add_trajectory, warn
         self._given = {item.child for item in extrinsics}
         self._statics = TransformTree()
         self._static_children: dict[str, Transform] = {}
@@ -355,6 +357,7 @@ class PoseBook:
 
     def _miss(self, request: Request, reason: str) -> None:
         self.misses[reason] += 1
+        self._warn(request.sensor_id, reason)
         if request.keep:
             request.keep(None)
 

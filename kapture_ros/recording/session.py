@@ -118,9 +118,11 @@ class RecordingSession:
         self._lock = threading.RLock()
         self._topics: dict[str, _Topic] = {}
         self._names: dict[str, str] = {}  # first sensor id -> topic
-        self._frames: dict[str, str] = {}  # sensor id -> frame
+        self._topic_of: dict[str, str] = {}  # by sensor id, as the next
+        self._frames: dict[str, str] = {}
         self._statics: dict[tuple[str, str], JsonValue] = {}
         self._undistortions: dict[str, Undistortion] = {}
+        self._unused: dict[str, str] = {}  # topic -> reason
         self._held_bytes = 0
         said = self.config.topics.items()
         self._cameras = CameraBook(
@@ -130,7 +132,11 @@ class RecordingSession:
             late_info=not self.options.undistort,
         )
         self.poses = PoseBook(
-            self.options, tuple(self.config.extrinsics), writer.add_rig, writer.add_trajectory
+            self.options,
+            tuple(self.config.extrinsics),
+            writer.add_rig,
+            writer.add_trajectory,
+            lambda sensor_id, reason: self.monitor.warned(self._topic_of[sensor_id], reason),
         )
 
     def handle(self, topic: str, type_name: str, message: Message, receive_ns: int) -> bool:
@@ -163,12 +169,37 @@ class RecordingSession:
                 self.poses.advance(receive_ns)
             return True
 
-    def uses(self, topic: str, type_name: str) -> bool:
-        """Whether messages of a topic give anything."""
-        name = normalized_type(type_name)
-        known = record_function(name, self.config.wifi) is not None
-        known |= name == CAMERA_INFO or name in TRANSFORMS
-        return known and not self.config.topic(topic).ignore
+    def skip(self, topic: str, type_name: str, reason: str, receive_ns: int) -> None:
+        """Count a message that could not even be decoded."""
+        with self._lock:
+            self.monitor.message(topic, normalized_type(type_name), None, receive_ns)
+            self.monitor.skipped(topic, reason)
+            self.poses.advance(receive_ns)
+
+    def prepare(self, topic: str, type_name: str, message: Message) -> None:
+        """Learn what holds throughout from a message that is not, or not yet, to be recorded.
+
+        That is static transforms, which may stand anywhere in a bag, and calibrations.
+        """
+        with self._lock:
+            name = normalized_type(type_name)
+            if name == CAMERA_INFO:
+                self._cameras.add_info(topic, message, 0)
+            elif name in TRANSFORMS and is_static(topic):
+                for item in stamped_transforms(message):
+                    if isinstance(item, StampedTransform):
+                        self.poses.add_static(item.parent, item.child, item.parent_from_child)
+
+    def unused_because(self, topic: str, type_name: str) -> str:
+        """Why messages of a topic give nothing; empty if they are used."""
+        reason = self._unused.get(topic)
+        if reason is None:
+            name = normalized_type(type_name)
+            known = record_function(name, self.config.wifi) is not None
+            known |= name == CAMERA_INFO or name in TRANSFORMS
+            reason = IGNORED if self.config.topic(topic).ignore else "" if known else UNKNOWN_TYPE
+            self._unused[topic] = reason
+        return reason
 
     def finish(self) -> None:
         """No more messages: answer what waits, place the sensors on their rigs.
@@ -250,7 +281,7 @@ class RecordingSession:
                 self.poses.request(Request(stamp_ns, record.sensor_id, topic.frame, receive_ns))
 
     def _transforms(self, topic: _Topic, message: Message, stamp_ns: int, receive_ns: int) -> None:
-        static = topic.name.rpartition("/")[2] == STATIC_TRANSFORMS
+        static = is_static(topic.name)
         bad: MessageError | None = None
         for item in stamped_transforms(message):
             if isinstance(item, MessageError):
@@ -307,7 +338,7 @@ class RecordingSession:
             kind = "depth" if topic.is_depth else "camera"
             self._cameras.add_camera(topic.name, kind, topic.sensor_id, self._origin(topic))
         sensor_id = self._cameras.sensor_of(topic.name, size, stamp_ns)
-        self._frames[sensor_id] = topic.frame
+        self._frames[sensor_id], self._topic_of[sensor_id] = topic.frame, topic.name
         record = dataclasses.replace(record, sensor_id=sensor_id)
         record = _with_header(record, message, topic.frame_id, receive_ns)
         if sensor_id in self._undistortions and isinstance(record, ImageRecord):
@@ -324,7 +355,7 @@ class RecordingSession:
     def _declare(self, sensor_id: str, kind: str, topic: _Topic, frame: str) -> None:
         if sensor_id in self._frames:
             return
-        self._frames[sensor_id] = frame
+        self._frames[sensor_id], self._topic_of[sensor_id] = frame, topic.name
         params = SENSOR_PARAMS.get(kind, ())
         self._writer.add_sensor(Sensor(sensor_id, sensor_id, kind, params, self._origin(topic)))
 
@@ -365,6 +396,11 @@ class RecordingSession:
             return True
 
         self.poses.request(dataclasses.replace(request, keep=decide))
+
+
+def is_static(topic: str) -> bool:
+    """Whether the transforms of a topic hold at every time."""
+    return topic.rpartition("/")[2] == STATIC_TRANSFORMS
 
 
 def _with_header(record: Record, message: Message, usual_frame: str, receive_ns: int) -> Record:

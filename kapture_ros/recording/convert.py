@@ -1,0 +1,199 @@
+"""Bags to a dataset: the session that records live topics, fed from files."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tqdm import tqdm
+
+from kapture_ros.dataset import sidecar
+from kapture_ros.dataset.filequeue import WriterOptions
+from kapture_ros.dataset.records import JsonValue
+from kapture_ros.dataset.writer import DatasetWriter
+from kapture_ros.errors import InputError, OutputError
+from kapture_ros.files import write_atomically
+from kapture_ros.messages.common import NANOSECONDS, MessageError, normalized_type
+from kapture_ros.messages.table import CAMERA_INFO, TRANSFORMS
+from kapture_ros.options import option
+from kapture_ros.recording.bag import Bag, BagMessage
+from kapture_ros.recording.config import RecordingConfig
+from kapture_ros.recording.health import HealthMonitor, HealthOptions
+from kapture_ros.recording.report import write_report
+from kapture_ros.recording.resuming import DoneRecords
+from kapture_ros.recording.session import RecordingSession, is_static
+
+CONVERSION = sidecar.FOLDER / "conversion.json"
+
+
+@dataclass(frozen=True)
+class WindowOptions:
+    """Which part of the bag is converted, by the time its messages were recorded."""
+
+    start_s: float = option(0.0, "begin this long after the bag does", unit="s", minimum=0)
+    end_s: float | None = option(
+        None, "end this long after the bag begins; empty: at its end", unit="s", minimum=0
+    )
+
+    def bounds(self, bag: Bag) -> tuple[int, int]:
+        """First and (excluded) last time in nanoseconds.
+
+        Raises:
+            InputError: if nothing of the bag is inside.
+        """
+        start = bag.start_ns + round(self.start_s * NANOSECONDS)
+        end = bag.end_ns + 1
+        if self.end_s is not None:
+            end = min(end, bag.start_ns + round(self.end_s * NANOSECONDS))
+        if start >= end:
+            length = (bag.end_ns - bag.start_ns) / NANOSECONDS
+            raise InputError(
+                f"nothing lies between --start-s {self.start_s:g} and the end: the bag is "
+                f"{length:.3f} s long"
+            )
+        return start, end
+
+
+@dataclass(frozen=True, slots=True)
+class Conversion:
+    """What is converted, and how."""
+
+    config: RecordingConfig = field(default_factory=RecordingConfig)
+    window: WindowOptions = field(default_factory=WindowOptions)
+    writer: WriterOptions = field(default_factory=WriterOptions)
+    health: HealthOptions = field(default_factory=HealthOptions)
+
+
+@dataclass(frozen=True, slots=True)
+class Converted:
+    """What came of it."""
+
+    report: str
+    messages: int
+    done_before: int  # records that a resumed conversion found in place
+    problems: tuple[str, ...]  # where bags were damaged
+
+
+def convert(bag: Bag, output: Path, conversion: Conversion, *, resume: bool = False) -> Converted:
+    """Write a dataset of all that is in the bag.
+
+    Raises:
+        OutputError: if the output exists (and is not resumed) or cannot be written.
+        InputError: if there is nothing to convert.
+    """
+    bounds = conversion.window.bounds(bag)
+    monitor = HealthMonitor(conversion.health)
+    with DatasetWriter(output, conversion.writer, resume=resume) as writer:
+        done = DoneRecords(writer, output) if resume else None
+        session = RecordingSession(writer, conversion.config, monitor, done)
+        _note_conversion(bag, output, conversion)
+        prepare(bag, session, bounds[0])
+        messages = 0
+        for message in _with_progress(bag, bounds):
+            messages += 1
+            feed(bag, session, message)
+        session.finish()
+        writer.flush()
+        report = monitor.report(writer.statistics, writer.sensors)
+    damage = tuple(bag.problems)
+    text = write_report(
+        output, {**report, "poses": session.summary(), "damage": list[JsonValue](damage)}
+    )
+    return Converted(text, messages, done.count if done else 0, damage)
+
+
+def remove_dataset(path: Path) -> None:
+    """Delete an output that is to be overwritten.
+
+    Raises:
+        OutputError: if it is anything but a kapture dataset or an empty folder.
+    """
+    if not path.exists():
+        return
+    is_dataset = (path / "sensors").is_dir() or (path / sidecar.FOLDER).is_dir()
+    if not path.is_dir() or (not is_dataset and any(path.iterdir())):
+        raise OutputError(f"{path} is no kapture dataset and is not overwritten; remove it first")
+    try:
+        shutil.rmtree(path)
+    except OSError as error:
+        raise OutputError(f"cannot remove {path}: {error.strerror}") from error
+
+
+def prepare(bag: Bag, session: RecordingSession, start_ns: int) -> None:
+    """Tell the session what holds throughout: all static transforms, the first calibrations.
+
+    With a window, the last calibrations before it.
+    """
+    infos, statics = set(), set()
+    for channel, count in bag.counts.items():
+        name = normalized_type(channel.type_name)
+        if count and name == CAMERA_INFO:
+            infos.add(channel.topic)
+        elif count and name in TRANSFORMS and is_static(channel.topic):
+            statics.add(channel.topic)
+    missing = set(infos)
+    for message in bag.messages(infos) if infos else ():
+        if message.time_ns >= start_ns and not missing:
+            break
+        if message.time_ns < start_ns or message.channel.topic in missing:
+            _prepare_one(bag, session, message)
+            missing.discard(message.channel.topic)
+    for message in bag.messages(statics) if statics else ():
+        _prepare_one(bag, session, message)
+
+
+def feed(bag: Bag, session: RecordingSession, message: BagMessage) -> None:
+    """Give one message of a bag to a session."""
+    channel = message.channel
+    unused = session.unused_because(channel.topic, channel.type_name)
+    if unused:
+        session.skip(channel.topic, channel.type_name, unused, message.time_ns)
+        return
+    try:
+        decoded = bag.decode(message)
+    except MessageError as error:
+        session.skip(channel.topic, channel.type_name, error.reason, message.time_ns)
+        return
+    session.handle(channel.topic, channel.type_name, decoded, message.time_ns)
+
+
+def _prepare_one(bag: Bag, session: RecordingSession, message: BagMessage) -> None:
+    try:
+        decoded = bag.decode(message)
+    except MessageError:
+        return  # counted when its turn comes
+    session.prepare(message.channel.topic, message.channel.type_name, decoded)
+
+
+def _with_progress(bag: Bag, bounds: tuple[int, int]) -> Iterator[BagMessage]:
+    """The messages of a window, with a bar of seconds of the drive."""
+    whole = (bounds[1] - bounds[0]) / NANOSECONDS
+    form = "{percentage:3.0f}% |{bar}| {n:.1f}/{total:.1f} s [{elapsed}<{remaining}{postfix}]"
+    count = 0
+    with tqdm(total=whole, bar_format=form, disable=not sys.stderr.isatty()) as bar:
+        for message in bag.messages(None, *bounds):
+            yield message
+            count += 1
+            done = (message.time_ns - bounds[0]) / NANOSECONDS
+            if done - bar.n > whole / 500:
+                elapsed = bar.format_dict["elapsed"] or 1.0
+                bar.set_postfix_str(f"{count / elapsed:.0f} messages/s", refresh=False)
+                bar.update(done - bar.n)
+        bar.update(whole - bar.n)
+
+
+def _note_conversion(bag: Bag, output: Path, conversion: Conversion) -> None:
+    """Keep what decided which messages are in the dataset; `verify` needs it."""
+    config = conversion.config
+    content = {
+        "bags": [str(path.name) for path in bag.paths],
+        "window": dataclasses.asdict(conversion.window),
+        "options": dataclasses.asdict(config.options),
+        "topics": {name: dataclasses.asdict(said) for name, said in config.topics.items()},
+    }
+    write_atomically(output / CONVERSION, json.dumps(content, indent=1) + "\n")
