@@ -36,7 +36,7 @@ class Header:
     """As std_msgs/Header."""
 
     stamp: Time
-    frame_id: str = ""
+    frame_id: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +137,7 @@ def read_log(path: Path) -> Iterator[Sentence]:
                 day += 1  # past midnight, before the next sentence with a date
             previous = time
             stamp_ns = _stamp(day, time)
-        yield Sentence(Header(Time(*divmod(stamp_ns, NANOSECONDS))), line)
+        yield Sentence(Header(Time(*divmod(stamp_ns, NANOSECONDS)), ""), line)
 
 
 def _stamp(day: int, time: float) -> int:
