@@ -1,0 +1,230 @@
+"""Trains R2D2 from scratch on homographies of photographs and on ray-traced rooms.
+
+    PYTHONPATH=. python training/train_r2d2.py --pack out/images.zip --out out/r2d2 --minutes 9
+
+The loss and the mean matching accuracy on held-out images go to OUT/log.csv and
+OUT/validation.csv, the network to OUT/network.safetensors. Started again with the same OUT it
+goes on where it stopped; `--call-minutes` ends one call before the training ends.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from box_scenes import scene_pairs
+from facades import add_facades
+from image_bank import ImageBank, load_bank, split
+from photometry import change_photometry
+from r2d2_losses import LossOptions, peakiness_loss, reliability_loss, repeatability_loss
+from torch import Tensor
+from torch.nn import functional
+from training_state import (
+    CHECKPOINT_SECONDS,
+    Clock,
+    Log,
+    learning_rate_factor,
+    resume,
+    save_checkpoint,
+    set_learning_rate,
+)
+from view_pairs import ViewPairs, concatenate, homography_pairs
+
+from kapture_ros.features.r2d2_network import (
+    IMAGE_MEAN,
+    IMAGE_STD,
+    DenseFeatures,
+    R2D2Config,
+    R2D2Net,
+)
+from kapture_ros.features.weights_file import save_network
+
+FACADES = 300
+PLAIN_SHARE, PLAIN_END = 0.3, 0.1  # see reliability_loss
+VALIDATION_SEED = 7
+VALIDATION_KEYPOINTS = 300
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """How a batch is made: `photos` homography pairs and `rooms` scene pairs of side `size`."""
+
+    photos: int
+    rooms: int
+    size: int
+
+
+def make_pairs(bank: ImageBank, batch: Batch, generator: torch.Generator) -> ViewPairs:
+    """A batch of pairs, each view with its own photometric change."""
+    parts = []
+    if batch.photos:
+        indices = bank.draw(batch.photos, generator)
+        parts.append(homography_pairs(bank, indices, batch.size, generator))
+    if batch.rooms:
+        parts.append(scene_pairs(bank, batch.rooms, batch.size, generator))
+    pairs = concatenate(parts)
+    # So that a group of the reliability loss holds both kinds.
+    order = torch.randperm(len(pairs.flow), generator=generator, device=pairs.flow.device)
+    first = change_photometry(pairs.first[order], generator)
+    second = change_photometry(pairs.second[order], generator)
+    return ViewPairs(first, second, pairs.flow[order], pairs.valid[order])
+
+
+def describe(net: R2D2Net, pairs: ViewPairs) -> tuple[DenseFeatures, DenseFeatures]:
+    """Dense features of both views, float32, in one pass."""
+    device = pairs.first.device
+    mean = torch.tensor(IMAGE_MEAN, device=device).view(1, 3, 1, 1)
+    std = torch.tensor(IMAGE_STD, device=device).view(1, 3, 1, 1)
+    images = (torch.cat([pairs.first, pairs.second]) - mean) / std
+    images = images.contiguous(memory_format=torch.channels_last)
+    with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+        both = net(images)
+    count = len(pairs.first)
+    maps = [value.float() for value in both]
+    return DenseFeatures(*(m[:count] for m in maps)), DenseFeatures(*(m[count:] for m in maps))
+
+
+def losses(
+    net: R2D2Net, pairs: ViewPairs, options: LossOptions, progress: float
+) -> dict[str, Tensor]:
+    """The total and its parts."""
+    first, second = describe(net, pairs)
+    plain = max(PLAIN_END, 1 - progress / PLAIN_SHARE)
+    reliability, precision = reliability_loss(
+        first, second, pairs.flow, pairs.valid, options, plain
+    )
+    similarity = repeatability_loss(
+        first.repeatability, second.repeatability, pairs.flow, pairs.valid, options.patch
+    )
+    peaky = peakiness_loss(torch.cat([first.repeatability, second.repeatability]), options.patch)
+    return {
+        "loss": reliability + similarity + peaky,
+        "reliability": reliability,
+        "repeatability": similarity,
+        "peakiness": peaky,
+        "ap": precision,
+    }
+
+
+@torch.no_grad()
+def validate(net: R2D2Net, batches: list[ViewPairs]) -> dict[str, float]:
+    """Mean matching accuracy at 1 and 3 px and the matches per pair."""
+    net.eval()
+    within = {1: 0.0, 3: 0.0}
+    matches = count = 0.0
+    for pairs in batches:
+        first, second = describe(net, pairs)
+        for i in range(len(pairs.flow)):
+            one, two = keypoints(first, i), keypoints(second, i)
+            similarity = one[1] @ two[1].T
+            best, back = similarity.argmax(1), similarity.argmax(0)
+            mutual = back[best] == torch.arange(len(best), device=best.device)
+            x, y = one[0].unbind(1)
+            mutual &= pairs.valid[i, y, x]
+            error = (pairs.flow[i, y, x] - two[0][best]).norm(dim=1)[mutual]
+            if len(error):
+                matches += len(error)
+                count += 1
+                for limit in within:
+                    within[limit] += float((error <= limit).float().mean())
+    net.train()
+    return {**{f"mma{k}": v / max(count, 1) for k, v in within.items()},
+            "matches": matches / max(count, 1)}  # fmt: skip
+
+
+def keypoints(features: DenseFeatures, index: int) -> tuple[Tensor, Tensor]:
+    """Places (n, 2) x, y and descriptors (n, D) of an image's best local maxima."""
+    repeatability = features.repeatability[index]
+    peak = repeatability == functional.max_pool2d(repeatability, 3, stride=1, padding=1)
+    score = (repeatability * features.reliability[index] * peak)[0]
+    score[:8], score[-8:], score[:, :8], score[:, -8:] = 0, 0, 0, 0
+    chosen = score.flatten().topk(VALIDATION_KEYPOINTS).indices
+    y, x = chosen // score.shape[1], chosen % score.shape[1]
+    return torch.stack([x, y], 1), features.descriptors[index, :, y, x].T
+
+
+def train(args: argparse.Namespace) -> None:
+    torch.manual_seed(args.seed)
+    torch.backends.cuda.matmul.allow_tf32 = True
+    torch.backends.cudnn.allow_tf32 = True
+    torch.backends.cudnn.benchmark = True
+    bank, held = split(load_bank(args.pack, args.device, args.limit_images))
+    bank = add_facades(bank, args.facades, args.seed)
+    held = add_facades(held, max(1, args.facades // 20), args.seed + 1)
+    print(f"{len(bank.names)} images to train with, {len(held.names)} to validate with")
+    net = R2D2Net(R2D2Config(width=args.width, downsample=args.downsample, stem=args.stem)).to(
+        args.device
+    )
+    net.to(memory_format=torch.channels_last)
+    optimizer = torch.optim.AdamW(net.parameters(), args.learning_rate, weight_decay=5e-4)
+    for group in optimizer.param_groups:
+        group["peak"] = args.learning_rate
+    clock = Clock(args.minutes * 60, 0)
+    args.out.mkdir(parents=True, exist_ok=True)
+    checkpoint = args.out / "checkpoint.pt"
+    step = resume(checkpoint, net, optimizer, clock) if checkpoint.exists() else 0
+
+    batch = Batch(args.photos, args.rooms, args.size)
+    options = LossOptions()
+    fixed = torch.Generator(args.device).manual_seed(VALIDATION_SEED)
+    validation = [make_pairs(held, batch, fixed) for _ in range(args.validation_batches)]
+    # A resumed call must not repeat the pairs of the first.
+    generator = torch.Generator(args.device).manual_seed(args.seed * 1_000_003 + step)
+    log, validated = Log(args.out / "log.csv"), Log(args.out / "validation.csv")
+    clock.start(args.call_minutes * 60)
+    saved = checked = time.monotonic()
+    while not clock.over:
+        set_learning_rate(optimizer, learning_rate_factor(clock.progress))
+        pairs = make_pairs(bank, batch, generator)
+        values = losses(net, pairs, options, clock.progress)
+        optimizer.zero_grad(set_to_none=True)
+        values["loss"].backward()
+        torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+        optimizer.step()
+        log.add(values)
+        step += 1
+        if step % args.log_every == 0:
+            log.write(step=step, seconds=clock.trained)
+        if time.monotonic() - checked > args.validate_seconds:
+            validated.write(step=step, seconds=clock.trained, **validate(net, validation))
+            checked = time.monotonic()
+        if time.monotonic() - saved > CHECKPOINT_SECONDS:
+            save_checkpoint(checkpoint, net, optimizer, step, clock)
+            saved = time.monotonic()
+    validated.write(step=step, seconds=clock.trained, **validate(net, validation))
+    save_checkpoint(checkpoint, net, optimizer, step, clock)
+    save_network(args.out / "network.safetensors", net.cpu().eval(), version=args.version,
+                 licence="BSD-3-Clause")  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument("--pack", type=Path, nargs="+", required=True, help="image packs")
+    parser.add_argument("--out", type=Path, required=True, help="folder of logs and results")
+    parser.add_argument("--minutes", type=float, default=9, help="of the whole training")
+    parser.add_argument("--call-minutes", type=float, default=600, help="of this call")
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--version", default="1", help="written into the network's file")
+    parser.add_argument("--width", type=int, default=4)
+    parser.add_argument("--downsample", type=int, default=2)
+    parser.add_argument("--stem", type=int, default=2)
+    parser.add_argument("--photos", type=int, default=24, help="homography pairs a batch")
+    parser.add_argument("--rooms", type=int, default=16, help="scene pairs a batch")
+    parser.add_argument("--size", type=int, default=192, help="side of a view in pixels")
+    parser.add_argument("--learning-rate", type=float, default=1e-3)
+    parser.add_argument("--facades", type=int, default=FACADES)
+    parser.add_argument("--limit-images", type=int, help="load only so many images")
+    parser.add_argument("--validation-batches", type=int, default=3)
+    parser.add_argument("--validate-seconds", type=float, default=90)
+    parser.add_argument("--log-every", type=int, default=20)
+    train(parser.parse_args())
+
+
+if __name__ == "__main__":
+    main()
