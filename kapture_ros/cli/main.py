@@ -21,8 +21,14 @@ DESCRIPTION = "Record cameras, GPS and Wi-Fi to kapture, build visual maps, loca
 EPILOG = "`kapture_ros COMMAND --help` shows a command's options with examples."
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The whole command line, every command's options included."""
+def command_names() -> list[str]:
+    """The commands there are: the modules beside this one."""
+    names = (info.name for info in pkgutil.iter_modules(kapture_ros.cli.__path__))
+    return [name for name in names if name != "main"]
+
+
+def build_parser(names: Sequence[str]) -> argparse.ArgumentParser:
+    """The command line with the options of these commands."""
     parser = argparse.ArgumentParser("kapture_ros", description=DESCRIPTION, epilog=EPILOG)
     parser.add_argument("--version", action="version", version=kapture_ros.__version__)
     common = argparse.ArgumentParser(add_help=False)
@@ -33,12 +39,10 @@ def build_parser() -> argparse.ArgumentParser:
         help="what to print; debug also shows the traceback of an error (default: info)",
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for module_info in pkgutil.iter_modules(kapture_ros.cli.__path__):
-        if module_info.name == "main":
-            continue
-        module = importlib.import_module(f"kapture_ros.cli.{module_info.name}")
+    for name in names:
+        module = importlib.import_module(f"kapture_ros.cli.{name}")
         command = commands.add_parser(
-            module_info.name,
+            name,
             help=module.HELP,
             description=module.HELP,
             epilog="examples:\n" + module.EXAMPLES,
@@ -52,7 +56,10 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
-    args = build_parser().parse_args(argv)
+    arguments = sys.argv[1:] if argv is None else argv
+    names = command_names()
+    # A command given first needs no other one's options, and so no other one's imports.
+    args = build_parser([n for n in names if n in arguments[:1]] or names).parse_args(arguments)
     logging.basicConfig(
         level=args.log_level.upper(), format="%(levelname)s: %(message)s", stream=sys.stderr
     )
