@@ -166,7 +166,7 @@ def raw_samples(layout: Layout, data: npt.NDArray[np.uint8]) -> Pixels:
     strides = (layout.step, item.itemsize * layout.encoding.samples, item.itemsize)
     shape = (layout.rows, layout.width, layout.encoding.samples)
     view = np.ndarray(shape, item, data, strides=strides)
-    samples = view.astype(item.newbyteorder("="), copy=False)
+    samples = np.ascontiguousarray(view, item.newbyteorder("="))
     return samples[:, :, 0] if layout.encoding.samples == 1 else samples
 
 
@@ -190,7 +190,7 @@ def to_viewable(layout: Layout, samples: Pixels) -> Pixels:
     if encoding.family == "bayer":
         return _demosaic(samples, encoding.code)
     if encoding.family == "packed" or (encoding.family == "planar" and encoding.code):
-        return cv2.cvtColor(np.ascontiguousarray(samples), getattr(cv2, encoding.code))
+        return cv2.cvtColor(samples, getattr(cv2, encoding.code))
     if encoding.family == "planar":
         return _bgr_of_nv24(samples, layout.height)
     return samples
