@@ -11,6 +11,7 @@ import math
 from dataclasses import dataclass
 
 import torch
+from compiling import compiled
 from image_bank import ImageBank
 from torch import Tensor
 from torch.nn import functional
@@ -19,6 +20,7 @@ from view_pairs import SUPERSAMPLING, ViewPairs, pixel_grid
 BOXES = 12  # the first is the room
 OCCLUSION_TOLERANCE = 0.01  # of the distance
 AMBIENT = (0.35, 0.8)
+FARTHEST = 1e3
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +80,7 @@ def scene_pairs(bank: ImageBank, count: int, size: int, generator: torch.Generat
 
 
 def random_boxes(bank: ImageBank, count: int, generator: torch.Generator) -> Boxes:
-    """Rooms 10 to 30 wide with boxes of 1 to 5 ahead of the camera."""
+    """Rooms 16 to 32 wide with boxes of 1 to 5 ahead of the camera."""
     device = bank.pixels.device
 
     def uniform(low: float, high: float, *shape: int) -> Tensor:
@@ -86,12 +88,12 @@ def random_boxes(bank: ImageBank, count: int, generator: torch.Generator) -> Box
         return low + (high - low) * values
 
     half = torch.exp(uniform(math.log(0.4), math.log(2.5), 3))
-    half[:, 0] = uniform(5, 15, 3)[:, 0]
+    half[:, 0] = uniform(8, 16, 3)[:, 0]
     half[:, 0, 1] *= 0.5
     ahead = uniform(3.5, 14)
     centre = torch.stack([uniform(-0.8, 0.8) * ahead, uniform(-1.5, 1.5), ahead], -1)
-    centre[:, 0] = uniform(-0.3, 0.3, 3)[:, 0] * half[:, 0]
-    centre[:, 0, 2] += half[:, 0, 2] * 0.5
+    # Both cameras stay inside the room however it is turned.
+    centre[:, 0] = uniform(-1, 1, 3)[:, 0] + torch.tensor([0.0, 0.0, 3.0], device=device)
     yaw = uniform(-math.pi, math.pi)
     zero, one = torch.zeros_like(yaw), torch.ones_like(yaw)
     axes = torch.stack(
@@ -142,17 +144,9 @@ def project(camera: Camera, points: Tensor, size: int) -> tuple[Tensor, Tensor]:
 
 
 def trace(boxes: Boxes, start: Tensor, directions: Tensor) -> Hits:
-    """The first hits of rays from one point per scene, (B, 3), or from points (B, n, n, 3)."""
-    if start.dim() == 2:
-        start = start[:, None, None].expand_as(directions)
-    best = torch.full(directions.shape[:3], torch.inf, device=directions.device)
-    box = torch.zeros_like(best, dtype=torch.long)
-    for k in range(BOXES):
-        near, far, _, _ = _slabs(boxes, k, start, directions)
-        distance = far if k == 0 else near
-        hit = (far > 0 if k == 0 else (near > 1e-3) & (near < far)) & (distance < best)
-        best = torch.where(hit, distance, best)
-        box = torch.where(hit, k, box)
+    """The first hits of rays from one point per scene, (B, 3)."""
+    start = start[:, None, None].expand_as(directions)
+    best, box = _nearest(boxes.centre, boxes.axes, boxes.half, start, directions)
     point = start + best[..., None] * directions
     scene = torch.arange(len(best), device=best.device)[:, None, None]
     offset = point - boxes.centre[scene, box]
@@ -163,16 +157,49 @@ def trace(boxes: Boxes, start: Tensor, directions: Tensor) -> Hits:
     return Hits(best, box, 2 * axis + positive.long(), point, local)
 
 
-def _slabs(boxes: Boxes, k: int, start: Tensor, directions: Tensor) -> tuple[Tensor, ...]:
-    axes = boxes.axes[:, k]
-    origin = torch.einsum("bij,bhwj->bhwi", axes, start - boxes.centre[:, None, None, k])
-    along = torch.einsum("bij,bhwj->bhwi", axes, directions)
-    along = torch.where(along.abs() < 1e-6, 1e-6, along)
-    half = boxes.half[:, None, None, k]
-    one, two = (-half - origin) / along, (half - origin) / along
-    near = torch.minimum(one, two).amax(-1)
-    far = torch.maximum(one, two).amin(-1)
-    return near, far, origin, along
+@compiled
+def _nearest(
+    centre: Tensor, axes: Tensor, half: Tensor, start: Tensor, directions: Tensor
+) -> tuple[Tensor, Tensor]:
+    best = torch.full_like(start[..., 0], FARTHEST)
+    box = torch.zeros_like(best, dtype=torch.long)
+    for k in range(BOXES):
+        near, far = _slabs(centre[:, k], axes[:, k], half[:, k], start, directions)
+        distance = far if k == 0 else near
+        hit = (far > 0 if k == 0 else (near > 1e-3) & (near < far)) & (distance < best)
+        best = torch.where(hit, distance, best)
+        box = torch.where(hit, k, box)
+    return best, box
+
+
+@compiled
+def _hidden(
+    centre: Tensor, axes: Tensor, half: Tensor, start: Tensor, directions: Tensor
+) -> Tensor:
+    """Whether a ray meets any box but the room."""
+    hidden = torch.zeros_like(start[..., 0], dtype=torch.bool)
+    for k in range(1, BOXES):
+        near, far = _slabs(centre[:, k], axes[:, k], half[:, k], start, directions)
+        hidden = hidden | ((near < far) & (near > 0))
+    return hidden
+
+
+def _slabs(
+    centre: Tensor, axes: Tensor, half: Tensor, start: Tensor, directions: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Where rays (B, n, n, 3) enter and leave one box (B, …) of each scene."""
+    near = torch.full_like(start[..., 0], -FARTHEST)
+    far = torch.full_like(near, FARTHEST)
+    offset = start - centre[:, None, None]
+    for axis in range(3):
+        row = axes[:, None, None, axis]
+        origin, along = (row * offset).sum(-1), (row * directions).sum(-1)
+        along = torch.where(along.abs() < 1e-6, 1e-6, along)
+        side = half[:, None, None, axis]
+        one, two = (-side - origin) / along, (side - origin) / along
+        near = torch.maximum(near, torch.minimum(one, two))
+        far = torch.minimum(far, torch.maximum(one, two))
+    return near, far
 
 
 def render(
@@ -198,7 +225,7 @@ def texture_of(bank: ImageBank, boxes: Boxes, hits: Hits) -> Tensor:
     image = boxes.texture[where]
     last = bank.sizes[image] - 1.001
     place = last - (place % (2 * last) - last).abs()
-    low = place.floor().long()
+    low = place.floor().long().clamp(min=0)
     part = (place - low).clamp(0, 1)
     colour = torch.zeros(*image.shape, 3, device=image.device)
     for dy in (0, 1):
@@ -228,9 +255,6 @@ def light_on(boxes: Boxes, hits: Hits, generator: torch.Generator) -> Tensor:
     facing = (normal * sun[:, None, None]).sum(-1).clamp(min=0)
     start = hits.point + 1e-2 * normal
     towards = sun[:, None, None].expand_as(start)
-    hidden = torch.zeros_like(inside_room)
-    for k in range(1, BOXES):
-        near, far, _, _ = _slabs(boxes, k, start, towards)
-        hidden |= (near < far) & (far > 0) & (near > 0)
+    hidden = _hidden(boxes.centre, boxes.axes, boxes.half, start, towards)
     strength = (0.4 + 0.9 * random[:, 3])[:, None, None]
     return ambient[:, None, None] + strength * facing * ~hidden

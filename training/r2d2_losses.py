@@ -8,12 +8,16 @@ finds its counterpart among distractors, bought out at a fixed price where it is
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from compiling import compiled
 from torch import Tensor
 from torch.nn import functional
 
 from kapture_ros.features.r2d2_network import DenseFeatures
+
+NOT_COUNTED = -1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,22 +79,49 @@ def peakiness_loss(repeatability: Tensor, patch: int) -> Tensor:
     return 1 - (highest - mean).mean()
 
 
-def average_precision(positive: Tensor, negative: Tensor, known: Tensor, bins: int) -> Tensor:
+class SoftHistogram(torch.autograd.Function):
+    """How many of N similarities fall into each bin, shared linearly between two bins.
+
+    Written out because autograd would keep 20 copies of a matrix of ten million entries.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, similarity: Tensor, bins: int) -> Tensor:
+        """(Q, N) similarities in 0..1, negative where not to be counted, to (Q, bins)."""
+        ctx.save_for_backward(similarity)
+        ctx.bins = bins
+        return _soft_histogram(similarity, bins)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        """The slope between a similarity's two bins."""
+        (similarity,) = ctx.saved_tensors
+        (gradient,) = gradients
+        above = ((1 - similarity) * (ctx.bins - 1)).long().clamp(0, ctx.bins - 2)
+        slope = gradient.gather(1, above) - gradient.gather(1, above + 1)
+        return slope * (ctx.bins - 1) * (similarity >= 0), None
+
+
+@compiled
+def _soft_histogram(similarity: Tensor, bins: int) -> Tensor:
+    columns = []
+    for index in range(bins):
+        edge = 1 - index / (bins - 1)
+        columns.append((1 - (similarity - edge).abs() * (bins - 1)).clamp(min=0).sum(1))
+    return torch.stack(columns, 1)
+
+
+def average_precision(positive: Tensor, negative: Tensor, bins: int) -> Tensor:
     """Differentiable average precision with one positive (He et al., CVPR 2018).
 
     Similarities in 0..1 are assigned softly to equal bins; precision is read bin by bin.
 
     Args:
         positive: (Q,) similarity with the true counterpart.
-        negative: (Q, N) with distractors.
-        known: (Q, N) which of those really are distractors.
+        negative: (Q, N) with distractors; negative where not to be counted.
     """
-    edges = torch.linspace(1, 0, bins, device=positive.device)
-    width = 1 / (bins - 1)
-    hits = (1 - (positive[:, None] - edges).abs() / width).clamp(min=0)
-    misses = torch.stack(
-        [((1 - (negative - edge).abs() / width).clamp(min=0) * known).sum(1) for edge in edges], 1
-    )
+    hits = SoftHistogram.apply(positive[:, None], bins)
+    misses = SoftHistogram.apply(negative, bins)
     recalled, rejected = hits.cumsum(1), misses.cumsum(1)
     precision = recalled / (1e-8 + recalled + rejected)
     return (precision * hits).sum(1) / hits.sum(1).clamp(min=1e-6)
@@ -160,13 +191,12 @@ def _precision_of_group(
     local = _to_unit_range(torch.einsum("gqd,gdqo->gqo", queries, local))
     positive = local[..., : len(near)].amax(-1)
     flat = queries.reshape(-1, depth) @ distractors.reshape(-1, depth).T
-    known = torch.ones(images, count, images, count, device=queries.device, dtype=torch.bool)
+    unknown = torch.zeros(images, count, images, count, device=queries.device, dtype=torch.bool)
     own = torch.arange(images, device=queries.device)
-    known[own, :, own] = apart
-    negative = torch.cat([_to_unit_range(flat), local[..., len(near) :].flatten(0, 1)], 1)
-    beside = torch.ones(images * count, len(ring), device=queries.device, dtype=torch.bool)
-    known = torch.cat([known.view(images * count, -1), beside], 1)
-    return average_precision(positive.flatten(), negative, known, options.bins).view(images, count)
+    unknown[own, :, own] = ~apart
+    far = _to_unit_range(flat).masked_fill(unknown.view_as(flat), NOT_COUNTED)
+    negative = torch.cat([far, local[..., len(near) :].flatten(0, 1)], 1)
+    return average_precision(positive.flatten(), negative, options.bins).view(images, count)
 
 
 def _to_unit_range(cosine: Tensor) -> Tensor:
