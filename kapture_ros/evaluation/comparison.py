@@ -15,7 +15,7 @@ import numpy.typing as npt
 from kapture_ros.errors import InputError
 from kapture_ros.evaluation.estimates import EstimateRow
 from kapture_ros.evaluation.poses import PoseTable
-from kapture_ros.transforms.se3 import Array, Transform
+from kapture_ros.transforms.se3 import Array, Transform, difference
 
 Mask = npt.NDArray[np.bool_]
 
@@ -27,8 +27,8 @@ class Comparison:
     Attributes:
         devices: whose pose each query asks for (images stand for their cameras).
         references: the true map_from_base; None where unknown.
-        errors: (N, 6) `pose_error` of each estimate, accepted or not; NaN where the estimate
-            or the reference is missing.
+        errors: (N, 6) `transforms.se3.difference` of each estimate, accepted or not, to its
+            reference: the error that the covariance speaks of; NaN where one is missing.
     """
 
     rows: tuple[EstimateRow, ...]
@@ -57,16 +57,6 @@ class Comparison:
         return np.asarray(np.rad2deg(np.linalg.norm(self.errors[:, 3:], axis=1)))
 
 
-def pose_error(estimate: Transform, reference: Transform) -> Array:
-    """What ROS' PoseWithCovariance is about: (t - t_true, Log(R R_trueᵀ)), metres and radians.
-
-    Both poses are map_from_base. The rotation part is about the axes of the map, held through
-    the base's origin, so that it does not move the position.
-    """
-    turn = (estimate.rotation * reference.rotation.inv()).as_rotvec()
-    return np.concatenate([estimate.translation - reference.translation, turn])
-
-
 def compare(rows: Iterable[EstimateRow], reference: PoseTable, max_gap_ns: int = 0) -> Comparison:
     """Look up the reference of every estimate.
 
@@ -88,7 +78,7 @@ def compare(rows: Iterable[EstimateRow], reference: PoseTable, max_gap_ns: int =
     errors = np.full((len(ordered), 6), np.nan)
     for index, (row, true) in enumerate(zip(ordered, references, strict=True)):
         if row.map_from_base is not None and true is not None:
-            errors[index] = pose_error(row.map_from_base, true)
+            errors[index] = difference(row.map_from_base, true)
     return Comparison(tuple(ordered), tuple(devices), tuple(references), errors)
 
 

@@ -6,6 +6,7 @@ space at the identity (Barfoot, State Estimation for Robotics, section 7.1).
 
 Rotations are unit quaternions in plain floats: a drive has millions of transforms, and
 one product costs a tenth of what it does with SciPy's `Rotation`, which stands at the border.
+Scalar-first (kapture, here) becomes scalar-last (SciPy, ROS) in this module alone.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ Quaternion: TypeAlias = tuple[float, float, float, float]  # w, x, y, z
 
 
 class Transform:
-    """A rotation followed by a translation in metres; immutable.
+    """A rotation followed by a translation in metres.
+
+    Not to be changed once made; the translation is a read-only array of its own.
 
     Args:
         rotation: identity if left out.
@@ -40,16 +43,17 @@ class Transform:
         if rotation is None:
             self._wxyz = (1.0, 0.0, 0.0, 0.0)
         else:
-            # The one place where SciPy's (and ROS's) scalar-last becomes scalar-first.
             x, y, z, w = rotation.as_quat().tolist()
             self._wxyz = (w, x, y, z)
-        self.translation = np.zeros(3) if translation is None else np.asarray(translation, float)
+        self.translation = np.zeros(3) if translation is None else np.array(translation, float)
+        self.translation.flags.writeable = False
 
     @classmethod
     def _of(cls, wxyz: Quaternion, translation: Array) -> Transform:
         made = cls.__new__(cls)
         made._wxyz = wxyz
         made.translation = translation
+        translation.flags.writeable = False
         return made
 
     @classmethod
@@ -60,7 +64,7 @@ class Transform:
             ValueError: on a zero or non-finite quaternion or a non-finite translation.
         """
         quaternion = np.asarray(wxyz, dtype=float)
-        position = np.asarray(translation, dtype=float)
+        position = np.array(translation, dtype=float)
         if quaternion.shape != (4,) or position.shape != (3,):
             raise ValueError("a transform needs four quaternion and three translation numbers")
         norm = math.hypot(*quaternion.tolist())
@@ -71,9 +75,15 @@ class Transform:
 
     @classmethod
     def from_matrix(cls, matrix: npt.ArrayLike) -> Transform:
-        """From a (3, 4) or (4, 4) matrix; the rotation is made orthonormal."""
+        """From a (3, 4) or (4, 4) matrix; the rotation is made orthonormal.
+
+        Raises:
+            ValueError: on another shape, a reflection or a number that is not finite.
+        """
         values = np.asarray(matrix, dtype=float)
-        return cls(Rotation.from_matrix(values[:3, :3]), values[:3, 3].copy())
+        if values.shape not in ((3, 4), (4, 4)) or not np.isfinite(values).all():
+            raise ValueError(f"not a rigid transform: {values}")
+        return cls(Rotation.from_matrix(values[:3, :3]), values[:3, 3])
 
     @classmethod
     def exp(cls, twist: npt.ArrayLike) -> Transform:
@@ -94,9 +104,9 @@ class Transform:
 
     @property
     def quaternion(self) -> Array:
-        """w, x, y, z with w ≥ 0."""
+        """w, x, y, z, of the two for this rotation the one whose first non-zero is positive."""
         values = np.array(self._wxyz)
-        return -values if values[0] < 0 else values
+        return -values if self._wxyz < (0.0, 0.0, 0.0, 0.0) else values
 
     def rotation_matrix(self) -> Array:
         """The rotation as a (3, 3) matrix."""
@@ -168,6 +178,34 @@ def interpolate(start: Transform, end: Transform, fraction: float) -> Transform:
     turn = (math.cos(half), part * x, part * y, part * z)
     translation = (1.0 - fraction) * start.translation + fraction * end.translation
     return Transform._of(_product(start._wxyz, turn), translation)
+
+
+def disturb(map_from_base: Transform, delta: Array) -> Transform:
+    """The pose moved by (δp, δθ) in the axes of the map: position p + δp, rotation Exp(δθ) R.
+
+    This is the disturbance whose covariance ROS' PoseWithCovariance holds (REP-103: rotations
+    about the fixed axes of the parent). The turn is about the base's origin, so it is not a
+    twist, whose translation part would depend on where the map's origin is.
+    """
+    turn = Rotation.from_rotvec(delta[3:]) * map_from_base.rotation
+    return Transform(turn, map_from_base.translation + delta[:3])
+
+
+def difference(estimate: Transform, reference: Transform) -> Array:
+    """(6,): the (δp, δθ) that disturbs the reference into the estimate; metres and radians."""
+    turn = (estimate.rotation * reference.rotation.inv()).as_rotvec()
+    return np.concatenate([estimate.translation - reference.translation, turn])
+
+
+def rotations(wxyz: npt.ArrayLike) -> Rotation:
+    """Quaternions (N, 4) w, x, y, z for SciPy's functions."""
+    return Rotation.from_quat(np.roll(np.asarray(wxyz, float), -1, axis=-1))
+
+
+def quaternions(rotation: Rotation) -> Array:
+    """w, x, y, z (N, 4) of SciPy's rotations, with w ≥ 0."""
+    xyzw: Array = rotation.as_quat(canonical=True)
+    return np.roll(xyzw, 1, axis=-1)
 
 
 def cross_matrix(v: Array) -> Array:

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from hypothesis.extra.numpy import arrays
 from scipy.spatial.transform import Rotation
 from scipy.stats import chi2
 
@@ -15,7 +14,6 @@ from kapture_ros.evaluation import metrics
 from kapture_ros.evaluation.comparison import (
     Comparison,
     compare,
-    pose_error,
     rows_from_trajectory,
 )
 from kapture_ros.evaluation.estimates import EstimateRow
@@ -117,21 +115,6 @@ def test_chi_square_quantiles_agree_with_scipy(probability: float, dof: int):
     quantile = metrics.chi2_quantile(probability, dof)
     assert quantile == pytest.approx(chi2.ppf(probability, dof), rel=1e-9)
     assert metrics.chi2_probability(np.array(quantile), dof) == pytest.approx(probability)
-
-
-def test_the_error_of_a_turn_in_place_is_a_turn_and_no_shift():
-    """However far from the map's origin: the rotation is about the base, not the origin."""
-    true = Transform.from_quaternion([0.5, 0.5, 0.5, 0.5], [1000.0, 2000, 3])
-    turned = Transform(Rotation.from_rotvec([0, 0, 0.1]) * true.rotation, true.translation)
-    np.testing.assert_allclose(pose_error(turned, true), [0, 0, 0, 0, 0, 0.1], atol=1e-12)
-
-
-@given(arrays(float, 6, elements=st.floats(-1.5, 1.5)), arrays(float, 6, elements=st.floats(-1, 1)))
-def test_the_error_undoes_the_perturbation_it_is_defined_by(pose: np.ndarray, error: np.ndarray):
-    true = Transform.exp(pose)
-    turn = Rotation.from_rotvec(error[3:])
-    estimate = Transform(turn * true.rotation, true.translation + error[:3])
-    np.testing.assert_allclose(pose_error(estimate, true), error, atol=1e-12)
 
 
 def monte_carlo(perturb, count: int) -> Comparison:

@@ -8,8 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.linalg import expm
+from scipy.spatial.transform import Rotation
 
 from kapture_ros.transforms import Transform, interpolate
+from kapture_ros.transforms.se3 import difference, disturb, quaternions, rotations
 
 metres = arrays(float, 3, elements=st.floats(-1e4, 1e4))
 rotation_vectors = arrays(float, 3, elements=st.floats(-1.8, 1.8))  # angles below pi
@@ -93,3 +95,57 @@ def test_equality_compares_the_motion():
 def test_what_is_no_rigid_transform_is_refused(quaternion: list, translation: list):
     with pytest.raises(ValueError, match="transform"):
         Transform.from_quaternion(quaternion, translation)
+
+
+@pytest.mark.parametrize(
+    "matrix",
+    [np.eye(3), np.diag([1.0, 1, -1, 1]), np.full((4, 4), np.nan), np.full((3, 4), np.inf)],
+)
+def test_what_is_no_rigid_matrix_is_refused(matrix: np.ndarray):
+    with pytest.raises(ValueError):
+        Transform.from_matrix(matrix)
+
+
+def test_a_transform_keeps_its_own_numbers():
+    position = np.array([1.0, 2, 3])
+    for made in (
+        Transform(None, position),
+        Transform.from_quaternion([1, 0, 0, 0], position),
+        Transform.from_matrix(np.column_stack([np.eye(3), position])),
+    ):
+        position[0] = 9.0
+        assert made.translation[0] == 1.0
+        position[0] = 1.0
+    for result in (made, made.inverse(), made @ made, interpolate(made, made, 0.5)):
+        with pytest.raises(ValueError, match="read-only"):
+            result.translation[0] = 5.0
+
+
+def test_half_turns_either_way_round_are_equal():
+    """Their w is zero and tells nothing about the sign."""
+    for axis in np.eye(3):
+        one, other = (Transform.from_quaternion([0, *way], [0, 0, 0]) for way in (axis, -axis))
+        assert one == other
+        assert one.quaternion.max() == 1
+
+
+@given(st.lists(transforms, min_size=1, max_size=5))
+def test_many_quaternions_become_rotations_and_back(several: list[Transform]):
+    wxyz = np.array([transform.quaternion for transform in several])
+    matrices = np.array([transform.rotation_matrix() for transform in several])
+    np.testing.assert_allclose(rotations(wxyz).as_matrix(), matrices, atol=1e-12)
+    np.testing.assert_allclose(np.abs(quaternions(rotations(wxyz))), np.abs(wxyz), atol=1e-12)
+    assert (quaternions(rotations(wxyz))[:, 0] >= 0).all()
+
+
+def test_the_difference_of_a_turn_in_place_is_a_turn_and_no_shift():
+    """However far from the map's origin: the rotation is about the base, not the origin."""
+    true = Transform.from_quaternion([0.5, 0.5, 0.5, 0.5], [1000.0, 2000, 3])
+    turned = Transform(Rotation.from_rotvec([0, 0, 0.1]) * true.rotation, true.translation)
+    np.testing.assert_allclose(difference(turned, true), [0, 0, 0, 0, 0, 0.1], atol=1e-12)
+
+
+@given(twists, arrays(float, 6, elements=st.floats(-1.5, 1.5)))
+def test_the_difference_undoes_the_disturbance(pose: np.ndarray, error: np.ndarray):
+    true = Transform.exp(pose)
+    np.testing.assert_allclose(difference(disturb(true, error), true), error, atol=1e-7)
