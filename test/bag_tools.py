@@ -31,6 +31,7 @@ def typestore(ros: int) -> Any:
 
 
 OTHERS = {
+    "tf2_msgs/msg/TFMessage": "geometry_msgs/TransformStamped[] transforms",
     "nmea_msgs/msg/Sentence": "std_msgs/Header header\nstring sentence",
     "wireless_msgs/msg/Connection": "float32 bitrate\nint16 txpower\nstring link_quality_raw\n"
     "float32 link_quality\nint16 signal_level\nint16 noise_level\nstring essid\nstring bssid\n"

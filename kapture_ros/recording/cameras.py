@@ -177,7 +177,7 @@ class CameraBook:
         return {
             **camera.origin,
             "camera_info_topic": camera.info_topic,
-            "camera_info": plain(info.message, without=("header",)),
+            "camera_info": camera_info_content(info.message),
         }
 
     def _info_topic(self, camera: _Camera) -> str:
@@ -191,6 +191,11 @@ class CameraBook:
             return beside if beside in self._infos else ""
         same = [topic for topic, info in self._infos.items() if info.frame == camera.frame]
         return same[0] if len(same) == 1 and camera.frame else ""
+
+
+def camera_info_content(message: Message) -> dict[str, JsonValue]:
+    """All that a CameraInfo says but its header, by the names of ROS 2."""
+    return {name.lower(): value for name, value in plain(message, without=("header",)).items()}
 
 
 def _fingerprint(info: Message) -> tuple[Any, ...]:

@@ -15,7 +15,12 @@ from dataclasses import dataclass, field
 
 from kapture_ros.dataset.escape import sensor_id as safe_id
 from kapture_ros.dataset.records import JsonValue, RigRow, TrajectoryRow
-from kapture_ros.errors import ExtrapolationError, TransformError, UnknownFrameError
+from kapture_ros.errors import (
+    DisconnectedFramesError,
+    ExtrapolationError,
+    TransformError,
+    UnknownFrameError,
+)
 from kapture_ros.messages.common import NANOSECONDS
 from kapture_ros.recording.config import Extrinsic, RecordingOptions
 from kapture_ros.transforms import Transform, TransformTree
@@ -27,6 +32,7 @@ DECIDE_S = 10.0  # how much of a drive `auto` looks at
 STEP_S = 0.5  # how often requests are looked at, by the receive clock
 CLOCK_JUMP_S = 2.0  # a source whose stamps go back further was restarted
 RECENT_ROWS = 4096
+NO_SOURCE = "no pose source"
 GNSS_WORLD, ANTENNA = "enu", "gnss"
 PREFERRED_WORLD, PREFERRED_BASE = "map", "base_link"
 
@@ -245,6 +251,8 @@ class PoseBook:
         newest = source.newest.get(child, stamp_ns)
         if stamp_ns < newest - CLOCK_JUMP_S * NANOSECONDS:
             self.problems[f"the clock of {source.name} jumped back"] += 1
+            if self._chosen is None:
+                self._choose()
             self._answer(final=True)
             source.tree.clear()
             source.newest.clear()
@@ -316,7 +324,7 @@ class PoseBook:
                 if patient or (not final and self.options.trajectory == AUTO):
                     self._pending.append(request)
                 else:
-                    self._miss(request, "no pose source")
+                    self._miss(request, self._why(request))
                 continue
             try:
                 row = self._row_or_raise(self._chosen, request)
@@ -347,13 +355,26 @@ class PoseBook:
             return source.world
         world = self.options.world_frame
         if not world:
-            top = frame
+            top, moves = frame, False
             while (parent := source.tree.parent(top)) is not None:
+                moves |= top not in self._static_children
                 top = parent
+            if not moves:
+                raise DisconnectedFramesError(f"nothing moves '{frame}'")
             world = PREFERRED_WORLD if PREFERRED_WORLD in source.tree.frames else top
         if source is self._chosen:
             source.world = world
         return world
+
+    def _why(self, request: Request) -> str:
+        """Why no source could answer a request."""
+        reason = NO_SOURCE
+        for source in self._sources.values():
+            try:
+                self._row_or_raise(source, request)
+            except TransformError as error:
+                reason = _reason(error, request.frame)
+        return reason
 
     def _miss(self, request: Request, reason: str) -> None:
         self.misses[reason] += 1

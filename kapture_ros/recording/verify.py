@@ -40,6 +40,7 @@ from kapture_ros.messages.table import (
 )
 from kapture_ros.options import from_mapping
 from kapture_ros.recording.bag import Bag, BagMessage
+from kapture_ros.recording.cameras import camera_info_content
 from kapture_ros.recording.config import RecordingConfig, RecordingOptions, TopicOptions
 from kapture_ros.recording.convert import CONVERSION, WindowOptions
 from kapture_ros.recording.duplicates import duplicate_records
@@ -171,7 +172,7 @@ class _Verifier:
         kept = self._infos.get(topic)
         if kept is None:
             raise MessageError("no image of this camera", topic)
-        content = plain(message, without=("header",))
+        content = camera_info_content(message)
         return "" if any(_equal(content, info) for info in kept) else "this calibration is missing"
 
     def _check_transforms(self, topic: str, message: Message, received: int) -> str:
