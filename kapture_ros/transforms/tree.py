@@ -6,6 +6,7 @@ frame was in another at a given time. Stamps are integer nanoseconds.
 
 from __future__ import annotations
 
+import threading
 from bisect import bisect_left
 from dataclasses import dataclass, field
 
@@ -38,7 +39,7 @@ class _Link:
 
 
 class TransformTree:
-    """Stamped transforms between named frames.
+    """Stamped transforms between named frames; may be fed and asked from several threads.
 
     Args:
         buffer_ns: how far back samples are kept, counted from a frame's newest one;
@@ -51,16 +52,19 @@ class TransformTree:
         self._frames: set[str] = set()
         self._buffer_ns = buffer_ns
         self._max_gap_ns = max_gap_ns
+        self._lock = threading.Lock()
 
     @property
     def frames(self) -> frozenset[str]:
         """Every frame named so far."""
-        return frozenset(self._frames)
+        with self._lock:
+            return frozenset(self._frames)
 
     def parent(self, frame: str) -> str | None:
         """The frame that `frame` hangs on; None at a root or if unknown."""
-        link = self._links.get(frame)
-        return link.parent if link else None
+        with self._lock:
+            link = self._links.get(frame)
+            return link.parent if link else None
 
     def insert(self, parent: str, child: str, stamp_ns: int, parent_from_child: Transform) -> None:
         """Add one sample of a moving transform.
@@ -70,14 +74,15 @@ class TransformTree:
         Raises:
             DisconnectedFramesError: if the link would close a cycle.
         """
-        link = self._links.get(child)
-        if link is None or link.static is not None or link.parent != parent:
-            self._refuse_cycle(parent, child)
-            link = self._links[child] = _Link(parent)
-            self._frames |= {parent, child}
-        link.insert(stamp_ns, parent_from_child)
-        if self._buffer_ns is not None:
-            link.forget_before(link.stamps[-1] - self._buffer_ns)
+        with self._lock:
+            link = self._links.get(child)
+            if link is None or link.static is not None or link.parent != parent:
+                self._refuse_cycle(parent, child)
+                link = self._links[child] = _Link(parent)
+                self._frames |= {parent, child}
+            link.insert(stamp_ns, parent_from_child)
+            if self._buffer_ns is not None:
+                link.forget_before(link.stamps[-1] - self._buffer_ns)
 
     def insert_static(self, parent: str, child: str, parent_from_child: Transform) -> None:
         """Set a transform that holds at every time.
@@ -85,15 +90,17 @@ class TransformTree:
         Raises:
             DisconnectedFramesError: if the link would close a cycle.
         """
-        self._refuse_cycle(parent, child)
-        self._links[child] = _Link(parent, parent_from_child)
-        self._frames |= {parent, child}
+        with self._lock:
+            self._refuse_cycle(parent, child)
+            self._links[child] = _Link(parent, parent_from_child)
+            self._frames |= {parent, child}
 
     def clear(self) -> None:
         """Forget the moving transforms (the clock jumped back); static ones stay."""
-        self._links = {
-            child: link for child, link in self._links.items() if link.static is not None
-        }
+        with self._lock:
+            self._links = {
+                child: link for child, link in self._links.items() if link.static is not None
+            }
 
     def lookup(self, target: str, source: str, stamp_ns: int) -> Transform:
         """`target_from_source` at a time, interpolated between the samples around it.
@@ -103,6 +110,10 @@ class TransformTree:
             DisconnectedFramesError: no chain of transforms links the two.
             ExtrapolationError: a link of the chain has no samples around that time.
         """
+        with self._lock:
+            return self._lookup(target, source, stamp_ns)
+
+    def _lookup(self, target: str, source: str, stamp_ns: int) -> Transform:
         for frame in (target, source):
             if frame not in self._frames:
                 known = ", ".join(sorted(self._frames)) or "none"

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
+import threading
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -136,3 +140,32 @@ def test_a_clock_that_jumped_back_forgets_motion_but_not_mounting(car: Transform
     assert car.lookup("camera", "lidar", 0).translation[1] == pytest.approx(1.5)
     with pytest.raises(DisconnectedFramesError):
         car.lookup("odom", "base_link", START)
+
+
+def test_one_thread_may_ask_while_another_feeds():
+    """As in a node: /tf arrives in one thread, images are localized in another."""
+    tree = TransformTree(buffer_ns=2_000)
+    tree.insert("map", "car", 0, moved(0.0))
+    fed = [0]
+
+    def feed() -> None:
+        for stamp in range(1, 30_000):
+            tree.insert("map", "car", stamp, moved(float(stamp)))
+            fed[0] = stamp
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    feeding = threading.Thread(target=feed)
+    feeding.start()
+    answers = 0
+    try:
+        while feeding.is_alive():
+            for back in (0, 1, 500):
+                stamp = max(0, fed[0] - back)
+                with contextlib.suppress(ExtrapolationError):
+                    assert tree.lookup("map", "car", stamp).translation[0] == stamp
+                    answers += 1
+    finally:
+        sys.setswitchinterval(interval)
+        feeding.join()
+    assert answers > 100
