@@ -75,8 +75,12 @@ def estimate_pose(
     cameras: Sequence[MountedCamera],
     options: PoseOptions = PoseOptions(),
     priors: Priors = NO_PRIORS,
+    predicted: Transform | None = None,
 ) -> PoseSolution | None:
     """The pose that most matches agree with, refined together with the priors.
+
+    Args:
+        predicted: a map_from_base to try before any sample.
 
     Returns:
         None if no pose has four inliers or they do not determine it.
@@ -84,7 +88,7 @@ def estimate_pose(
     views = [view for n, c in enumerate(cameras) if (view := _plane_view(matches, n, c))]
     if sum(len(view.rows) for view in views) < MIN_MATCHES:
         return None
-    starts = _ransac(views, matches, options, priors)
+    starts = _ransac(views, matches, options, predicted)
     found = [refine_inliers(matches, cameras, start, options, priors) for start in starts]
     support = max((solution.count for solution in found if solution), default=0)
     if priors.gravity is not None and support < HARD_RATIO * len(matches):
@@ -152,10 +156,13 @@ class _PlaneView:
 
 
 def _ransac(
-    views: Sequence[_PlaneView], matches: Matches, options: PoseOptions, priors: Priors
+    views: Sequence[_PlaneView],
+    matches: Matches,
+    options: PoseOptions,
+    predicted: Transform | None,
 ) -> list[Transform]:
     """map_from_base by LO-RANSAC, at most one; a predicted pose is its first hypothesis."""
-    hypothesis = None if priors.pose is None else priors.pose.map_from_base.inverse()
+    hypothesis = None if predicted is None else predicted.inverse()
     ransac = {
         "max_reproj_error": options.max_error,
         "max_iterations": options.max_iterations,

@@ -1,9 +1,8 @@
 """Non-linear refinement of a pose from 2D-3D matches and priors, with its covariance.
 
 Matches come from `pose.estimate_pose`, priors (GNSS antenna, predicted pose, gravity)
-from the query. The unknown is map_from_base, disturbed by (δp, δθ) in the axes of the map:
-position p + δp, rotation Exp(δθ) R. Covariances are of that disturbance: what ROS's
-PoseWithCovariance means by (x, y, z, rotation about X, Y, Z).
+from the query. The unknown is map_from_base, disturbed as `transforms.se3.disturb` says;
+covariances are of that disturbance, in ROS' order and axes.
 """
 
 from __future__ import annotations
@@ -13,10 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.spatial.transform import Rotation
 
 from kapture_ros.localization.cameras import MountedCamera
-from kapture_ros.transforms.se3 import Array, Transform
+from kapture_ros.transforms.se3 import Array, Transform, cross_matrix, difference, disturb
 
 Int32 = npt.NDArray[np.int32]
 UPPER = np.array([[0, 1, 2], [1, 3, 4], [2, 4, 5]])  # of a (6,) symmetric matrix
@@ -161,20 +159,6 @@ def refine_pose(
     return None if covariance is None else Refined(pose, covariance, state.sigma)
 
 
-def disturb(map_from_base: Transform, delta: Array) -> Transform:
-    """The pose moved by (δp, δθ) in the axes of the map."""
-    return Transform(
-        Rotation.from_rotvec(delta[3:]) * map_from_base.rotation,
-        map_from_base.translation + delta[:3],
-    )
-
-
-def difference(estimate: Transform, reference: Transform) -> Array:
-    """(δp, δθ) that disturbs the reference into the estimate."""
-    rotation = (estimate.rotation * reference.rotation.inv()).as_rotvec()
-    return np.concatenate([estimate.translation - reference.translation, rotation])
-
-
 def residuals(
     matches: Matches, cameras: Sequence[MountedCamera], map_from_base: Transform
 ) -> Array:
@@ -246,13 +230,13 @@ def _reprojection(
     count = len(matches)
     residual, jacobian = np.empty((count, 2)), np.empty((count, 2, 6))
     arms = matches.points_map - pose.translation
-    map_from_base = pose.rotation.as_matrix()
+    map_from_base = pose.rotation_matrix()
     for number, camera in enumerate(cameras):
         rows = np.flatnonzero(matches.camera == number)
         if len(rows) == 0:
             continue
         cam_from_base = camera.cam_from_base
-        cam_from_map = cam_from_base.rotation.as_matrix() @ map_from_base.T
+        cam_from_map = cam_from_base.rotation_matrix() @ map_from_base.T
         arm = arms[rows]
         points_cam = arm @ cam_from_map.T + cam_from_base.translation
         seen, by_point = camera.project_with_jacobian(points_cam)
@@ -296,15 +280,17 @@ def _priors(priors: Priors, pose: Transform) -> tuple[Array, Array, float]:
     information, gradient, cost = np.zeros((6, 6)), np.zeros(6), 0.0
     terms: list[tuple[Array, Array, Array]] = []
     if priors.position is not None:
-        arm = pose.rotation.apply(priors.position.lever_arm)
+        arm = pose.rotation_matrix() @ priors.position.lever_arm
         error = pose.translation + arm - priors.position.position_map
-        terms.append((error, np.hstack([np.eye(3), -_cross(arm)]), priors.position.covariance))
+        terms.append(
+            (error, np.hstack([np.eye(3), -cross_matrix(arm)]), priors.position.covariance)
+        )
     if priors.pose is not None:
         error = difference(pose, priors.pose.map_from_base)
         terms.append((error, np.eye(6), priors.pose.covariance))
     if priors.gravity is not None:
-        up = pose.rotation.apply(priors.gravity.up_base)
-        by_rotation = np.hstack([np.zeros((2, 3)), -_cross(up)[:2]])
+        up = pose.rotation_matrix() @ priors.gravity.up_base
+        by_rotation = np.hstack([np.zeros((2, 3)), -cross_matrix(up)[:2]])
         terms.append((up[:2], by_rotation, np.eye(2) * priors.gravity.sigma**2))
     for error, jacobian, covariance in terms:
         weighted = np.linalg.solve(covariance, np.column_stack([jacobian, error]))
@@ -317,7 +303,7 @@ def _priors(priors: Priors, pose: Transform) -> tuple[Array, Array, float]:
 def _solve(information: Array, gradient: Array, damping: float) -> Array | None:
     damped = information + damping * np.diag(np.diag(information))
     try:
-        step = -np.linalg.solve(damped, gradient)
+        step: Array = -np.linalg.solve(damped, gradient)
     except np.linalg.LinAlgError:
         return None
     return step if np.isfinite(step).all() else None
@@ -335,9 +321,4 @@ def _covariance(state: _State) -> Array | None:
     if values[0] < 1e-12:
         return None
     inverse: Array = (vectors / values) @ vectors.T * np.outer(scale, scale)
-    symmetric: Array = (inverse + inverse.T) / 2
-    return symmetric
-
-
-def _cross(v: Array) -> Array:
-    return np.array([[0.0, -v[2], v[1]], [v[2], 0.0, -v[0]], [-v[1], v[0], 0.0]])
+    return (inverse + inverse.T) / 2

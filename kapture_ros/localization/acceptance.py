@@ -1,0 +1,157 @@
+"""Whether a pose may be believed: the tests, their thresholds and the numbers they look at.
+
+The thresholds were fixed by measurement on places outside the map (docs/localization.md).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from kapture_ros.localization.cameras import MountedCamera
+from kapture_ros.localization.pose import PoseSolution
+from kapture_ros.localization.query import Reason, Scores
+from kapture_ros.localization.refinement import (
+    Matches,
+    PosePrior,
+    PositionPrior,
+    Priors,
+)
+from kapture_ros.options import option
+from kapture_ros.transforms.se3 import Array, cross_matrix, difference
+
+GRID = 8  # cells along each side of an image, for the coverage
+
+
+@dataclass(frozen=True)
+class AcceptanceOptions:
+    """What a pose needs to be accepted."""
+
+    min_inliers: int = option(25, "keypoints that agree with the pose", minimum=4)
+    min_ratio: float = option(0.05, "inliers per keypoint with a match", minimum=0, maximum=1)
+    min_coverage: float = option(
+        0.08, "share of an 8 × 8 grid over the image with inliers", minimum=0, maximum=1
+    )
+    min_depth_spread: float = option(
+        0.02, "10 to 90 percentile of the inliers' distances over their median", minimum=0
+    )
+    max_second: float = option(0.5, "inliers of a second pose elsewhere, per inlier", minimum=0)
+    max_position_sigma: float = option(
+        1.0, "standard deviation of the position", unit="m", minimum=0
+    )
+    max_rotation_sigma: float = option(
+        2.0, "standard deviation of the orientation", unit="deg", minimum=0
+    )
+    max_gnss_sigmas: float = option(5.0, "Mahalanobis distance to the GNSS fix", minimum=0)
+    max_prior_sigmas: float = option(5.0, "Mahalanobis distance to the prior", minimum=0)
+
+
+def score(
+    matches: Matches,
+    cameras: Sequence[MountedCamera],
+    solution: PoseSolution,
+    second: int,
+    priors: Priors,
+    predicted: PosePrior | None,
+) -> Scores:
+    """The numbers that the tests look at.
+
+    Args:
+        second: inliers of the best pose elsewhere.
+        priors: those that were mixed into the solution.
+        predicted: a pose that was not.
+    """
+    inliers = matches.select(solution.inliers)
+    keys = matches.camera.astype(np.int64) << 32 | matches.keypoint
+    matched = len(np.unique(keys))
+    distances = np.linalg.norm(inliers.points_map - solution.map_from_base.translation, axis=1)
+    low, middle, high = np.percentile(distances, [10, 50, 90]).tolist()
+    covariance = solution.covariance
+    gnss = np.nan
+    if priors.position is not None:
+        gnss = _position_sigmas(solution, priors.position)
+    expected = np.nan
+    if predicted is not None:
+        error = difference(solution.map_from_base, predicted.map_from_base)
+        expected = mahalanobis(error, covariance + predicted.covariance)
+    return Scores(
+        inliers=solution.count,
+        matched=matched,
+        ratio=solution.count / matched,
+        coverage=_coverage(inliers, cameras),
+        depth_spread=(high - low) / max(middle, 1e-9),
+        second=second,
+        position_sigma=float(np.sqrt(np.linalg.eigvalsh(covariance[:3, :3])[-1])),
+        rotation_sigma=float(np.sqrt(np.linalg.eigvalsh(covariance[3:, 3:])[-1])),
+        gnss_sigmas=gnss,
+        prior_sigmas=expected,
+    )
+
+
+def judge(scores: Scores, options: AcceptanceOptions) -> tuple[Reason, str]:
+    """Accept, or reject for the first test that fails, with the numbers in words."""
+    ratio, coverage = f"{scores.ratio:.0%}", f"{scores.coverage:.0%}"
+    sigma_deg = math.degrees(scores.rotation_sigma)
+    second = scores.second / max(scores.inliers, 1)
+    tests = (
+        (scores.inliers < options.min_inliers, Reason.TOO_FEW_INLIERS,
+         f"{scores.inliers} inliers, {options.min_inliers} needed"),
+        (scores.ratio < options.min_ratio, Reason.LOW_INLIER_RATIO,
+         f"{ratio} of the matched keypoints agree, {options.min_ratio:.0%} needed"),
+        (scores.coverage < options.min_coverage, Reason.POOR_SPREAD,
+         f"the inliers cover {coverage} of the image, {options.min_coverage:.0%} needed"),
+        (scores.depth_spread < options.min_depth_spread, Reason.POOR_SPREAD,
+         f"the inliers are at one depth (spread {scores.depth_spread:.1%})"),
+        (second > options.max_second, Reason.AMBIGUOUS,
+         f"another place has {scores.second} inliers against {scores.inliers}"),
+        (scores.position_sigma > options.max_position_sigma, Reason.UNCERTAIN,
+         f"position known to {scores.position_sigma:.2f} m only"),
+        (sigma_deg > options.max_rotation_sigma, Reason.UNCERTAIN,
+         f"orientation known to {sigma_deg:.1f}° only"),
+        (scores.gnss_sigmas > options.max_gnss_sigmas, Reason.GNSS_DISAGREES,
+         f"{scores.gnss_sigmas:.1f} σ from the GNSS fix"),
+        (scores.prior_sigmas > options.max_prior_sigmas, Reason.PRIOR_DISAGREES,
+         f"{scores.prior_sigmas:.1f} σ from the predicted pose"),
+    )  # fmt: skip
+    for failed, reason, text in tests:
+        if failed:
+            return reason, text
+    sigma = scores.position_sigma
+    return Reason.ACCEPTED, f"{scores.inliers} inliers ({ratio}), position to {sigma:.2f} m"
+
+
+def mahalanobis(error: Array, covariance: Array) -> float:
+    """√(eᵀ C⁻¹ e)."""
+    return math.sqrt(max(float(error @ np.linalg.solve(covariance, error)), 0.0))
+
+
+def _position_sigmas(solution: PoseSolution, prior: PositionPrior) -> float:
+    """How far a solution stays from a position that was mixed into it.
+
+    The residual after mixing has the covariance R - H P Hᵀ (P after mixing), which makes it
+    the same test as before mixing.
+    """
+    pose = solution.map_from_base
+    arm = pose.rotation_matrix() @ prior.lever_arm
+    by_pose = np.hstack([np.eye(3), -cross_matrix(arm)])
+    error = pose.translation + arm - prior.position_map
+    explained = by_pose @ solution.covariance @ by_pose.T
+    # Where the images tell nothing, the difference is zero and must not become negative.
+    left = prior.covariance - explained
+    values, vectors = np.linalg.eigh(left)
+    floor = 1e-3 * np.linalg.eigvalsh(prior.covariance)[0]
+    return mahalanobis(error, (vectors * np.maximum(values, floor)) @ vectors.T)
+
+
+def _coverage(inliers: Matches, cameras: Sequence[MountedCamera]) -> float:
+    """Share of an image's cells that hold an inlier, in the image where it is largest."""
+    best = 0.0
+    for number, mounted in enumerate(cameras):
+        pixels = inliers.pixels[inliers.camera == number]
+        size = np.array([mounted.camera.width, mounted.camera.height])
+        cells = np.clip((pixels + 0.5) / size * GRID, 0, GRID - 1).astype(np.int64)
+        best = max(best, len(np.unique(cells @ np.array([1, GRID]))) / GRID**2)
+    return best

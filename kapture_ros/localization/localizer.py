@@ -1,0 +1,444 @@
+"""The localizer: one instant of one or more cameras becomes a pose in a map.
+
+It reads like the method: extract, retrieve, match, solve, judge. Each step is a public
+method, so that a sequence localizer can compose them in its own way.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Protocol, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from scipy.spatial.transform import Rotation
+
+from kapture_ros.errors import InputError, KaptureRosError
+from kapture_ros.localization.acceptance import AcceptanceOptions, judge, score
+from kapture_ros.localization.approximation import METHODS, approximate_pose
+from kapture_ros.localization.cameras import MountedCamera
+from kapture_ros.localization.matching import ImageMatches, gather, match_candidates
+from kapture_ros.localization.pose import (
+    PoseOptions,
+    PoseSolution,
+    estimate_pose,
+    refine_inliers,
+)
+from kapture_ros.localization.query import (
+    Candidate,
+    CoarsePose,
+    Estimate,
+    Evidence,
+    Query,
+    QueryFeatures,
+    QueryImage,
+    Reason,
+    Rejected,
+)
+from kapture_ros.localization.refinement import Matches, PositionPrior, Priors, residuals
+from kapture_ros.localization.retrieval import (
+    RetrievalOptions,
+    covisibility_clusters,
+    gated_rows,
+    retrieve,
+)
+from kapture_ros.localization.wifi import WifiLocator
+from kapture_ros.mapping.images import Camera
+from kapture_ros.mapping.manifest import FeatureTypes
+from kapture_ros.mapping.matching import MatchOptions
+from kapture_ros.mapping.retrieval_index import RetrievalIndex
+from kapture_ros.mapping.visual_map import VisualMap
+from kapture_ros.options import option
+
+log = logging.getLogger(__name__)
+
+MAX_CLUSTERS = 3  # places solved for; more are as good as none
+SECOND_ITERATIONS = 1000  # RANSAC samples for the second-best pose
+SAME_PLACE = (1.0, np.deg2rad(10.0))  # metres, radians
+MIN_CONTRAST = 2.0  # standard deviation of the grey values of an image with anything in it
+
+
+class Extractor(Protocol):
+    """What makes features from pixels: `kapture_ros.features`, or anything like it."""
+
+    @property
+    def types(self) -> FeatureTypes:
+        """Names (with hashes) of the features it makes."""
+        ...
+
+    def extract(self, pixels: npt.NDArray[np.uint8]) -> QueryFeatures:
+        """Features of one image (H, W) or (H, W, 3) RGB."""
+        ...
+
+
+@dataclass(frozen=True)
+class AnswerOptions:
+    """What goes into the answer."""
+
+    min_matches: int = option(10, "keypoints with a match, to try for a pose", minimum=4)
+    fuse_gnss: bool = option(True, "mix the GNSS position into the pose, by its covariance")
+    approximation: str = option(
+        "csi", "weights of the coarse pose from retrieval", choices=(*METHODS, "none")
+    )
+    approximation_k: int = option(3, "map images in the coarse pose", minimum=1)
+
+
+@dataclass(frozen=True)
+class LocalizerOptions:
+    """Settings of a localizer, by step."""
+
+    retrieval: RetrievalOptions = field(default_factory=RetrievalOptions)
+    matching: MatchOptions = field(default_factory=MatchOptions)
+    pose: PoseOptions = field(default_factory=PoseOptions)
+    acceptance: AcceptanceOptions = field(default_factory=AcceptanceOptions)
+    answer: AnswerOptions = field(default_factory=AnswerOptions)
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """A usable image of the query.
+
+    Attributes:
+        number: its place among the query's images.
+    """
+
+    number: int
+    camera: MountedCamera
+    features: QueryFeatures
+
+
+Candidates: TypeAlias = tuple[Candidate, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Correspondences:
+    """Views, their candidates and what matched: V views each.
+
+    Attributes:
+        found: the matches by view.
+        matches: all of them, for the solver; `camera` counts the views.
+    """
+
+    views: tuple[View, ...]
+    candidates: tuple[Candidates, ...]
+    found: tuple[ImageMatches, ...]
+    matches: Matches
+
+    @property
+    def cameras(self) -> list[MountedCamera]:
+        """The camera of each view."""
+        return [view.camera for view in self.views]
+
+
+class Localizer:
+    """Answers queries in one map; holds the map and what was prepared from it.
+
+    Args:
+        extractor: makes features of images that come as pixels.
+        retrievers: further searches by the type of global descriptor, beside the map's.
+
+    Raises:
+        InputError: if the extractor's features are not the map's, or the map is empty.
+    """
+
+    def __init__(
+        self,
+        visual_map: VisualMap,
+        options: LocalizerOptions = LocalizerOptions(),
+        extractor: Extractor | None = None,
+        retrievers: Mapping[str, RetrievalIndex] | None = None,
+    ):
+        if len(visual_map) == 0 or len(visual_map.points) == 0:
+            raise InputError(f"{visual_map.path} has no images with points: nothing to match with")
+        if extractor is not None:
+            refuse_other_features(extractor.types, visual_map.feature_types)
+        self.map = visual_map
+        self.options = options
+        self.extractor = extractor
+        own = {visual_map.feature_types.global_features: visual_map.retrieval}
+        self.retrievers = own | dict(retrievers or {})
+        self.wifi = WifiLocator(visual_map.wifi) if len(visual_map.wifi.positions) else None
+
+    def localize(self, query: Query) -> Estimate:
+        """The pose of one instant, or the reason why there is none; never raises."""
+        clock = StageClock()
+        answer = Estimate(query.stamp_ns, Reason.BAD_INPUT, "")
+        try:
+            with clock.stage("extraction"):
+                views = self.extract(query)
+                answer = replace(answer, evidence=Evidence(_keypoints(query, views)))
+            with clock.stage("retrieval"):
+                candidates = self.retrieve(query, views)
+                coarse = self.approximate(views, candidates)
+                answer = replace(answer, candidates=_ranked(candidates), coarse=coarse)
+            with clock.stage("matching"):
+                correspondences = self.match(views, candidates)
+            with clock.stage("pose"):
+                answer = self.answer(query, correspondences, answer)
+        except Rejected as rejection:
+            answer = replace(answer, reason=rejection.reason, reason_text=str(rejection))
+        except KaptureRosError as error:
+            answer = replace(answer, reason=Reason.BAD_INPUT, reason_text=str(error))
+        except Exception as error:
+            # One bad frame must not end a drive, whatever a library makes of it.
+            log.exception("query at %d", query.stamp_ns)
+            text = f"unexpected {type(error).__name__}: {error}"
+            answer = replace(answer, reason=Reason.BAD_INPUT, reason_text=text)
+        return replace(answer, latency_ms=clock.finish())
+
+    def extract(self, query: Query) -> list[View]:
+        """The images that can be used, with their features.
+
+        Raises:
+            Rejected: if there is none, with the first image's reason.
+        """
+        found = [self._view(number, image) for number, image in enumerate(query.images)]
+        views = [view for view in found if isinstance(view, View)]
+        if not views:
+            problems = [problem for problem in found if isinstance(problem, Rejected)]
+            raise problems[0] if problems else Rejected(Reason.BAD_INPUT, "the query has no image")
+        return views
+
+    def retrieve(self, query: Query, views: Sequence[View]) -> list[Candidates]:
+        """Map images for each view.
+
+        Raises:
+            Rejected: if there is none for any.
+        """
+        rows = gated_rows(self.map, query, self.wifi, self.options.retrieval)
+        found = [
+            retrieve(self.retrievers, v.features.global_descriptors, rows, self.options.retrieval)
+            for v in views
+        ]
+        if not any(found):
+            raise Rejected(Reason.NO_CANDIDATES, "no image has a global descriptor to search with")
+        return found
+
+    def approximate(
+        self, views: Sequence[View], candidates: Sequence[Candidates]
+    ) -> CoarsePose | None:
+        """The coarse pose, from the view with the best candidate; None if switched off."""
+        options = self.options.answer
+        name = self.map.feature_types.global_features
+        searched = [n for n, c in enumerate(candidates) if c]
+        best = max(searched, key=lambda n: candidates[n][0].score)
+        descriptor = views[best].features.global_descriptors.get(name)
+        if options.approximation == "none" or descriptor is None:
+            return None
+        chosen = candidates[best][: options.approximation_k]
+        offset = views[best].camera.cam_from_base
+        return approximate_pose(self.map, chosen, descriptor, offset, options.approximation)
+
+    def match(self, views: Sequence[View], candidates: Sequence[Candidates]) -> Correspondences:
+        """2D-3D matches of all views with their candidates.
+
+        Raises:
+            Rejected: if too few keypoints have one.
+        """
+        found = [
+            match_candidates(self.map, view.features, images, self.options.matching)
+            for view, images in zip(views, candidates, strict=True)
+        ]
+        matched = sum(len(np.unique(image.keypoint)) for image in found)
+        needed = self.options.answer.min_matches
+        if matched < needed:
+            text = f"{matched} keypoints match the map, {needed} needed"
+            raise Rejected(Reason.TOO_FEW_MATCHES, text)
+        matches = gather(self.map, [view.features for view in views], found)
+        return Correspondences(tuple(views), tuple(candidates), tuple(found), matches)
+
+    def answer(self, query: Query, known: Correspondences, answer: Estimate) -> Estimate:
+        """Pose, runner-up and verdict, added to what the answer holds already.
+
+        Raises:
+            Rejected: if no pose agrees with enough matches.
+        """
+        priors = self.priors(query)
+        solution = self.solve(query, known, priors)
+        if solution is None:
+            text = f"no pose agrees with the {len(known.matches)} matches"
+            raise Rejected(Reason.NO_POSE, text)
+        second = self.second_support(known, solution)
+        scores = score(known.matches, known.cameras, solution, second, priors, query.prior)
+        reason, text = judge(scores, self.options.acceptance)
+        pose = solution.map_from_base
+        return replace(
+            answer,
+            reason=reason,
+            reason_text=text,
+            map_from_base=pose,
+            covariance=solution.covariance,
+            cams_from_map=tuple(i.cam_from_base @ pose.inverse() for i in query.images),
+            best_image=self._best_image(known, solution),
+            scores=scores,
+            evidence=replace(
+                answer.evidence,
+                matches=known.matches,
+                inliers=solution.inliers,
+                views=tuple(view.number for view in known.views),
+            ),
+        )
+
+    def solve(self, query: Query, known: Correspondences, priors: Priors) -> PoseSolution | None:
+        """The pose with most inliers among the places that the candidates show."""
+        options = self.options.pose
+        predicted = None if query.prior is None else query.prior.map_from_base
+        places = self._places(known)
+        chosen = [place for place, _ in Counter(places.tolist()).most_common(MAX_CLUSTERS)]
+        found = [
+            estimate_pose(part, known.cameras, options, priors, predicted)
+            for part in (known.matches.select(places == place) for place in chosen)
+        ]
+        best = max((s for s in found if s), key=lambda s: s.count, default=None)
+        if best is None or len(chosen) == 1:
+            return best
+        # Matches of the other places may agree as well.
+        return refine_inliers(known.matches, known.cameras, best.map_from_base, options, priors)
+
+    def second_support(self, known: Correspondences, solution: PoseSolution) -> int:
+        """Inliers of the best pose at another place, among the matches left over."""
+        matches, cameras = known.matches, known.cameras
+        errors = np.linalg.norm(residuals(matches, cameras, solution.map_from_base), axis=1)
+        left = matches.select(errors > 2 * self.options.pose.max_error)
+        options = replace(self.options.pose, max_iterations=SECOND_ITERATIONS)
+        other = estimate_pose(left, cameras, options)
+        if other is None:
+            return 0
+        metres, radians = other.map_from_base.distance_to(solution.map_from_base)
+        same = metres < SAME_PLACE[0] and radians < SAME_PLACE[1]
+        return 0 if same else other.count
+
+    def priors(self, query: Query) -> Priors:
+        """What is mixed into the pose: GNSS where the map has a datum, and gravity."""
+        fix, datum = query.gnss, self.map.datum
+        if fix is None or datum is None or not self.options.answer.fuse_gnss:
+            return Priors(gravity=query.gravity)
+        place = datum.map_from_geodetic(fix.latitude, fix.longitude, fix.altitude)[0]
+        map_from_enu = Rotation.from_euler("z", -datum.yaw).as_matrix()
+        covariance = map_from_enu @ fix.covariance @ map_from_enu.T
+        return Priors(PositionPrior(place, covariance, fix.lever_arm), gravity=query.gravity)
+
+    def _view(self, number: int, image: QueryImage) -> View | Rejected:
+        """A usable image, or why it is not: the instant's other images may do."""
+        try:
+            return View(number, _mounted(image), self._features(image))
+        except Rejected as problem:
+            return problem
+
+    def _features(self, image: QueryImage) -> QueryFeatures:
+        """Given or extracted features.
+
+        Raises:
+            Rejected: if the image is no image or shows nothing.
+        """
+        features = image.features
+        if features is not None:
+            refuse_other_features(features.types, self.map.feature_types)
+        elif image.pixels is None:
+            raise Rejected(Reason.BAD_INPUT, f"camera '{image.camera.sensor_id}': no image")
+        elif self.extractor is None:
+            raise Rejected(Reason.BAD_INPUT, "images need an extractor; this localizer has none")
+        else:
+            _check_pixels(image.pixels, image.camera)
+            features = self.extractor.extract(image.pixels)
+        if len(features.keypoints) == 0:
+            text = f"camera '{image.camera.sensor_id}': nothing to see (no keypoint)"
+            raise Rejected(Reason.NO_FEATURES, text)
+        return features
+
+    def _places(self, known: Correspondences) -> npt.NDArray[np.int32]:
+        """The place (N,) of every match: candidates with common points are one place."""
+        images = [candidate.image for found in known.candidates for candidate in found]
+        labels = covisibility_clusters(self.map, images)
+        offsets = np.cumsum([0, *(len(found) for found in known.candidates)])
+        return np.concatenate(
+            [labels[m.candidate + o] for m, o in zip(known.found, offsets[:-1], strict=True)]
+        )
+
+    def _best_image(self, known: Correspondences, solution: PoseSolution) -> int:
+        """The candidate that shows most of the inliers' points."""
+        points = known.matches.point[solution.inliers]
+        images = dict.fromkeys(c.image for found in known.candidates for c in found)
+        shown = {i: int(np.isin(points, self.map.features(i).points).sum()) for i in images}
+        return max(shown, key=lambda image: shown[image])
+
+
+class StageClock:
+    """Milliseconds by stage."""
+
+    def __init__(self) -> None:
+        self._start = time.perf_counter()
+        self._times: dict[str, float] = {}
+
+    @contextlib.contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Time a block, also one that raises."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._times[name] = 1e3 * (time.perf_counter() - start)
+
+    def finish(self) -> dict[str, float]:
+        """All stages and the total."""
+        return {**self._times, "total": 1e3 * (time.perf_counter() - self._start)}
+
+
+def refuse_other_features(given: FeatureTypes, wanted: FeatureTypes) -> None:
+    """Descriptors of different networks or settings look alike and match nothing.
+
+    Raises:
+        InputError: naming both.
+    """
+    for kind in ("keypoints", "descriptors", "global_features"):
+        ours, theirs = getattr(given, kind), getattr(wanted, kind)
+        if ours != theirs:
+            raise InputError(
+                f"the query's {kind} are '{ours}' but the map's are '{theirs}'; extract with the "
+                "weights and settings of the map"
+            )
+
+
+def _mounted(image: QueryImage) -> MountedCamera:
+    try:
+        return MountedCamera(image.camera, image.cam_from_base)
+    except InputError as error:
+        raise Rejected(Reason.BAD_INPUT, str(error)) from error
+
+
+def _check_pixels(pixels: npt.NDArray[np.uint8], camera: Camera) -> None:
+    what = f"camera '{camera.sensor_id}'"
+    gray_or_rgb = pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] == 3)
+    if pixels.dtype != np.uint8 or not gray_or_rgb:
+        text = f"{what}: {pixels.dtype} {pixels.shape} is no 8-bit grey or RGB image"
+        raise Rejected(Reason.BAD_INPUT, text)
+    height, width = pixels.shape[:2]
+    if (width, height) != (camera.width, camera.height):
+        calibrated = f"{camera.width}×{camera.height}"
+        text = f"{what}: the image is {width}×{height} but the calibration is of {calibrated}"
+        raise Rejected(Reason.BAD_INPUT, text)
+    sample = pixels[:: max(height // 64, 1), :: max(width // 64, 1)]
+    if sample.std() < MIN_CONTRAST:
+        look = "black" if sample.mean() < 16 else "white" if sample.mean() > 239 else "blank"
+        raise Rejected(Reason.NO_FEATURES, f"{what}: the image is {look}")
+
+
+def _keypoints(query: Query, views: Sequence[View]) -> tuple[npt.NDArray[np.float32], ...]:
+    """Keypoints by image of the query; none where it was not usable."""
+    empty = np.empty((0, 2), np.float32)
+    by_number = {view.number: view.features.keypoints[:, :2] for view in views}
+    return tuple(by_number.get(number, empty) for number in range(len(query.images)))
+
+
+def _ranked(candidates: Sequence[Candidates]) -> Candidates:
+    """The candidates of all views together, best first, each image once."""
+    ranked = sorted((c for found in candidates for c in found), key=lambda c: -c.score)
+    best: dict[int, Candidate] = {}
+    for candidate in ranked:
+        best.setdefault(candidate.image, candidate)
+    return tuple(best.values())

@@ -1,0 +1,158 @@
+"""Which map images may show the place of a query image: search, gates, fusion, clusters.
+
+Global descriptors come from the query's features, gates from its GNSS, Wi-Fi and prior;
+the answers are rows of the map's images, to be matched by `matching`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy.sparse import csr_matrix
+from scipy.sparse.csgraph import connected_components
+
+from kapture_ros.localization.query import Candidate, Query, Reason, Rejected
+from kapture_ros.localization.wifi import WifiLocator
+from kapture_ros.mapping.retrieval_index import RetrievalIndex
+from kapture_ros.mapping.visual_map import VisualMap
+from kapture_ros.options import option
+from kapture_ros.transforms.se3 import Array
+
+Rows = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float32]
+GATE_SIGMAS = 3.0
+MIN_SHARED = 3  # points that two images must share to be one place
+
+
+@dataclass(frozen=True)
+class RetrievalOptions:
+    """How candidates are found."""
+
+    top_k: int = option(20, "map images to match each query image against", minimum=1)
+    fusion: str = option(
+        "mean",
+        "how the scores of several retrievers become one",
+        choices=("mean", "power", "max", "min", "round_robin"),
+    )
+    gate_margin: float = option(
+        50.0,
+        "how far from the place of a GNSS fix, Wi-Fi scan or prior (3 σ) a map image may be",
+        unit="m",
+        minimum=0,
+    )
+    gnss_gate: bool = option(True, "search only near the GNSS fix, if there is one")
+    wifi_gate: bool = option(True, "search only near the place of the Wi-Fi scan, if it is heard")
+    prior_gate: bool = option(True, "search only near the predicted pose, if there is one")
+
+
+def gated_rows(
+    visual_map: VisualMap, query: Query, wifi: WifiLocator | None, options: RetrievalOptions
+) -> Rows | None:
+    """The map images that GNSS, Wi-Fi and prior leave; None: all of them.
+
+    Raises:
+        Rejected: if they leave none.
+    """
+    gates: list[tuple[str, Array, float]] = []
+    if options.gnss_gate and query.gnss is not None and visual_map.datum is not None:
+        fix = query.gnss
+        place = visual_map.datum.map_from_geodetic(fix.latitude, fix.longitude, fix.altitude)
+        arm = float(np.linalg.norm(fix.lever_arm))
+        gates.append(("the GNSS fix", place[0, :2], _sigma(fix.covariance[:2, :2]) + arm))
+    if options.wifi_gate and query.wifi is not None and wifi is not None:
+        heard = wifi.locate(query.wifi)
+        if heard is not None:
+            gates.append(("the Wi-Fi scan", heard.position_map[:2], heard.sigma))
+    if options.prior_gate and query.prior is not None:
+        covariance = query.prior.covariance[:3, :3]
+        position = query.prior.map_from_base.translation
+        gates.append(("the predicted pose", position, _sigma(covariance)))
+    rows: Rows | None = None
+    for name, center, sigma in gates:
+        radius = options.gate_margin + GATE_SIGMAS * sigma
+        near = visual_map.image_grid.within(center, radius)
+        rows = near if rows is None else np.intersect1d(rows, near, assume_unique=True)
+        if len(rows) == 0:
+            text = f"no map image within {radius:.0f} m of {name}"
+            raise Rejected(Reason.NO_CANDIDATES, text + (" and the other gates" * (len(gates) > 1)))
+    return rows
+
+
+def retrieve(
+    retrievers: Mapping[str, RetrievalIndex],
+    descriptors: Mapping[str, Floats],
+    rows: Rows | None,
+    options: RetrievalOptions,
+) -> tuple[Candidate, ...]:
+    """The top-k map images of one query image, best first.
+
+    Args:
+        retrievers: search over the map by the type of global descriptor.
+        descriptors: those of the query image, (G,) by type; other types are left out.
+        rows: the map images to choose from; None: all.
+    """
+    used = [(retrievers[name], descriptors[name]) for name in retrievers if name in descriptors]
+    found = [index.search(descriptor, options.top_k, rows) for index, descriptor in used]
+    if not found:
+        return ()
+    if len(found) == 1:
+        images, scores = found[0]
+    else:
+        union = np.unique(np.concatenate([images for images, _ in found]))
+        all_scores = [index.scores(_unit(descriptor), union) for index, descriptor in used]
+        order, fused = fuse(np.stack(all_scores), options.fusion)
+        kept = order[: options.top_k]
+        images, scores = union[kept], fused[kept].astype(np.float32)
+    return tuple(Candidate(int(i), float(s)) for i, s in zip(images, scores, strict=True))
+
+
+def fuse(scores: npt.NDArray[np.floating], method: str) -> tuple[Rows, Array]:
+    """One ranking from the similarities (R, C) of R retrievers to C images.
+
+    Late fusion as in Humenberger et al. (2020): arithmetic mean, power (the product, each
+    similarity to the power 1 / R), maximum, minimum; round robin takes each retriever's
+    best not yet taken in turn.
+
+    Returns:
+        The order of the images (C,), best first, and their fused scores (C,).
+    """
+    values = np.asarray(scores, dtype=float)
+    if method == "round_robin":
+        ranks = np.argsort(np.argsort(-values, axis=1, kind="stable"), axis=1)
+        # Rank r of retriever i comes at turn r R + i; an image at its earliest turn.
+        turns = (ranks * len(values) + np.arange(len(values))[:, None]).min(axis=0)
+        fused = -turns.astype(float)
+    elif method == "power":
+        fused = np.exp(np.log(np.maximum(values, 1e-9)).mean(axis=0))
+    elif method == "max":
+        fused = values.max(axis=0)
+    elif method == "min":
+        fused = values.min(axis=0)
+    else:
+        fused = values.mean(axis=0)
+    return np.argsort(-fused, kind="stable"), fused
+
+
+def covisibility_clusters(visual_map: VisualMap, images: Sequence[int]) -> npt.NDArray[np.int32]:
+    """The place (n,) of each image: images linked by common points are one place."""
+    points = [visual_map.features(image).points for image in images]
+    if not points:
+        return np.empty(0, np.int32)
+    owner = np.repeat(np.arange(len(points)), [len(p) for p in points])
+    _, column = np.unique(np.concatenate(points), return_inverse=True)
+    ones = np.ones(len(owner), np.int32)
+    seen = csr_matrix((ones, (owner, column)), shape=(len(points), int(column.max(initial=-1)) + 1))
+    shared = (seen @ seen.T).toarray() >= MIN_SHARED
+    labels: npt.NDArray[np.int32] = connected_components(csr_matrix(shared), directed=False)[1]
+    return labels
+
+
+def _sigma(covariance: Array) -> float:
+    return float(np.sqrt(np.linalg.eigvalsh(covariance)[-1]))
+
+
+def _unit(vector: Floats) -> Floats:
+    return vector / max(float(np.linalg.norm(vector)), 1e-12)
