@@ -6,6 +6,7 @@ place a map on the Earth and as position priors in bundle adjustment.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +22,10 @@ from kapture_ros.transforms.geodesy import Datum
 from kapture_ros.transforms.se3 import Array, Transform
 
 UNKNOWN_ALTITUDE_SIGMA = 1e4  # metres: says nothing
+MAX_GAP_NS = 2_000_000_000  # between images; farther apart, motion between them is unknown
+NO_POSITIONS = Positions(
+    np.empty(0, np.int64), np.empty((0, 3)), np.empty((0, 3)), np.empty((0, 3, 3))
+)
 MIN_SIGMA = 0.01  # metres; receivers that claim less, or zero, are not believed
 
 
@@ -113,25 +118,37 @@ def _told_covariances(dataset: Path, sensor_id: str) -> dict[int, Array]:
 
 @dataclass(frozen=True, slots=True)
 class RigTrack:
-    """Where the rigs of F instants were: `stamps` (F,) int64 ascending, map_from_rig."""
+    """Where the rigs of F instants were, drive by drive and by time within a drive.
+
+    Attributes:
+        frames: (F,) the instants, numbers of the image table.
+        sessions: (F,) the drive of each.
+        stamps: (F,) int64.
+        rotations, translations: map_from_rig; translations (F, 3).
+    """
 
     frames: npt.NDArray[np.int64]
+    sessions: npt.NDArray[np.int64]
     stamps: npt.NDArray[np.int64]
     rotations: Rotation
     translations: Array
 
+    @property
+    def breaks(self) -> npt.NDArray[np.bool_]:
+        """(F - 1,) where the next instant is of another drive."""
+        return np.asarray(self.sessions[1:] != self.sessions[:-1])
 
-def rig_track(images: ImageTable, frames: npt.NDArray[np.int64] | None = None) -> RigTrack:
-    """The rig poses of all posed instants (of the given ones), by time."""
+
+def rig_track(images: ImageTable, sessions: npt.NDArray[np.int32]) -> RigTrack:
+    """The rig poses of all posed instants; `sessions` (N,) is the drive of each image."""
     posed = np.flatnonzero(images.posed)
     _, first = np.unique(images.frames[posed], return_index=True)
     rows = posed[first]
-    if frames is not None:
-        rows = rows[np.isin(images.frames[rows], frames)]
-    rows = rows[np.argsort(images.stamps[rows], kind="stable")]
+    rows = rows[np.lexsort((images.stamps[rows], sessions[rows]))]
     poses = [map_from_rig(images, int(row)) for row in rows]
     return RigTrack(
         images.frames[rows].astype(np.int64),
+        sessions[rows].astype(np.int64),
         images.stamps[rows],
         Rotation.concatenate([pose.rotation for pose in poses]) if poses else Rotation.identity(0),
         np.array([pose.translation for pose in poses]).reshape(-1, 3),
@@ -158,37 +175,54 @@ def antenna_in_rig(images: ImageTable, sensor_id: str) -> Array:
 
 
 def tie_to_rigs(
-    images: ImageTable, track: RigTrack, fixes: GnssFixes, datum: Datum, max_gap_ns: int
+    images: ImageTable, track: RigTrack, fixes: Sequence[GnssFixes], datum: Datum
 ) -> Positions:
     """Every fix as a measurement of the antenna at the instant nearest in time.
 
     The motion between fix and instant is taken from the track, which is exact enough over
-    such a time even if it drifts. Fixes farther than `max_gap_ns` from the next instants
-    are left out. `rows` of the result are rows of the track.
+    such a time even if it drifts. Fixes in gaps of the track are left out.
+
+    Args:
+        fixes: one entry a drive.
+
+    Returns:
+        Measurements whose `rows` are rows of the track.
     """
-    at = fixes.positions(datum)
+    found = [NO_POSITIONS]
+    for session, own in enumerate(fixes):
+        part = np.flatnonzero(track.sessions == session)
+        if len(part) >= 2 and len(own):
+            found.append(_tie(images, track, part, own, datum))
+    return Positions(
+        np.concatenate([part.rows for part in found]),
+        np.concatenate([part.points for part in found]),
+        np.concatenate([part.levers for part in found]),
+        np.concatenate([part.covariances for part in found]),
+    )
+
+
+def _tie(
+    images: ImageTable,
+    track: RigTrack,
+    part: npt.NDArray[np.int64],
+    fixes: GnssFixes,
+    datum: Datum,
+) -> Positions:
     levers = np.array([antenna_in_rig(images, s) for s in fixes.sensors]).reshape(-1, 3)
-    after = np.clip(np.searchsorted(track.stamps, fixes.stamps), 1, max(len(track.stamps) - 1, 1))
-    if len(track.stamps) < 2 or len(fixes) == 0:
-        none = np.empty((0, 3))
-        return Positions(np.empty(0, np.int64), none, none, np.empty((0, 3, 3)))
-    before = after - 1
-    until_fix = fixes.stamps - track.stamps[before]
-    gap = np.maximum(track.stamps[after] - track.stamps[before], 1)
-    fraction = until_fix / gap
-    inside = (fraction >= -0.5) & (fraction <= 1.5) & (gap <= max_gap_ns)
-    nearest = np.where(fraction < 0.5, before, after)
+    stamps = track.stamps[part]
+    later = np.clip(np.searchsorted(stamps, fixes.stamps), 1, len(stamps) - 1)
+    gap = stamps[later] - stamps[later - 1]
+    fraction = (fixes.stamps - stamps[later - 1]) / np.maximum(gap, 1)
+    inside = (fraction >= -0.5) & (fraction <= 1.5) & (gap <= MAX_GAP_NS)
+    before, after = part[later - 1], part[later]
     start, end = (
         track.translations[row] + track.rotations[row].apply(levers) for row in (before, after)
     )
-    moved = start + np.clip(fraction, -0.5, 1.5)[:, None] * (end - start)
+    moved = start + fraction[:, None] * (end - start)
+    nearest = np.where(fraction < 0.5, before, after)
     here = track.translations[nearest] + track.rotations[nearest].apply(levers)
-    return Positions(
-        nearest[inside],
-        (at + here - moved)[inside],
-        levers[inside],
-        fixes.covariances[inside],
-    )
+    measured = fixes.positions(datum) + here - moved
+    return Positions(nearest[inside], measured[inside], levers[inside], fixes.covariances[inside])
 
 
 def positions_of_images(images: ImageTable, fixes: GnssFixes, datum: Datum) -> Array:

@@ -90,6 +90,12 @@ class ImageTable:
             result[known] = rotations.inv().apply([0.0, 0.0, 1.0])
         return result
 
+    def with_poses(self, rows: npt.NDArray[np.int64], poses: Array) -> ImageTable:
+        """The table with new poses (K, 7) of some images."""
+        changed = self.poses.copy()
+        changed[rows] = poses
+        return replace(self, poses=changed)
+
     def select(self, rows: npt.ArrayLike) -> ImageTable:
         """The table of some images, in the order given; instants are numbered anew."""
         chosen = np.asarray(rows)

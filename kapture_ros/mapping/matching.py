@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +18,8 @@ from tqdm import tqdm
 from kapture_ros.errors import InputError, OptionError
 from kapture_ros.mapping.feature_files import FeatureFolder, checked_name, unit_rows
 from kapture_ros.mapping.images import ImageTable
+from kapture_ros.mapping.options import MatchOptions
 from kapture_ros.mapping.pairs import Pairs
-from kapture_ros.options import option
 
 BLOCK = 512  # rows of the similarity matrix at once: 512 × 2000 floats stay in the cache
 CACHE_BYTES = 1 << 30
@@ -28,20 +27,6 @@ CACHE_BYTES = 1 << 30
 Floats = npt.NDArray[np.float32]
 Matches = npt.NDArray[np.int32]
 """(m, 2) keypoints of the first and of the second image."""
-
-
-@dataclass(frozen=True)
-class MatchOptions:
-    """How keypoints are matched."""
-
-    ratio: float | None = option(
-        None, "best to second-best distance at most (Lowe); none: mutual is enough",
-        minimum=0.1, maximum=1.0,
-    )  # fmt: skip
-    min_similarity: float = option(
-        0.0, "cosine similarity of a match at least", minimum=-1.0, maximum=1.0
-    )
-    device: str = option("auto", "where to match", choices=("auto", "cpu", "cuda"))
 
 
 def mutual_matches(first: Floats, second: Floats, options: MatchOptions) -> tuple[Matches, Floats]:

@@ -6,7 +6,6 @@ them as a kapture pairsfile. A pair is (i, j) with i < j, and is listed once.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,31 +16,13 @@ from scipy.spatial import cKDTree
 from kapture_ros.errors import InputError
 from kapture_ros.files import write_atomically
 from kapture_ros.mapping.images import ImageTable
-from kapture_ros.options import option
+from kapture_ros.mapping.options import PairOptions
 from kapture_ros.transforms.se3 import Array
 
 Pairs = npt.NDArray[np.int64]
 """(K, 2) rows of the image table, first < second, sorted, without duplicates."""
 
 BLOCK = 1024  # images compared with all others at once
-
-
-@dataclass(frozen=True)
-class PairOptions:
-    """Which images are matched with which."""
-
-    retrieval_top_k: int = option(20, "most similar images of an image, in time apart", minimum=0)
-    sequence_neighbours: int = option(
-        5, "next images of the same camera in time; then every second power", minimum=0
-    )
-    pose_top_k: int = option(10, "nearest images that look the same way", minimum=0)
-    pose_distance: float = option(25.0, "of nearest images at most", unit="m", minimum=0)
-    pose_angle: float = option(
-        60.0, "between the viewing directions at most", unit="deg", minimum=0, maximum=180
-    )
-    gnss_distance: float = option(
-        15.0, "between GNSS positions, where there are no poses", unit="m", minimum=0
-    )
 
 
 def choose_pairs(

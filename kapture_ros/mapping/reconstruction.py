@@ -21,27 +21,11 @@ from kapture_ros.mapping.colmap import new_reconstruction, require_points, with_
 from kapture_ros.mapping.feature_files import FeatureFolder
 from kapture_ros.mapping.gnss import RigTrack, sensor_from_rig
 from kapture_ros.mapping.images import ImageTable
+from kapture_ros.mapping.options import ReconstructOptions
 from kapture_ros.mapping.pose_graph import Positions
-from kapture_ros.options import option
 from kapture_ros.transforms.se3 import Array
 
 PRIOR_LOSS_SCALE = 2.8  # sigma of a position prior from where on it is doubted
-
-
-@dataclass(frozen=True)
-class ReconstructOptions:
-    """How points and poses are computed."""
-
-    max_reprojection: float = option(
-        2.5, "reprojection error of an observation at most", unit="px", minimum=0.1
-    )
-    min_angle: float = option(
-        1.0, "between two rays of a point at least", unit="deg", minimum=0.01, maximum=45
-    )
-    refine_intrinsics: bool = option(False, "let bundle adjustment change the calibration")
-    refine_extrinsics: bool = option(False, "let bundle adjustment move cameras in their rig")
-    iterations: int = option(50, "of one bundle adjustment at most", minimum=1)
-    threads: int = option(-1, "of COLMAP; -1: one a core")
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """Which matches of a pair obey its geometry: the inliers go into a COLMAP database.
 
 Where the relative pose is known (trusted poses, cameras of one rig instant) the epipolar
-error under it decides; elsewhere an essential matrix or homography is estimated.
+error under it decides; elsewhere an essential matrix is estimated.
 """
 
 from __future__ import annotations
@@ -13,27 +13,21 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import poselib
 import pycolmap
+from scipy.spatial.transform import Rotation
 from tqdm import tqdm
 
 from kapture_ros.mapping.colmap import colmap_camera, rigid
 from kapture_ros.mapping.feature_files import FeatureFolder
+from kapture_ros.mapping.gnss import sensor_from_rig
 from kapture_ros.mapping.images import ImageTable
 from kapture_ros.mapping.matching import Matches, MatchStore
+from kapture_ros.mapping.options import VerifyOptions
 from kapture_ros.mapping.pairs import Pairs
-from kapture_ros.options import option
 from kapture_ros.transforms.se3 import Array, Transform
 
-BATCH = 256  # pairs between two commits: what an interrupted run may lose
-
-
-@dataclass(frozen=True)
-class VerifyOptions:
-    """Which matches are believed."""
-
-    max_error: float = option(4.0, "epipolar error of an inlier at most", unit="px", minimum=0.1)
-    min_inliers: int = option(15, "inliers of a pair at least", minimum=5)
-    seed: int = option(0, "of the random sampling", minimum=0)
+MAX_SAMPLES = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,12 +55,12 @@ def verify_pairs(
     known: npt.NDArray[np.bool_],
     options: VerifyOptions,
 ) -> Iterator[PairGeometry]:
-    """Verify pairs, in their order, on two threads (COLMAP releases the GIL).
+    """Verify pairs, in their order, on two threads (the estimator releases the GIL).
 
     Args:
         known: (K,) whether the relative pose of a pair is to be trusted.
     """
-    rays = _Rays(images, keypoints)
+    rays = Rays(images, keypoints)
 
     def verify(pair: int) -> PairGeometry:
         i, j = (int(row) for row in pairs[pair])
@@ -82,7 +76,7 @@ def verify_pairs(
         yield from tqdm(results, "verify", total=len(pairs), unit="pair", disable=None)
 
 
-class _Rays:
+class Rays:
     """Keypoints of images in pixels and on the plane z = 1, read at the first use."""
 
     def __init__(self, images: ImageTable, keypoints: FeatureFolder):
@@ -92,29 +86,40 @@ class _Rays:
         self._pixels: dict[int, Array] = {}
 
     def camera(self, row: int) -> pycolmap.Camera:
+        """The camera of an image."""
         return self.cameras[int(self._images.camera[row])]
 
     def pixels(self, row: int) -> Array:
+        """All keypoints (n, 2) of an image."""
         if row not in self._pixels:
             values = self._keypoints.read(self._images.names[row])[:, :2]
             self._pixels[row] = np.ascontiguousarray(values, np.float64)
         return self._pixels[row]
 
     def plane(self, row: int, keypoints: npt.NDArray[np.int32]) -> Array:
+        """Some keypoints (k,) of an image as points (k, 2) at depth 1, undistorted."""
         return np.asarray(self.camera(row).cam_from_img(self.pixels(row)[keypoints]))
 
 
 def _check_known(
-    images: ImageTable, rays: _Rays, i: int, j: int, matches: Matches, options: VerifyOptions
+    images: ImageTable, rays: Rays, i: int, j: int, matches: Matches, options: VerifyOptions
 ) -> PairGeometry:
-    j_from_i = images.cam_from_map(j) @ images.cam_from_map(i).inverse()
-    error = epipolar_error(j_from_i, rays.plane(i, matches[:, 0]), rays.plane(j, matches[:, 1]))
+    motion = known_motion(images, i, j)
+    error = epipolar_error(motion, rays.plane(i, matches[:, 0]), rays.plane(j, matches[:, 1]))
     # The error on the plane z = 1 in pixels of the camera with the longer focal length.
     focal = max(rays.camera(i).mean_focal_length(), rays.camera(j).mean_focal_length())
     inliers = matches[error * focal <= options.max_error]
     if len(inliers) < options.min_inliers:
         inliers = inliers[:0]
     return PairGeometry(i, j, inliers, None, len(matches))
+
+
+def known_motion(images: ImageTable, first: int, second: int) -> Transform:
+    """second_from_first of two images: by their rig at one instant, else by their poses."""
+    if images.frames[first] == images.frames[second]:
+        first_from_rig, second_from_rig = (sensor_from_rig(images, row) for row in (first, second))
+        return second_from_rig @ first_from_rig.inverse()
+    return images.cam_from_map(second) @ images.cam_from_map(first).inverse()
 
 
 def epipolar_error(second_from_first: Transform, first: Array, second: Array) -> Array:
@@ -141,23 +146,29 @@ def epipolar_error(second_from_first: Transform, first: Array, second: Array) ->
     return distance
 
 
-def _estimate(
-    rays: _Rays, i: int, j: int, matches: Matches, options: VerifyOptions
-) -> PairGeometry:
-    settings = pycolmap.TwoViewGeometryOptions()
-    settings.min_num_inliers = options.min_inliers
-    settings.compute_relative_pose = True
-    settings.detect_watermark = False  # a car's bonnet at the image border is found as one
-    settings.ransac.max_error = options.max_error
-    settings.ransac.min_inlier_ratio = 0.1
-    settings.ransac.random_seed = options.seed
-    geometry = pycolmap.estimate_calibrated_two_view_geometry(
-        rays.camera(i), rays.pixels(i), rays.camera(j), rays.pixels(j), matches, settings
+def _estimate(rays: Rays, i: int, j: int, matches: Matches, options: VerifyOptions) -> PairGeometry:
+    """The essential matrix of a pair by PoseLib's LO-RANSAC on undistorted points.
+
+    A thousand samples find 98 % of the inliers that COLMAP's estimator finds, in a tenth of
+    the time (docs/mapping.md).
+    """
+    first, second = rays.plane(i, matches[:, 0]), rays.plane(j, matches[:, 1])
+    focal = rays.camera(j).mean_focal_length()
+    pinhole = {"model": "SIMPLE_PINHOLE", "width": 1, "height": 1, "params": [focal, 0.0, 0.0]}
+    finite = np.isfinite(first).all(axis=1) & np.isfinite(second).all(axis=1)
+    ransac = {
+        "max_epipolar_error": options.max_error,
+        "max_iterations": MAX_SAMPLES,
+        "min_iterations": 20,
+        "seed": options.seed,
+    }
+    pose, report = poselib.estimate_relative_pose(
+        first[finite] * focal, second[finite] * focal, pinhole, pinhole, ransac, {}
     )
-    inliers = np.asarray(geometry.inlier_matches, np.int32).reshape(-1, 2)
-    motion = None
-    if geometry.cam2_from_cam1 is not None and len(inliers):
-        motion = Transform.from_matrix(geometry.cam2_from_cam1.matrix())
+    inliers = matches[finite][np.asarray(report["inliers"], bool)]
+    if len(inliers) < options.min_inliers:
+        return PairGeometry(i, j, matches[:0], None, len(matches))
+    motion = Transform(Rotation.from_matrix(pose.R), np.asarray(pose.t, float))
     return PairGeometry(i, j, inliers, motion, len(matches))
 
 

@@ -1,0 +1,360 @@
+"""`kapture_ros map`: drives in, a visual map out, step by step, resumable.
+
+extract → pairs → match → verify → triangulate or reconstruct → refine → georeference →
+index. What a step leaves on disk is found again when a run is repeated with the same
+settings; `map.yaml` is written last, so an unfinished map is never taken for a map.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import logging
+import platform
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pycolmap
+
+import kapture_ros
+from kapture_ros.errors import InputError, OutputError
+from kapture_ros.files import write_atomically
+from kapture_ros.mapping import georeference, routes
+from kapture_ros.mapping.colmap import new_reconstruction, structure_of, write_database
+from kapture_ros.mapping.colors import colored
+from kapture_ros.mapping.consistency import PoseCheck, check_poses
+from kapture_ros.mapping.feature_files import FeatureFolder, unit_rows
+from kapture_ros.mapping.gnss import positions_of_images
+from kapture_ros.mapping.images import ImageTable, require_calibration
+from kapture_ros.mapping.index import build_index
+from kapture_ros.mapping.intrinsics import with_guessed_intrinsics
+from kapture_ros.mapping.manifest import FILE_NAME, Manifest, write_manifest
+from kapture_ros.mapping.matching import MatchStore, match_pairs
+from kapture_ros.mapping.options import MapSettings
+from kapture_ros.mapping.pairs import Pairs, choose_pairs, write_pairs
+from kapture_ros.mapping.sessions import (
+    FeatureSource,
+    Session,
+    copy_records,
+    link_features,
+    merged,
+    read_session,
+    same_types,
+    write_images,
+)
+from kapture_ros.mapping.structure import write_structure
+from kapture_ros.mapping.verification import (
+    PairGeometry,
+    verify_pairs,
+    write_geometries,
+)
+
+log = logging.getLogger(__name__)
+
+BUILD = "build"
+SETTINGS = "settings.json"
+DATABASE = "database.db"
+
+
+class Run:
+    """The record of a run: what each step did, how long it took, what to warn of."""
+
+    def __init__(self, settings: MapSettings):
+        self.settings = settings
+        self.steps: list[dict[str, Any]] = []
+        self.warnings: list[str] = []
+
+    @contextlib.contextmanager
+    def step(self, name: str) -> Iterator[dict[str, Any]]:
+        """Time a step; the block adds its counts to the dictionary it is given."""
+        counts: dict[str, Any] = {"step": name}
+        start = time.perf_counter()
+        yield counts
+        counts["seconds"] = round(time.perf_counter() - start, 2)
+        self.steps.append(counts)
+        told = ", ".join(f"{v} {k}" for k, v in counts.items() if k not in ("step", "seconds"))
+        log.info("%s: %s (%.1f s)", name, told, counts["seconds"])
+
+    def warn(self, message: str) -> None:
+        """Tell the user now and in map.yaml."""
+        log.warning("%s", message)
+        self.warnings.append(message)
+
+    def record(self) -> dict[str, Any]:
+        """The content of map.yaml's `record`."""
+        settings = {
+            key: str(value) if isinstance(value, Path) else value
+            for key, value in dataclasses.asdict(self.settings).items()
+        }
+        return {
+            "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "versions": {
+                "kapture_ros": kapture_ros.__version__,
+                "pycolmap": pycolmap.__version__,
+                "numpy": np.__version__,
+                "python": platform.python_version(),
+            },
+            "settings": settings,
+            "steps": self.steps,
+            "warnings": self.warnings,
+        }
+
+
+def build_map(
+    datasets: Sequence[Path], map_dir: Path, settings: MapSettings, *, overwrite: bool = False
+) -> Manifest:
+    """Make a map of one or more drives.
+
+    Raises:
+        InputError: if a dataset cannot become a map, saying why and what to do.
+        OutputError: if the map exists already or cannot be written.
+    """
+    if (map_dir / FILE_NAME).exists():
+        if not overwrite:
+            raise OutputError(f"{map_dir} is a map already: choose another, or pass --overwrite")
+        shutil.rmtree(map_dir)
+    run = Run(settings)
+    with run.step("collect") as counts:
+        sessions = read_sessions(datasets, settings)
+        types = same_types(sessions)
+        build = begin(map_dir, sessions, settings)
+        folders = link_features(sessions, map_dir)
+        images, session_of = joined(sessions)
+        counts |= {"sessions": len(sessions), "images": len(images)}
+    pairs = pair_step(run, images, sessions, folders, build)
+    store = MatchStore(map_dir, types.keypoints)
+    with run.step("match") as counts:
+        new = match_pairs(images, pairs, folders["descriptors"], store, settings.match)
+        counts |= {"pairs": len(pairs), "newly matched": new}
+    route = pose_step(run, images, sessions, pairs, folders, store)
+    verified = verify_step(run, images, pairs, folders, store, build, trusted=route == "fixed")
+    scene = routes.Scene(
+        images, session_of, folders["keypoints"], build / DATABASE,
+        tuple(session.fixes for session in sessions), verified, settings.reconstruct,
+    )  # fmt: skip
+    placed = place_step(run, scene, route)
+    with run.step("write") as counts:
+        structure = structure_of(placed.model, len(placed.images))
+        structure = colored(structure, placed.images, folders["keypoints"], image_files(sessions))
+        sensors = copy_records(sessions, map_dir)
+        write_images(map_dir, placed.images, sensors)
+        write_structure(map_dir, placed.images, types.keypoints, structure)
+        counts |= {"points": len(structure.xyz), "observations": len(structure.points)}
+    manifest = Manifest(
+        types, placed.metric, placed.datum, georeference.bounds(placed.images),
+        tuple(session.name for session in sessions), run.record(),
+    )  # fmt: skip
+    write_manifest(map_dir, manifest)
+    build_index(map_dir)
+    shutil.rmtree(build)
+    return manifest
+
+
+def read_sessions(datasets: Sequence[Path], settings: MapSettings) -> list[Session]:
+    """Read all drives; several get their names from their folders.
+
+    Raises:
+        InputError: as `read_session`, for uncalibrated cameras, and for equal names.
+    """
+    names = [dataset.resolve().name for dataset in datasets]
+    if len(set(names)) < len(names):
+        raise InputError(f"the datasets' folders need different names, not {', '.join(names)}")
+    source = FeatureSource(settings.local_features, settings.global_features)
+    sessions = []
+    for dataset, name in zip(datasets, names, strict=True):
+        session = read_session(
+            dataset, name, source,
+            prefixed=len(datasets) > 1, gnss_sigma=settings.poses.gnss_sigma,
+        )  # fmt: skip
+        if len(session.images) < 2:
+            raise InputError(f"{dataset} has one image: a map needs at least two that overlap")
+        if settings.inputs.estimate_intrinsics:
+            guessed = with_guessed_intrinsics(session.images)
+            session = dataclasses.replace(session, images=guessed)
+        require_calibration(session.images, dataset)
+        sessions.append(session)
+    return sessions
+
+
+def joined(sessions: Sequence[Session]) -> tuple[ImageTable, npt.NDArray[np.int32]]:
+    """All images, and the drive of each."""
+    images = merged([session.images for session in sessions])
+    lengths = [len(session.images) for session in sessions]
+    return images, np.repeat(np.arange(len(sessions)), lengths).astype(np.int32)
+
+
+def image_files(sessions: Sequence[Session]) -> dict[str, Path]:
+    """Where the image file of each image of the map lies, whether it is there or not."""
+    return {
+        name: session.dataset / "sensors" / "records_data" / original
+        for session in sessions
+        for name, original in zip(session.images.names, session.originals, strict=True)
+    }
+
+
+def begin(map_dir: Path, sessions: Sequence[Session], settings: MapSettings) -> Path:
+    """The folder of intermediate results, emptied if it is of other inputs or settings.
+
+    Raises:
+        OutputError: if the map's folder holds something else, or cannot be written.
+    """
+    build = map_dir / BUILD
+    inputs = [str(session.dataset.resolve()) for session in sessions]
+    state = json.dumps([inputs, dataclasses.asdict(settings)], default=str)
+    key = hashlib.blake2b(state.encode(), digest_size=16).hexdigest()
+    known = build / SETTINGS
+    if known.is_file() and known.read_text() == key:
+        log.info("continuing %s", map_dir)
+        return build
+    if map_dir.exists() and not known.is_file() and any(map_dir.iterdir()):
+        raise OutputError(f"{map_dir} is not empty and not an unfinished map: choose another name")
+    try:
+        if map_dir.exists():
+            shutil.rmtree(map_dir)
+        build.mkdir(parents=True)
+    except OSError as error:
+        raise OutputError(f"cannot write {map_dir}: {error.strerror}") from error
+    write_atomically(known, key)
+    return build
+
+
+def pair_step(
+    run: Run,
+    images: ImageTable,
+    sessions: Sequence[Session],
+    folders: dict[str, FeatureFolder],
+    build: Path,
+) -> Pairs:
+    """Choose the pairs and write them as a kapture pairsfile."""
+    with run.step("pairs") as counts:
+        places = np.stack([folders["global_features"].read(name).ravel() for name in images.names])
+        pairs = choose_pairs(
+            images, unit_rows(places), gnss_positions(images, sessions), run.settings.pairs
+        )
+        if len(pairs) == 0:
+            raise InputError("no two images are worth matching: the pair options exclude all")
+        write_pairs(build / "pairs.txt", images, pairs)
+        counts |= {"pairs": len(pairs)}
+    return pairs
+
+
+def gnss_positions(
+    images: ImageTable, sessions: Sequence[Session]
+) -> npt.NDArray[np.float64] | None:
+    """Positions (N, 3) of the images by GNSS in one frame; None without fixes."""
+    datum = next((s.fixes.datum() for s in sessions if len(s.fixes)), None)
+    if datum is None:
+        return None
+    return np.concatenate([positions_of_images(s.images, s.fixes, datum) for s in sessions])
+
+
+def pose_step(
+    run: Run,
+    images: ImageTable,
+    sessions: Sequence[Session],
+    pairs: Pairs,
+    folders: dict[str, FeatureFolder],
+    store: MatchStore,
+) -> str:
+    """How the given poses are used: fixed, refine or none."""
+    wanted = run.settings.poses.poses
+    if not images.posed.any():
+        if wanted in ("fixed", "refine"):
+            raise InputError(f"--poses {wanted}, but trajectories.txt has no pose of any image")
+        return "none"
+    if wanted == "none":
+        return wanted
+    with run.step("check poses") as counts:
+        check = check_poses(images, pairs, folders["keypoints"], store, run.settings.verify)
+        counts |= {"near": dict(check.near), "far": check.far}
+    _warn_of_misfits(run, check)
+    if wanted != "auto":
+        return wanted
+    with_gnss = any(len(session.fixes) for session in sessions)
+    return "refine" if check.drifts or (with_gnss and not _fits_gnss(images, sessions)) else "fixed"
+
+
+def _warn_of_misfits(run: Run, check: PoseCheck) -> None:
+    if check.near and len(check.misfits) == len(check.near):
+        raise InputError(
+            "neighbouring images contradict the poses in every camera: trajectories.txt must be "
+            "camera (or rig) from world, and rigs.txt sensor from rig; `--poses none` maps "
+            "without them"
+        )
+    for camera in check.misfits:
+        run.warn(
+            f"camera '{camera}': only {check.near[camera]:.0%} of the matches between its "
+            "neighbouring images fit the poses, other cameras fit: its extrinsics (or its "
+            "calibration) are wrong; correct them or pass --refine-extrinsics"
+        )
+
+
+def _fits_gnss(images: ImageTable, sessions: Sequence[Session]) -> bool:
+    """Whether the poses as they are agree with the fixes, after one shift and turn."""
+    for number, session in enumerate(sessions):
+        datum = session.fixes.datum() if len(session.fixes) else None
+        if datum is not None and not routes.rigid_fit(session.images, session.fixes, datum):
+            log.info("the poses of %s bend against GNSS", sessions[number].name)
+            return False
+    return True
+
+
+def verify_step(
+    run: Run,
+    images: ImageTable,
+    pairs: Pairs,
+    folders: dict[str, FeatureFolder],
+    store: MatchStore,
+    build: Path,
+    *,
+    trusted: bool,
+) -> list[PairGeometry]:
+    """Verify all pairs and write COLMAP's database."""
+    with run.step("verify") as counts:
+        posed = images.posed[pairs].all(axis=1)
+        same_instant = images.frames[pairs[:, 0]] == images.frames[pairs[:, 1]]
+        known = same_instant | (posed & trusted)
+        keypoints = folders["keypoints"]
+        verified = list(verify_pairs(images, pairs, keypoints, store, known, run.settings.verify))
+        model = new_reconstruction(images, keypoints)
+        write_database(build / DATABASE, model, keypoints)
+        write_geometries(build / DATABASE, verified)
+        good = [pair for pair in verified if len(pair.matches)]
+        counts |= {"pairs": len(good), "matches": sum(len(pair.matches) for pair in good)}
+        if not good:
+            raise InputError(
+                "no pair of images shows the same scene: the images do not overlap, or the "
+                "features are damaged"
+            )
+    return verified
+
+
+def place_step(run: Run, scene: routes.Scene, route: str) -> routes.Placed:
+    """Points and poses, by the route chosen; says what was left out."""
+    with run.step(f"reconstruct ({route} poses)") as counts:
+        if route == "fixed":
+            placed = routes.fixed(scene)
+        elif route == "refine":
+            placed = routes.refine(scene, run.settings.poses)
+        else:
+            placed = routes.without_poses(scene, run.settings.poses, scene.images)
+        model = placed.model
+        counts |= {
+            "images": int(placed.images.posed.sum()),
+            "points": model.num_points3D(),
+            "mean track": round(model.compute_mean_track_length(), 3),
+            "reprojection px": round(model.compute_mean_reprojection_error(), 3),
+        }
+    for note in placed.notes:
+        run.warn(note)
+    lost = int((~placed.images.posed).sum())
+    if lost:
+        run.warn(f"{lost} of {len(placed.images)} images are not in the map: no pose was found")
+    return placed

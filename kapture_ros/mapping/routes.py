@@ -1,0 +1,333 @@
+"""Three ways from verified matches to a posed reconstruction, by what is known of the poses.
+
+`fixed` keeps them, `refine` corrects a drifting trajectory by images and GNSS, `none`
+starts from the images alone.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pycolmap
+
+from kapture_ros.errors import InputError
+from kapture_ros.mapping import georeference
+from kapture_ros.mapping.colmap import with_results_of
+from kapture_ros.mapping.feature_files import FeatureFolder
+from kapture_ros.mapping.gnss import (
+    NO_POSITIONS,
+    GnssFixes,
+    RigTrack,
+    positions_of_images,
+    rig_track,
+    tie_to_rigs,
+)
+from kapture_ros.mapping.images import ImageTable
+from kapture_ros.mapping.loops import loop_edges, odometry_edges
+from kapture_ros.mapping.options import PoseOptions, ReconstructOptions
+from kapture_ros.mapping.pose_graph import Positions, RelativePoses, optimize
+from kapture_ros.mapping.reconstruction import (
+    NO_PRIORS,
+    CameraPriors,
+    adjust,
+    camera_priors,
+    own_priors,
+    structure_from_motion,
+    triangulate,
+)
+from kapture_ros.mapping.verification import PairGeometry
+from kapture_ros.transforms.geodesy import Datum
+from kapture_ros.transforms.se3 import Transform
+
+log = logging.getLogger(__name__)
+
+LOOP_INSTANTS = 20  # apart along the drive; nearer ones are neighbours
+ROUGHNESS = (4.0, 2.0, 1.0)  # factors on the reprojection error, round by round
+NO_HEADING = "too few GNSS fixes, or no motion: the map has no datum"
+HEADING_SIGMA = np.radians(5.0)  # a heading known worse than this is not known
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """What the routes work on.
+
+    Attributes:
+        session: (N,) int, the drive of each image.
+        fixes: GNSS, one entry a drive.
+        pairs: verified pairs of images.
+    """
+
+    images: ImageTable
+    session: npt.NDArray[np.int32]
+    keypoints: FeatureFolder
+    database: Path
+    fixes: tuple[GnssFixes, ...]
+    pairs: Sequence[PairGeometry]
+    options: ReconstructOptions
+
+    def datum(self) -> Datum | None:
+        """The place of the first fix of the first drive that has any."""
+        return next((fixes.datum() for fixes in self.fixes if len(fixes)), None)
+
+    def track(self, images: ImageTable) -> RigTrack:
+        """The rig poses of a table of the same images."""
+        return rig_track(images, self.session)
+
+    def tied(self, images: ImageTable, datum: Datum | None) -> tuple[RigTrack, Positions]:
+        """The rig poses, and the fixes as measurements of them."""
+        track = self.track(images)
+        return track, tie_to_rigs(images, track, self.fixes, datum) if datum else NO_POSITIONS
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """A posed reconstruction in the map frame.
+
+    Attributes:
+        metric: whether its unit is the metre.
+        datum: where it is on the Earth, if that is known.
+        left_out: sizes of the components that are not in the map (`none` only).
+        notes: what the user should know.
+    """
+
+    images: ImageTable
+    model: pycolmap.Reconstruction
+    metric: bool
+    datum: Datum | None
+    left_out: tuple[int, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def fixed(scene: Scene) -> Placed:
+    """Triangulate with the poses as they are, in the frame they are in."""
+    model = triangulate(scene.images, scene.keypoints, scene.database, scene.options)
+    datum, notes = _datum_of_frame(scene)
+    return Placed(scene.images, model, True, datum, notes=notes)
+
+
+def _datum_of_frame(scene: Scene) -> tuple[Datum | None, tuple[str, ...]]:
+    """The datum of a frame that is kept: it is z-up, its place and heading are fitted."""
+    local = scene.datum()
+    if local is None:
+        return None, ()
+    fit = _align_track(*scene.tied(scene.images, local))
+    if fit is None:
+        return None, (NO_HEADING,)
+    latitude, longitude, altitude = local.geodetic_from_map(fit.translation)
+    yaw = float(fit.rotation.as_euler("zyx")[0])
+    return Datum(float(latitude[0]), float(longitude[0]), float(altitude[0]), yaw), ()
+
+
+def refine(scene: Scene, options: PoseOptions) -> Placed:
+    """Correct drifting poses: fuse with GNSS, close loops, adjust bundles.
+
+    1. odometry and fixes become one smooth trajectory (pose graph);
+    2. points are triangulated, places seen again tie the trajectory together;
+    3. rounds of triangulation and bundle adjustment with position priors follow, each
+       allowing smaller errors than the one before.
+    """
+    images, datum, notes = _into_enu(scene)
+    track, measured = scene.tied(images, datum)
+    drift = options.drift_metres, np.radians(options.drift_degrees)
+    edges = [odometry_edges(track, *drift, track.breaks)]
+    if len(measured.rows):
+        images = _smoothed(images, track, edges, measured)
+        track, measured = scene.tied(images, datum)
+    model = triangulate(images, scene.keypoints, scene.database, scene.options, ROUGHNESS[0])
+    loops = loop_edges(images, track, model, scene.keypoints, scene.pairs, LOOP_INSTANTS)
+    log.info("%d loop closures", len(loops.first))
+    if len(loops.first):
+        images = _smoothed(images, track, [*edges, loops], measured)
+    placed = _rounds(scene, images, datum, options, ROUGHNESS)
+    return Placed(placed.images, placed.model, True, datum, notes=notes)
+
+
+def _rounds(
+    scene: Scene,
+    images: ImageTable,
+    datum: Datum | None,
+    options: PoseOptions,
+    roughness: Sequence[float],
+) -> Placed:
+    """Triangulate and adjust with ever smaller errors; a last triangulation ends it."""
+    start = images
+    for looseness in roughness:
+        model = triangulate(images, scene.keypoints, scene.database, scene.options, looseness)
+        priors = _priors(scene, images, start, datum, options)
+        adjust(model, priors, scene.options)
+        adjusted = with_results_of(model, images)
+        if len(priors) >= 3:
+            images = georeference.moved(adjusted, georeference.leveled(adjusted, start))
+        else:
+            images = _back_to(adjusted, start)
+    model = triangulate(images, scene.keypoints, scene.database, scene.options)
+    return Placed(images, model, True, datum)
+
+
+def _priors(
+    scene: Scene, images: ImageTable, start: ImageTable, datum: Datum | None, options: PoseOptions
+) -> CameraPriors:
+    if options.pose_sigma is not None:
+        return own_priors(start, options.pose_sigma)
+    track, measured = scene.tied(images, datum)
+    return camera_priors(images, track, measured) if len(measured.rows) else NO_PRIORS
+
+
+def _back_to(adjusted: ImageTable, start: ImageTable) -> ImageTable:
+    """Adjustment without priors has no frame: put it back where the trajectory was."""
+    scale = georeference.scale_by_steps(adjusted, start)
+    if scale is None:
+        raise InputError("the cameras did not move: nothing to map")
+    return georeference.moved(adjusted, georeference.align_to_trajectory(adjusted, start, scale))
+
+
+def without_poses(scene: Scene, options: PoseOptions, reference: ImageTable) -> Placed:
+    """Structure from motion; scale and frame by GNSS, else by odometry, else by the rig.
+
+    Args:
+        reference: the images with the poses given, if any: for the scale.
+    """
+    components = structure_from_motion(
+        scene.images, scene.database, scene.options, incremental=options.incremental
+    )
+    images = components[0].images
+    left_out = tuple(int(part.images.posed.sum()) for part in components[1:])
+    notes: list[str] = []
+    if left_out:
+        notes.append(
+            f"{len(left_out)} parts are not connected with the map and left out "
+            f"({', '.join(map(str, left_out))} images): drive so that places overlap"
+        )
+    images, datum, metric, said = _scaled(scene, images, reference)
+    notes += said
+    if datum is None:
+        model = triangulate(images, scene.keypoints, scene.database, scene.options)
+        return Placed(images, model, metric, None, left_out, tuple(notes))
+    placed = _rounds(scene, images, datum, options, ROUGHNESS[1:])
+    return Placed(placed.images, placed.model, metric, datum, left_out, tuple(notes))
+
+
+def _scaled(
+    scene: Scene, images: ImageTable, reference: ImageTable
+) -> tuple[ImageTable, Datum | None, bool, list[str]]:
+    """Upright, in metres where anything tells, east-north-up where GNSS tells."""
+    up = georeference.up_of_ground(images)
+    if up is None:
+        up = georeference.up_of_cameras(images)
+    turn = georeference.Similarity(1.0, georeference.rotation_to_up(up), np.zeros(3))
+    images = georeference.moved(images, turn)
+    placed = _placed_by_gnss(scene, images)
+    if placed is not None:
+        return *placed, True, []
+    if reference.posed.sum() >= 3:
+        scale = georeference.scale_by_steps(images, reference)
+        if scale is not None:
+            fit = georeference.align_to_trajectory(images, reference, scale)
+            return georeference.moved(images, fit), None, True, []
+    if _rig_baseline(images) > 0.05:
+        return images, None, True, ["the scale is that of the camera rig alone"]
+    note = (
+        "the scale is unknown (no poses, no GNSS, no rig): the map is marked as not metric; "
+        "record odometry or GNSS with the images"
+    )
+    return images, None, False, [note]
+
+
+def _placed_by_gnss(scene: Scene, images: ImageTable) -> tuple[ImageTable, Datum] | None:
+    """Upright images in metres and east-north-up; None if the fixes do not tell."""
+    datum = scene.datum()
+    if datum is None:
+        return None
+    where = np.full((len(images), 3), np.nan)
+    sigma = np.ones(len(images))
+    for session, fixes in enumerate(scene.fixes):
+        rows = np.flatnonzero(scene.session == session)
+        if len(fixes):
+            where[rows] = positions_of_images(images.select(rows), fixes, datum)
+            variances = fixes.covariances[:, 0, 0] + fixes.covariances[:, 1, 1]
+            sigma[rows] = np.sqrt(np.median(variances) / 2)
+    both = np.flatnonzero(images.posed & np.isfinite(where).all(axis=1))
+    if len(both) < 3:
+        return None
+    fit, heading = georeference.upright_alignment(
+        images.centers()[both], where[both], sigma[both], with_scale=True
+    )
+    return (georeference.moved(images, fit), datum) if heading < HEADING_SIGMA else None
+
+
+def _rig_baseline(images: ImageTable) -> float:
+    """Largest distance in metres between two cameras of a rig."""
+    seen = {camera.sensor_id for camera in images.cameras}
+    widths = [0.0]
+    for sensors in images.rigs.values():
+        places = [p.inverse().translation for sensor, p in sensors.items() if sensor in seen]
+        widths += [float(np.linalg.norm(a - b)) for a in places for b in places]
+    return max(widths)
+
+
+def _into_enu(scene: Scene) -> tuple[ImageTable, Datum | None, tuple[str, ...]]:
+    """Every drive turned and shifted to its fixes, in one east-north-up frame."""
+    datum = scene.datum()
+    if datum is None:
+        return scene.images, None, ()
+    images = scene.images
+    for session in np.unique(scene.session):
+        rows = np.flatnonzero(scene.session == session)
+        part = images.select(rows)
+        track = rig_track(part, scene.session[rows])
+        fit = _align_track(track, tie_to_rigs(part, track, scene.fixes, datum))
+        if fit is None:
+            return scene.images, None, (NO_HEADING,)
+        images = images.with_poses(rows, georeference.moved(part, fit).poses)
+    return images, datum, ()
+
+
+def rigid_fit(images: ImageTable, fixes: GnssFixes, datum: Datum) -> bool:
+    """Whether a trajectory agrees with fixes up to a shift and a turn about up.
+
+    Drift shows as residuals that are large against the fixes' own deviations; half of them
+    within 1.5 sigma is what white noise leaves (its median is 1.2).
+    """
+    track = rig_track(images, np.zeros(len(images), np.int32))
+    measured = tie_to_rigs(images, track, [fixes], datum)
+    fit = _align_track(track, measured)
+    if fit is None:
+        return True
+    turned = track.rotations[measured.rows].apply(measured.levers)
+    residual = fit.apply(track.translations[measured.rows] + turned) - measured.points
+    sigma = np.sqrt((measured.covariances[:, 0, 0] + measured.covariances[:, 1, 1]) / 2)
+    return bool(np.median(np.linalg.norm(residual[:, :2], axis=1) / sigma) < 1.5)
+
+
+def _align_track(track: RigTrack, measured: Positions) -> georeference.Similarity | None:
+    """enu_from_frame of a z-up trajectory; None if the fixes do not tell the heading."""
+    if len(measured.rows) < 3:
+        return None
+    turned = track.rotations[measured.rows].apply(measured.levers)
+    antennas = track.translations[measured.rows] + turned
+    sigma = np.sqrt((measured.covariances[:, 0, 0] + measured.covariances[:, 1, 1]) / 2)
+    fit, heading = georeference.upright_alignment(
+        antennas, measured.points, sigma, with_scale=False
+    )
+    return fit if heading < HEADING_SIGMA else None
+
+
+def _smoothed(
+    images: ImageTable, track: RigTrack, edges: list[RelativePoses], measured: Positions
+) -> ImageTable:
+    """The images after optimizing the pose graph of their rigs."""
+    rotations, translations = optimize(track.rotations, track.translations, edges, measured)
+    row_of = {int(frame): row for row, frame in enumerate(track.frames)}
+    poses = images.poses.copy()
+    for row in np.flatnonzero(images.posed).tolist():
+        at = row_of[int(images.frames[row])]
+        before = Transform(track.rotations[at], track.translations[at])
+        after = Transform(rotations[at], translations[at])
+        pose = images.cam_from_map(row) @ before @ after.inverse()
+        poses[row] = [*pose.quaternion, *pose.translation]
+    return images.with_poses(np.arange(len(images)), poses)
