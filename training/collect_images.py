@@ -1,7 +1,7 @@
 """Packs the training images that sources.yaml lists into one zip that travels to the GPU.
 
 Repositories are bare clones (`git clone --bare` into MIRROR/OWNER+NAME/repo), folders lie
-under --shared. Entries are `SOURCE/GROUP/INDEX.webp`: images of one group and near indices
+under --shared. Entries are `SOURCE/GROUP/POSITION[_LAP].webp`: images of one group and near positions
 show the same place (frames of a walk, views of a panorama); a photo is a group of its own.
 
     python training/collect_images.py --mirror MIRROR --shared ../shared --out out/images.zip
@@ -68,8 +68,8 @@ def read(source: dict[str, Any], mirror: Path, shared: Path, path: str) -> bytes
 
 def images_of(
     source: dict[str, Any], mirror: Path, shared: Path
-) -> Iterator[tuple[str, int, np.ndarray]]:
-    """Group, index and BGR image of everything a source contributes."""
+) -> Iterator[tuple[str, str, np.ndarray]]:
+    """Group, position and BGR image of everything a source contributes."""
     every = source.get("every", 1)
     for number, path in enumerate(list_files(source, mirror, shared)):
         if source["kind"] in ("photos", "frames") and number % every:
@@ -77,22 +77,25 @@ def images_of(
         data = read(source, mirror, shared, path)
         name = re.sub(r"\W+", "_", Path(path).stem)
         if source["kind"] == "video":
-            yield from ((name, index, image) for index, image in frames_of_video(data, every))
+            yield from ((name, f"{i:06d}", image) for i, image in frames_of_video(data, every))
         elif source["kind"] == "panoramas":
             panorama = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
             for view in range(source["views"]):
-                yield name, view, view_of_panorama(panorama, view, source["views"], source["side"])
+                image = view_of_panorama(panorama, view, source["views"], source["side"])
+                yield name, f"{view:06d}", image
         else:
             image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
             if image is None:
                 continue  # e.g. a file that only its name makes an image
             if source["kind"] == "photos":
-                yield f"{name}_{number}", 0, image
+                yield f"{name}_{number}", "000000", image
             else:
                 walk, index = re.fullmatch(r"(.*?)_?(\d+)", Path(path).stem).groups()
                 folder = Path(path).parent.as_posix()
                 group = re.sub(r"\W+", "_", f"{folder}_{walk}").strip("_") or "all"
-                yield group, int(index), image
+                # Laps of a known length: the position on the lap, then the number of the lap.
+                lap, position = divmod(int(index) - 1, source.get("period", 10**6))
+                yield group, f"{position:06d}_{lap}", image
 
 
 def frames_of_video(data: bytes, every: int) -> Iterator[tuple[int, np.ndarray]]:
@@ -158,10 +161,10 @@ def main() -> None:
         for source in yaml.safe_load(args.sources.read_text()):
             count = size = 0
             images = images_of(source, args.mirror, args.shared)
-            for group, index, image in tqdm(images, source["name"], disable=None):
+            for group, position, image in tqdm(images, source["name"], disable=None):
                 data = encode(image, source["side"])
                 if data is not None:
-                    archive.writestr(f"{source['name']}/{group}/{index:06d}.webp", data)
+                    archive.writestr(f"{source['name']}/{group}/{position}.webp", data)
                     count, size = count + 1, size + len(data)
             print(f"{source['name']:22s} {count:5d} images {size / 1e6:6.1f} MB")
 

@@ -8,16 +8,13 @@ finds its counterpart among distractors, bought out at a fixed price where it is
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from compiling import compiled
+from average_precision import NOT_COUNTED, average_precision, to_unit_range
 from torch import Tensor
 from torch.nn import functional
 
 from kapture_ros.features.r2d2_network import DenseFeatures
-
-NOT_COUNTED = -1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,54 +74,6 @@ def peakiness_loss(repeatability: Tensor, patch: int) -> Tensor:
     highest = functional.max_pool2d(smooth, patch + 1, stride=1, padding=patch // 2)
     mean = functional.avg_pool2d(smooth, patch + 1, stride=1, padding=patch // 2)
     return 1 - (highest - mean).mean()
-
-
-class SoftHistogram(torch.autograd.Function):
-    """How many of N similarities fall into each bin, shared linearly between two bins.
-
-    Written out because autograd would keep 20 copies of a matrix of ten million entries.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, similarity: Tensor, bins: int) -> Tensor:
-        """(Q, N) similarities in 0..1, negative where not to be counted, to (Q, bins)."""
-        ctx.save_for_backward(similarity)
-        ctx.bins = bins
-        return _soft_histogram(similarity, bins)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        """The slope between a similarity's two bins."""
-        (similarity,) = ctx.saved_tensors
-        (gradient,) = gradients
-        above = ((1 - similarity) * (ctx.bins - 1)).long().clamp(0, ctx.bins - 2)
-        slope = gradient.gather(1, above) - gradient.gather(1, above + 1)
-        return slope * (ctx.bins - 1) * (similarity >= 0), None
-
-
-@compiled
-def _soft_histogram(similarity: Tensor, bins: int) -> Tensor:
-    columns = []
-    for index in range(bins):
-        edge = 1 - index / (bins - 1)
-        columns.append((1 - (similarity - edge).abs() * (bins - 1)).clamp(min=0).sum(1))
-    return torch.stack(columns, 1)
-
-
-def average_precision(positive: Tensor, negative: Tensor, bins: int) -> Tensor:
-    """Differentiable average precision with one positive (He et al., CVPR 2018).
-
-    Similarities in 0..1 are assigned softly to equal bins; precision is read bin by bin.
-
-    Args:
-        positive: (Q,) similarity with the true counterpart.
-        negative: (Q, N) with distractors; negative where not to be counted.
-    """
-    hits = SoftHistogram.apply(positive[:, None], bins)
-    misses = SoftHistogram.apply(negative, bins)
-    recalled, rejected = hits.cumsum(1), misses.cumsum(1)
-    precision = recalled / (1e-8 + recalled + rejected)
-    return (precision * hits).sum(1) / hits.sum(1).clamp(min=1e-6)
 
 
 def reliability_loss(
@@ -188,20 +137,15 @@ def _precision_of_group(
     around = torch.cat([near, ring])
     # (G, Q, offsets): similarity with the surroundings of the true place, from the map itself.
     local = sample(second, where[:, :, None] + around)
-    local = _to_unit_range(torch.einsum("gqd,gdqo->gqo", queries, local))
+    local = to_unit_range(torch.einsum("gqd,gdqo->gqo", queries, local))
     positive = local[..., : len(near)].amax(-1)
     flat = queries.reshape(-1, depth) @ distractors.reshape(-1, depth).T
     unknown = torch.zeros(images, count, images, count, device=queries.device, dtype=torch.bool)
     own = torch.arange(images, device=queries.device)
     unknown[own, :, own] = ~apart
-    far = _to_unit_range(flat).masked_fill(unknown.view_as(flat), NOT_COUNTED)
+    far = to_unit_range(flat).masked_fill(unknown.view_as(flat), NOT_COUNTED)
     negative = torch.cat([far, local[..., len(near) :].flatten(0, 1)], 1)
-    return average_precision(positive.flatten(), negative, options.bins).view(images, count)
-
-
-def _to_unit_range(cosine: Tensor) -> Tensor:
-    """Cosines of unit vectors to 0..1; opposed ones are as bad as unrelated ones."""
-    return cosine.float().clamp(min=0, max=1)
+    return average_precision(positive.view(-1, 1), negative, options.bins).view(images, count)
 
 
 def _offsets(inner: float, outer: float, device: torch.device) -> Tensor:

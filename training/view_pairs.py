@@ -76,7 +76,7 @@ def homography_pairs(
                      pixel_grid(size, device))  # fmt: skip
     inside_photo = ((first_grid >= 0) & (first_grid <= extent[:, None, None] - 1)).all(-1)
     inside_view = ((flow >= 0) & (flow <= size - 1)).all(-1)
-    views = [_sample(bank, indices, h, size) for h in image_from_view]
+    views = [sample_views(bank, indices, h, size) for h in image_from_view]
     return ViewPairs(views[0], views[1], flow, inside_photo & inside_view)
 
 
@@ -97,7 +97,15 @@ def _homography(
     return affine @ perspective @ to_centre
 
 
-def _sample(bank: ImageBank, indices: Tensor, image_from_view: Tensor, size: int) -> Tensor:
+def similarity_views(
+    size: int, scale: Tensor, angle: Tensor, centre: Tensor, tilt: Tensor
+) -> Tensor:
+    """(B, 3, 3) like `_homography`, without stretching."""
+    return _homography(size, scale, angle, centre, torch.ones_like(scale), tilt)
+
+
+def sample_views(bank: ImageBank, indices: Tensor, image_from_view: Tensor, size: int) -> Tensor:
+    """Square views (B, 3, S, S) in 0..1 of the images at `indices`."""
     grid = transform(image_from_view, pixel_grid(size, indices.device, SUPERSAMPLING))
     # Beyond the photograph its border is repeated; those pixels are invalid anyway.
     grid = torch.minimum(grid.clamp(min=0), bank.sizes[indices][:, None, None] - 1)
