@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from kapture_ros.evaluation.evaluate import Evaluation
 from kapture_ros.evaluation.metrics import Accuracy, Threshold
 from kapture_ros.evaluation.options import EvaluationInputs, EvaluationOptions
 from kapture_ros.files import new_output
-from kapture_ros.transforms.se3 import Array
+from kapture_ros.transforms.se3 import Array, Transform
 
 # What is to the right and what is at the top when the axis looks at the reader.
 PLANES = {
@@ -153,7 +153,7 @@ def _page_columns(evaluation: Evaluation, up: str) -> dict[str, Any]:
     }
 
 
-def _from_above(poses: Any, up: str) -> Array:
+def _from_above(poses: Iterable[Transform | None], up: str) -> Array:
     """Positions (N, 2) to the right and to the top; NaN where there is no pose."""
     positions = np.array([p.translation if p else [np.nan] * 3 for p in poses]).reshape(-1, 3)
     signs = [-1.0 if "-" in axis else 1.0 for axis in PLANES[up]]
