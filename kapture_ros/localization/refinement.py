@@ -303,7 +303,7 @@ def _priors(priors: Priors, pose: Transform) -> tuple[Array, Array, float]:
 def _solve(information: Array, gradient: Array, damping: float) -> Array | None:
     damped = information + damping * np.diag(np.diag(information))
     try:
-        step: Array = -np.linalg.solve(damped, gradient)
+        step = -np.asarray(np.linalg.solve(damped, gradient), dtype=np.float64)
     except np.linalg.LinAlgError:
         return None
     return step if np.isfinite(step).all() else None
