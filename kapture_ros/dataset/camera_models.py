@@ -110,7 +110,7 @@ def opencv_camera(params: tuple[str, ...] | list[str]) -> tuple[Array, Array, bo
     if name == "SIMPLE_PINHOLE":
         name, values = "PINHOLE", [values[0], *values]
     if name in ("SIMPLE_RADIAL", "RADIAL"):
-        radial = (values[3:] + [0.0])[:2]
+        radial = [*values[3:], 0.0][:2]
         name, values = "OPENCV", [values[0], *values[:3], *radial, 0.0, 0.0]
     if name not in ("PINHOLE", "OPENCV", "FULL_OPENCV", "OPENCV_FISHEYE"):
         return None

@@ -16,16 +16,17 @@ from kapture_ros.dataset import sidecar
 from kapture_ros.dataset.filequeue import WriterOptions
 from kapture_ros.dataset.records import JsonValue
 from kapture_ros.dataset.writer import DatasetWriter
-from kapture_ros.errors import InputError, OutputError
+from kapture_ros.errors import InputError, OptionError, OutputError
 from kapture_ros.files import write_atomically
 from kapture_ros.messages.common import NANOSECONDS, MessageError, normalized_type
-from kapture_ros.messages.table import CAMERA_INFO, TRANSFORMS
+from kapture_ros.messages.table import CAMERA_INFO, POSES, TRANSFORMS
 from kapture_ros.options import option
 from kapture_ros.recording.bag import Bag, BagMessage
 from kapture_ros.recording.config import RecordingConfig
 from kapture_ros.recording.health import HealthMonitor, HealthOptions
+from kapture_ros.recording.poses import AUTO, GNSS, NONE, TF
 from kapture_ros.recording.report import write_report
-from kapture_ros.recording.resuming import DoneRecords
+from kapture_ros.recording.resuming import DoneRecords, forget_unlisted_files
 from kapture_ros.recording.session import RecordingSession, is_static
 
 CONVERSION = sidecar.FOLDER / "conversion.json"
@@ -85,8 +86,12 @@ def convert(bag: Bag, output: Path, conversion: Conversion, *, resume: bool = Fa
     Raises:
         OutputError: if the output exists (and is not resumed) or cannot be written.
         InputError: if there is nothing to convert.
+        OptionError: if the bag lacks the topic of the trajectory.
     """
     bounds = conversion.window.bounds(bag)
+    check_trajectory(bag, conversion.config.options.trajectory)
+    if resume:
+        forget_unlisted_files(output)
     monitor = HealthMonitor(conversion.health)
     with DatasetWriter(output, conversion.writer, resume=resume) as writer:
         done = DoneRecords(writer, output) if resume else None
@@ -105,6 +110,20 @@ def convert(bag: Bag, output: Path, conversion: Conversion, *, resume: bool = Fa
         output, {**report, "poses": session.summary(), "damage": list[JsonValue](damage)}
     )
     return Converted(text, messages, done.count if done else 0, damage)
+
+
+def check_trajectory(bag: Bag, wanted: str) -> None:
+    """Refuse a source of poses that the bag does not have.
+
+    Raises:
+        OptionError: naming the topics that it has.
+    """
+    if wanted in (AUTO, TF, GNSS, NONE):
+        return
+    topics = {c.topic for c in bag.counts if normalized_type(c.type_name) in POSES}
+    if wanted not in topics:
+        known = ", ".join(sorted(topics)) or "none"
+        raise OptionError(f"trajectory: no Odometry or Pose topic '{wanted}'; there are: {known}")
 
 
 def remove_dataset(path: Path) -> None:

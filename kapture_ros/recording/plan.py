@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from kapture_ros.dataset.records import Record, RigRow, Sensor, TrajectoryRow
 from kapture_ros.messages.common import NANOSECONDS, normalized_type
 from kapture_ros.recording.bag import Bag
-from kapture_ros.recording.convert import Conversion, feed, prepare
+from kapture_ros.recording.convert import Conversion, check_trajectory, feed, prepare
 from kapture_ros.recording.poses import DECIDE_S, STEP_S
 from kapture_ros.recording.session import RecordingSession
 
@@ -47,6 +47,7 @@ def plan(bag: Bag, conversion: Conversion) -> str:
         InputError: if there is nothing to convert.
     """
     start, end = conversion.window.bounds(bag)
+    check_trajectory(bag, conversion.config.options.trajectory)
     collector = _Collector()
     session = RecordingSession(collector, conversion.config)
     prepare(bag, session, start)

@@ -308,7 +308,8 @@ class PoseBook:
             source = self._sources.get(name)
             if source is not None:
                 able[name] = sum(
-                    self._row(source, request) is not None for request in self._pending
+                    isinstance(self._row(source, request), TrajectoryRow)
+                    for request in self._pending
                 )
         best = max(able.values(), default=0)
         if best:
@@ -321,32 +322,28 @@ class PoseBook:
             request = self._pending.popleft()
             patient = not final and request.received_ns >= oldest
             if self._chosen is None:
-                if patient or (not final and self.options.trajectory == AUTO):
+                if patient:
                     self._pending.append(request)
                 else:
                     self._miss(request, self._why(request))
                 continue
-            try:
-                row = self._row_or_raise(self._chosen, request)
-            except TransformError as error:
-                if patient:
-                    self._pending.append(request)
-                else:
-                    self._miss(request, _reason(error, request.frame))
-                continue
-            self._write(request, row)
+            row = self._row(self._chosen, request)
+            if isinstance(row, TrajectoryRow):
+                self._write(request, row)
+            elif patient:
+                self._pending.append(request)
+            else:
+                self._miss(request, _reason(row, request.frame))
 
-    def _row(self, source: _Source, request: Request) -> TrajectoryRow | None:
-        try:
-            return self._row_or_raise(source, request)
-        except TransformError:
-            return None
-
-    def _row_or_raise(self, source: _Source, request: Request) -> TrajectoryRow:
+    def _row(self, source: _Source, request: Request) -> TrajectoryRow | TransformError:
+        """The pose that a source gives, or why it gives none."""
         mount = self._mount(request.sensor_id, request.frame)
         frame = ANTENNA if source.name == GNSS else mount.frame
-        world = self._world(source, frame)
-        device_from_world = source.tree.lookup(frame, world, request.stamp_ns)
+        try:
+            world = self._world(source, frame)
+            device_from_world = source.tree.lookup(frame, world, request.stamp_ns)
+        except TransformError as error:
+            return error
         oriented = source.name != GNSS
         return TrajectoryRow(request.stamp_ns, mount.device_id, device_from_world, oriented)
 
@@ -368,13 +365,11 @@ class PoseBook:
 
     def _why(self, request: Request) -> str:
         """Why no source could answer a request."""
-        reason = NO_SOURCE
         for source in self._sources.values():
-            try:
-                self._row_or_raise(source, request)
-            except TransformError as error:
-                reason = _reason(error, request.frame)
-        return reason
+            row = self._row(source, request)
+            if isinstance(row, TransformError):
+                return _reason(row, request.frame)
+        return NO_SOURCE
 
     def _miss(self, request: Request, reason: str) -> None:
         self.misses[reason] += 1

@@ -1,0 +1,282 @@
+"""`kapture_ros convert` and `verify` as a user meets them: plans, reports, refusals, exit codes."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from bag_tools import START, STEP, Stream, camera_info, image, make, transforms, write_bag
+from dataset_comparison import differences
+
+from kapture_ros.cli.main import main
+from kapture_ros.dataset.reader import open_dataset
+
+K = np.array([[50.0, 0, 31.5], [0, 50, 23.5], [0, 0, 1]])
+
+
+def drive(count: int = 20, size: tuple[int, int] = (48, 64)) -> Stream:
+    """A camera on a robot that drives, with some things nobody knows."""
+    rng = np.random.default_rng(1)
+    static = transforms([(START, "base_link", "cam", (1, 0, 0, 0), (1, 0, 0.5))])
+    # /tf_static stands at the end, where no time window would find it.
+    stream: Stream = [("/tf_static", static, START + count * STEP)]
+    for index in range(count):
+        at = START + index * STEP
+        move = transforms([(at, "odom", "base_link", (1, 0, 0, 0), (index, 0, 0))])
+        picture = image(rng.integers(0, 256, size, np.uint8), "mono8", at, "cam")
+        stream += [
+            ("/tf", move, at),
+            ("/cam/camera_info", camera_info(size[::-1], K, at, "cam"), at + 1),
+            ("/cam/image_raw", picture, at + 2),
+            ("/thing", make("strange_msgs/Thing", stamp=at), at + 3),
+        ]
+    return sorted(stream, key=lambda item: item[2])
+
+
+@pytest.fixture
+def bag(tmp_path: Path) -> Path:
+    return write_bag(tmp_path / "drive", "mcap", drive())
+
+
+def convert(*args: object) -> int:
+    return main(["convert", *map(str, args)])
+
+
+def stamps(dataset: Path, sensor_id: str = "cam.image_raw") -> list[int]:
+    return [(r.stamp_ns - START) // STEP for r in open_dataset(dataset).records(sensor_id)]
+
+
+def test_the_plan_names_topics_sensors_models_rigs_and_writes_nothing(bag, capsys) -> None:
+    before = sorted(bag.parent.rglob("*"))
+    assert convert(bag, "--dry-run") == 0
+    plan = capsys.readouterr().out
+    for words in (
+        "/cam/image_raw    sensor_msgs/Image        20        10.0  cam.image_raw",
+        "PINHOLE 64 48 50 50 32 24",
+        "rig-base_link  1 0 0 0 -1 0 -0.5",
+        "trajectory: of rig-base_link in 'odom', from tf",
+        "(unknown type)",
+    ):
+        assert " ".join(words.split()) in " ".join(plan.split())
+    assert sorted(bag.parent.rglob("*")) == before
+
+
+def test_a_conversion_ends_with_a_report(bag, tmp_path, capsys) -> None:
+    assert convert(bag, tmp_path / "out") == 0
+    report = capsys.readouterr().out
+    assert "/thing: 20 messages skipped: unknown type" in report
+    (session,) = json.loads((tmp_path / "out" / "report.json").read_text())["sessions"]
+    assert session["poses"] == {
+        "source": "tf", "world_frame": "odom", "datum": None, "poses": 20, "without_pose": {},
+        "problems": {},
+    }  # fmt: skip
+    assert stamps(tmp_path / "out") == list(range(20))
+
+
+def test_a_window_keeps_the_static_transforms_outside_of_it(bag, tmp_path) -> None:
+    assert convert(bag, tmp_path / "out", "--start-s", 0.5, "--end-s", 1.0) == 0
+    dataset = open_dataset(tmp_path / "out")
+    assert stamps(tmp_path / "out") == [5, 6, 7, 8, 9]
+    assert [row.sensor_id for row in dataset.rigs()] == ["cam.image_raw"]
+    assert dataset.sensors["cam.image_raw"].params[0] == "PINHOLE"
+
+
+def test_a_configuration_renames_selects_and_places(bag, tmp_path) -> None:
+    config = tmp_path / "convert.yaml"
+    (tmp_path / "robot.urdf").write_text(
+        '<robot name="r"><joint name="j" type="fixed"><parent link="base_link"/>'
+        '<child link="cam"/><origin xyz="3 0 0" rpy="0 0 1.5"/></joint></robot>'
+    )
+    config.write_text(
+        "every: 2\nurdf: robot.urdf\ntopics:\n  /cam/image_raw: {name: front}\n"
+        "  /thing: {ignore: true}\n"
+    )
+    assert convert(bag, tmp_path / "out", "--config", config) == 0
+    assert stamps(tmp_path / "out", "front") == list(range(0, 20, 2))
+    (row,) = open_dataset(tmp_path / "out").rigs()
+    assert np.allclose(row.sensor_from_rig.inverse().translation, [3, 0, 0])
+    assert main(["verify", str(bag), str(tmp_path / "out")]) == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("every: 0\n", "'every' is 0"),
+        ("evry: 2\n", "did you mean 'every'"),
+        ("topics: {/a: {nam: x}}\n", "did you mean 'name'"),
+        ("topics: {/a: {name: 'x/y'}}\n", "cannot be a sensor or rig id"),
+        ("topics: [1]\n", "'topics' must hold"),
+        ("extrinsics: [{parent: a}]\n", "an extrinsic needs"),
+        ("extrinsics: [{parent: a, child: b, quaternion: [0, 0, 0, 0]}]\n", "an extrinsic needs"),
+        ("urdf: none.urdf\n", "cannot read"),
+        ("wifi: {a/B: {strength: x}}\n", "unknown option 'strength'"),
+        ("a: [\n", "not valid YAML"),
+    ],
+)
+def test_a_wrong_configuration_is_one_clear_line(text, words, bag, tmp_path, capsys) -> None:
+    config = tmp_path / "convert.yaml"
+    config.write_text(text)
+    assert convert(bag, tmp_path / "out", "--config", config) == 1
+    error = capsys.readouterr().err
+    assert words in error and len(error.splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_existing_output_is_refused_replaced_or_resumed(bag, tmp_path, capsys) -> None:
+    out = tmp_path / "out"
+    assert convert(bag, out) == 0
+    assert convert(bag, out) == 1
+    assert "--overwrite" in capsys.readouterr().err
+    assert convert(bag, out, "--overwrite", "--every", 4) == 0
+    assert stamps(out) == [0, 4, 8, 12, 16]
+    precious = tmp_path / "precious"
+    precious.mkdir()
+    (precious / "thesis.tex").touch()
+    assert convert(bag, precious, "--overwrite") == 1
+    assert (precious / "thesis.tex").exists()
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["none.bag", "out"], "does not exist"),
+        (["{bag}"], "name the dataset to write"),
+        (["{bag}", "{bag}"], "is a bag"),
+        (["{bag}", "out", "--start-s", "99"], "the bag is 2.0"),
+        (["{bag}", "out", "--trajectory", "/no"], "/no"),
+        (["{bag}", "out", "--definitions", "nowhere"], "nowhere"),
+        (["{bag}", "/proc/out"], "cannot write"),
+    ],
+)
+def test_wrong_arguments_are_one_clear_line(
+    args, words, bag, tmp_path, capsys, monkeypatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert convert(*(arg.format(bag=bag) for arg in args)) == 1
+    error = capsys.readouterr().err
+    assert words in error and len(error.splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_bag_that_may_not_be_read_is_one_clear_line(bag, tmp_path, capsys) -> None:
+    for file in bag.iterdir():
+        file.chmod(0)
+    assert convert(bag, tmp_path / "out") == 1
+    assert "Permission denied" in capsys.readouterr().err
+
+
+def test_a_damaged_bag_converts_and_says_so_by_exit_code(bag, tmp_path, capsys) -> None:
+    path = next(bag.glob("*.mcap"))
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) * 6 // 10])
+    assert convert(path, tmp_path / "out") == 3
+    output = capsys.readouterr()
+    assert "damaged" in output.err
+    assert 9 <= len(stamps(tmp_path / "out")) <= 13
+    assert main(["verify", str(path), str(tmp_path / "out")]) == 0
+
+
+@pytest.mark.slow
+def test_a_killed_conversion_goes_on_and_ends_as_if_nothing_had_been(tmp_path) -> None:
+    messages = drive(150, size=(300, 400))
+    twice = messages[300]  # a duplicate stamp, late enough to come after the interruption
+    messages.append((twice[0], twice[1], START + 150 * STEP))
+    bag = write_bag(tmp_path / "long", "mcap", messages)
+    assert convert(bag, tmp_path / "whole") == 0
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "kapture_ros.cli.main", "convert", str(bag), str(out)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    folder = out / "sensors" / "records_data" / "cam.image_raw"
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and process.poll() is None:
+        if folder.is_dir() and len(list(folder.iterdir())) > 20:
+            break
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert convert(bag, out, "--resume") == 0
+    assert differences(tmp_path / "whole", out) == []
+    assert main(["verify", str(bag), str(out)]) == 0
+
+
+def test_resuming_a_finished_conversion_changes_nothing(bag, tmp_path) -> None:
+    out = tmp_path / "out"
+    assert convert(bag, out) == 0
+    shutil.copytree(out, tmp_path / "before")
+    assert convert(bag, out, "--resume") == 0
+    assert differences(tmp_path / "before", out) == []
+
+
+# -- verify -----------------------------------------------------------------------------------
+
+
+def verify(bag: Path, dataset: Path, capsys) -> tuple[int, str]:
+    capsys.readouterr()
+    code = main(["verify", str(bag), str(dataset)])
+    return code, capsys.readouterr().out
+
+
+def test_verify_names_a_changed_pixel(bag, tmp_path, capsys) -> None:
+    import cv2
+
+    out = tmp_path / "out"
+    assert convert(bag, out) == 0
+    file = sorted((out / "sensors" / "records_data" / "cam.image_raw").iterdir())[7]
+    pixels = cv2.imread(str(file), cv2.IMREAD_UNCHANGED)
+    pixels[3, 4] += 1
+    cv2.imwrite(str(file), pixels)
+    code, text = verify(bag, out, capsys)
+    assert code == 4
+    assert "/cam/image_raw: 20 messages, 19 equal, 1 different" in text
+    assert f"at {START + 7 * STEP + 2}: different: data" in text
+
+
+def test_verify_names_a_missing_and_an_invented_record(bag, tmp_path, capsys) -> None:
+    out = tmp_path / "out"
+    assert convert(bag, out) == 0
+    table = out / "sensors" / "records_camera.txt"
+    lines = table.read_text().splitlines()
+    image_name = lines[-1].split(", ")[-1]
+    lines[-1] = f"{START + 99}, cam.image_raw, {image_name}"
+    table.write_text("\n".join(lines) + "\n")
+    code, text = verify(bag, out, capsys)
+    assert code == 4
+    assert "there is no record of stamp" in text
+    assert "cam.image_raw: 1 records come from no message of the bag" in text
+
+
+def test_verify_names_a_changed_number(tmp_path, capsys) -> None:
+    fix = make("sensor_msgs/NavSatFix", stamp=START, frame="g", latitude=48.1, longitude=11.5)
+    bag = write_bag(tmp_path / "bag", "db3", [("/fix", fix, START)])
+    out = tmp_path / "out"
+    assert convert(bag, out) == 0
+    table = out / "sensors" / "records_gnss.txt"
+    table.write_text(table.read_text().replace("48.1", "48.10000000000001"))
+    code, text = verify(bag, out, capsys)
+    assert code == 4 and "different: latitude" in text
+
+
+def test_duplicates_are_verified_as_well(tmp_path, capsys) -> None:
+    stream: Stream = []
+    for index, value in enumerate((1, 2, 3)):
+        picture = image(np.full((4, 6), value, np.uint8), "mono8", START, "cam")
+        fix = make("sensor_msgs/NavSatFix", stamp=START, frame="g", latitude=48.0 + value,
+                   longitude=11.5)  # fmt: skip
+        stream += [("/cam", picture, START + index), ("/fix", fix, START + index)]
+    bag = write_bag(tmp_path / "bag", "mcap", stream)
+    out = tmp_path / "out"
+    assert convert(bag, out) == 0
+    assert "2 duplicate stamps" in capsys.readouterr().out
+    assert verify(bag, out, capsys)[0] == 0
+    sidecar = out / "kapture_ros" / "extra" / "fix.jsonl"
+    sidecar.write_text(sidecar.read_text().replace("51.0", "51.5"))
+    assert verify(bag, out, capsys)[0] == 4
