@@ -177,6 +177,18 @@ def structure_of(model: pycolmap.Reconstruction, count: int) -> Structure:
     return Structure.from_rows(xyz, rgb, observed[:, 0], rows, observed[:, 1], count)
 
 
+def add_structure(model: pycolmap.Reconstruction, structure: Structure) -> None:
+    """Add known points with their observations to a reconstruction of the same images."""
+    offsets, rows = structure.by_point()
+    image_of = structure.images
+    for point in range(len(structure.xyz)):
+        track = pycolmap.Track()
+        for row in rows[offsets[point] : offsets[point + 1]]:
+            track.add_element(int(image_of[row]) + 1, int(structure.keypoints[row]))
+        if track.length():
+            model.add_point3D(structure.xyz[point], track, structure.rgb[point])
+
+
 def require_points(model: pycolmap.Reconstruction, doing: str) -> None:
     """Refuse a reconstruction without points: no failure of COLMAP's is passed on silently.
 

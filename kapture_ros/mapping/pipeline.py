@@ -143,7 +143,7 @@ def build_map(
     with run.step("write") as counts:
         structure = structure_of(placed.model, len(placed.images))
         structure = colored(structure, placed.images, folders["keypoints"], image_files(sessions))
-        sensors = copy_records(sessions, map_dir)
+        sensors = copy_records([(s.dataset, s.prefix) for s in sessions], map_dir)
         write_images(map_dir, placed.images, sensors)
         write_structure(map_dir, placed.images, types.keypoints, structure)
         counts |= {"points": len(structure.xyz), "observations": len(structure.points)}

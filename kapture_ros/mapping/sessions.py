@@ -207,11 +207,16 @@ def link_features(sessions: Sequence[Session], map_dir: Path) -> dict[str, Featu
         total = len(session.originals)
         for original, name in tqdm(rows, "collect features", total=total, disable=None):
             for kind, source in session.features.items():
-                _link(source.path(original), folders[kind].path(name))
+                link(source.path(original), folders[kind].path(name))
     return folders
 
 
-def _link(source: Path, target: Path) -> None:
+def link(source: Path, target: Path) -> None:
+    """Hard-link a file, or copy it across disks; leave one that is there alone.
+
+    Raises:
+        OutputError: if it cannot be written.
+    """
     if target.exists():
         return
     try:
@@ -224,32 +229,39 @@ def _link(source: Path, target: Path) -> None:
         raise OutputError(f"cannot write {target}: {error.strerror}") from error
 
 
-def copy_records(sessions: Sequence[Session], map_dir: Path) -> list[str]:
-    """Bring the GNSS, Wi-Fi and Bluetooth records and their sidecars into the map.
+def copy_records(sources: Sequence[tuple[Path, str]], map_dir: Path) -> list[str]:
+    """Bring the GNSS, Wi-Fi and Bluetooth records and their sidecars into a map.
+
+    Args:
+        sources: datasets with the prefix of their sensors in the map.
 
     Returns:
         Rows of sensors.txt of the sensors concerned.
+
+    Raises:
+        InputError: if a record is of a sensor that sensors.txt does not list.
+        OutputError: if the map cannot be written.
     """
-    sensors: list[str] = []
+    sensors: dict[str, str] = {}
     for kind in KEPT_RECORDS:
         table = TABLES[kind]
         rows: list[str] = []
-        devices: set[tuple[Session, str]] = set()
-        for session in sessions:
-            for stamp, device, rest in _rows(session.dataset / table.path):
-                rows.append(f"{stamp}, {session.sensor(device)}, {rest}\n")
-                devices.add((session, device))
+        for dataset, prefix in sources:
+            listed = dict(_sensor_rows(dataset))
+            for stamp, device, rest in _rows(dataset / table.path):
+                if device not in listed:
+                    raise InputError(f"{dataset}: sensor '{device}' is not in sensors.txt")
+                name = _join(prefix, ".", device)
+                rows.append(f"{stamp}, {name}, {rest}\n")
+                if name not in sensors:
+                    sensors[name] = f"{name}, {listed[device]}"
+                    extra = dataset / sidecar.extra_path(device)
+                    if extra.exists():
+                        link(extra, map_dir / sidecar.extra_path(name))
         if rows:
+            (map_dir / table.path).parent.mkdir(parents=True, exist_ok=True)
             write_atomically(map_dir / table.path, HEADERS[table.path] + "".join(rows))
-        for session, device in sorted(devices, key=lambda item: item[0].sensor(item[1])):
-            row = dict(_sensor_rows(session.dataset)).get(device)
-            if row is None:
-                raise InputError(f"{session.dataset}: sensor '{device}' is not in sensors.txt")
-            sensors.append(f"{session.sensor(device)}, {row}")
-            extra = session.dataset / sidecar.extra_path(device)
-            if extra.exists():
-                _link(extra, map_dir / sidecar.extra_path(session.sensor(device)))
-    return sensors
+    return [sensors[name] for name in sorted(sensors)]
 
 
 def _rows(path: Path) -> Iterator[tuple[str, str, str]]:
