@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from kapture_ros.localization.cameras import MountedCamera
+from kapture_ros.localization.options import AcceptanceOptions
 from kapture_ros.localization.pose import PoseSolution
 from kapture_ros.localization.query import Reason, Scores
 from kapture_ros.localization.refinement import (
@@ -20,33 +20,9 @@ from kapture_ros.localization.refinement import (
     PositionPrior,
     Priors,
 )
-from kapture_ros.options import option
 from kapture_ros.transforms.se3 import Array, cross_matrix, difference
 
 GRID = 8  # cells along each side of an image, for the coverage
-
-
-@dataclass(frozen=True)
-class AcceptanceOptions:
-    """What a pose needs to be accepted."""
-
-    min_inliers: int = option(25, "keypoints that agree with the pose", minimum=4)
-    min_ratio: float = option(0.05, "inliers per keypoint with a match", minimum=0, maximum=1)
-    min_coverage: float = option(
-        0.08, "share of an 8 × 8 grid over the image with inliers", minimum=0, maximum=1
-    )
-    min_depth_spread: float = option(
-        0.02, "10 to 90 percentile of the inliers' distances over their median", minimum=0
-    )
-    max_second: float = option(0.5, "inliers of a second pose elsewhere, per inlier", minimum=0)
-    max_position_sigma: float = option(
-        1.0, "standard deviation of the position", unit="m", minimum=0
-    )
-    max_rotation_sigma: float = option(
-        2.0, "standard deviation of the orientation", unit="deg", minimum=0
-    )
-    max_gnss_sigmas: float = option(5.0, "Mahalanobis distance to the GNSS fix", minimum=0)
-    max_prior_sigmas: float = option(5.0, "Mahalanobis distance to the prior", minimum=0)
 
 
 def score(

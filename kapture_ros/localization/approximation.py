@@ -18,7 +18,6 @@ from kapture_ros.mapping.visual_map import VisualMap
 from kapture_ros.transforms.se3 import Array, Transform
 
 CSI_POWER = 8.0
-METHODS = ("ewb", "bdi", "csi")
 RIDGE = 1e-6  # two candidates with one descriptor share their weight
 
 

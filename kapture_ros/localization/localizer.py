@@ -11,7 +11,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Protocol, TypeAlias
 
 import numpy as np
@@ -19,12 +19,12 @@ import numpy.typing as npt
 from scipy.spatial.transform import Rotation
 
 from kapture_ros.errors import InputError, KaptureRosError
-from kapture_ros.localization.acceptance import AcceptanceOptions, judge, score
-from kapture_ros.localization.approximation import METHODS, approximate_pose
+from kapture_ros.localization.acceptance import judge, score
+from kapture_ros.localization.approximation import approximate_pose
 from kapture_ros.localization.cameras import MountedCamera
 from kapture_ros.localization.matching import ImageMatches, gather, match_candidates
+from kapture_ros.localization.options import LocalizerOptions
 from kapture_ros.localization.pose import (
-    PoseOptions,
     PoseSolution,
     estimate_pose,
     refine_inliers,
@@ -42,7 +42,6 @@ from kapture_ros.localization.query import (
 )
 from kapture_ros.localization.refinement import Matches, PositionPrior, Priors, residuals
 from kapture_ros.localization.retrieval import (
-    RetrievalOptions,
     covisibility_clusters,
     gated_rows,
     retrieve,
@@ -50,10 +49,8 @@ from kapture_ros.localization.retrieval import (
 from kapture_ros.localization.wifi import WifiLocator
 from kapture_ros.mapping.images import Camera
 from kapture_ros.mapping.manifest import FeatureTypes
-from kapture_ros.mapping.matching import MatchOptions
 from kapture_ros.mapping.retrieval_index import RetrievalIndex
 from kapture_ros.mapping.visual_map import VisualMap
-from kapture_ros.options import option
 
 log = logging.getLogger(__name__)
 
@@ -74,29 +71,6 @@ class Extractor(Protocol):
     def extract(self, pixels: npt.NDArray[np.uint8]) -> QueryFeatures:
         """Features of one image (H, W) or (H, W, 3) RGB."""
         ...
-
-
-@dataclass(frozen=True)
-class AnswerOptions:
-    """What goes into the answer."""
-
-    min_matches: int = option(10, "keypoints with a match, to try for a pose", minimum=4)
-    fuse_gnss: bool = option(True, "mix the GNSS position into the pose, by its covariance")
-    approximation: str = option(
-        "csi", "weights of the coarse pose from retrieval", choices=(*METHODS, "none")
-    )
-    approximation_k: int = option(3, "map images in the coarse pose", minimum=1)
-
-
-@dataclass(frozen=True)
-class LocalizerOptions:
-    """Settings of a localizer, by step."""
-
-    retrieval: RetrievalOptions = field(default_factory=RetrievalOptions)
-    matching: MatchOptions = field(default_factory=MatchOptions)
-    pose: PoseOptions = field(default_factory=PoseOptions)
-    acceptance: AcceptanceOptions = field(default_factory=AcceptanceOptions)
-    answer: AnswerOptions = field(default_factory=AnswerOptions)
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +123,7 @@ class Localizer:
     def __init__(
         self,
         visual_map: VisualMap,
-        options: LocalizerOptions = LocalizerOptions(),
+        options: LocalizerOptions | None = None,
         extractor: Extractor | None = None,
         retrievers: Mapping[str, RetrievalIndex] | None = None,
     ):
@@ -158,7 +132,7 @@ class Localizer:
         if extractor is not None:
             refuse_other_features(extractor.types, visual_map.feature_types)
         self.map = visual_map
-        self.options = options
+        self.options = options or LocalizerOptions()
         self.extractor = extractor
         own = {visual_map.feature_types.global_features: visual_map.retrieval}
         self.retrievers = own | dict(retrievers or {})
@@ -166,30 +140,32 @@ class Localizer:
 
     def localize(self, query: Query) -> Estimate:
         """The pose of one instant, or the reason why there is none; never raises."""
-        clock = StageClock()
-        answer = Estimate(query.stamp_ns, Reason.BAD_INPUT, "")
-        try:
-            with clock.stage("extraction"):
-                views = self.extract(query)
-                answer = replace(answer, evidence=Evidence(_keypoints(query, views)))
-            with clock.stage("retrieval"):
-                candidates = self.retrieve(query, views)
-                coarse = self.approximate(views, candidates)
-                answer = replace(answer, candidates=_ranked(candidates), coarse=coarse)
-            with clock.stage("matching"):
-                correspondences = self.match(views, candidates)
-            with clock.stage("pose"):
-                answer = self.answer(query, correspondences, answer)
-        except Rejected as rejection:
-            answer = replace(answer, reason=rejection.reason, reason_text=str(rejection))
-        except KaptureRosError as error:
-            answer = replace(answer, reason=Reason.BAD_INPUT, reason_text=str(error))
-        except Exception as error:
-            # One bad frame must not end a drive, whatever a library makes of it.
-            log.exception("query at %d", query.stamp_ns)
-            text = f"unexpected {type(error).__name__}: {error}"
-            answer = replace(answer, reason=Reason.BAD_INPUT, reason_text=text)
-        return replace(answer, latency_ms=clock.finish())
+        run = _Run(query)
+        with run.guarded():
+            views = self._look(query, run)
+            with run.stage("matching"):
+                correspondences = self.match(views, run.candidates)
+            with run.stage("pose"):
+                run.answer = self.answer(query, correspondences, run.answer)
+        return run.finish()
+
+    def localize_coarsely(self, query: Query) -> Estimate:
+        """The coarse pose alone, never accepted; never raises."""
+        run = _Run(query)
+        with run.guarded():
+            self._look(query, run)
+            run.reject(Reason.NO_POSE, "only a coarse pose was asked for")
+        return run.finish()
+
+    def _look(self, query: Query, run: _Run) -> list[View]:
+        with run.stage("extraction"):
+            views = self.extract(query)
+            run.answer = replace(run.answer, evidence=Evidence(_keypoints(query, views)))
+        with run.stage("retrieval"):
+            run.candidates = self.retrieve(query, views)
+            coarse = self.approximate(views, run.candidates)
+            run.answer = replace(run.answer, candidates=_ranked(run.candidates), coarse=coarse)
+        return views
 
     def extract(self, query: Query) -> list[View]:
         """The images that can be used, with their features.
@@ -368,12 +344,32 @@ class Localizer:
         return max(shown, key=lambda image: shown[image])
 
 
-class StageClock:
-    """Milliseconds by stage."""
+class _Run:
+    """The answer while it grows, and the time of each stage."""
 
-    def __init__(self) -> None:
+    def __init__(self, query: Query):
+        self.answer = Estimate(query.stamp_ns, Reason.BAD_INPUT, "")
+        self.candidates: list[Candidates] = []
         self._start = time.perf_counter()
         self._times: dict[str, float] = {}
+
+    @contextlib.contextmanager
+    def guarded(self) -> Iterator[None]:
+        """Whatever stops a query becomes its reason."""
+        try:
+            yield
+        except Rejected as rejection:
+            self.reject(rejection.reason, str(rejection))
+        except KaptureRosError as error:
+            self.reject(Reason.BAD_INPUT, str(error))
+        except Exception as error:
+            # One bad frame must not end a drive, whatever a library makes of it.
+            log.exception("query at %d", self.answer.stamp_ns)
+            self.reject(Reason.BAD_INPUT, f"unexpected {type(error).__name__}: {error}")
+
+    def reject(self, reason: Reason, text: str) -> None:
+        """Set why there is no pose to use."""
+        self.answer = replace(self.answer, reason=reason, reason_text=text)
 
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -384,9 +380,10 @@ class StageClock:
         finally:
             self._times[name] = 1e3 * (time.perf_counter() - start)
 
-    def finish(self) -> dict[str, float]:
-        """All stages and the total."""
-        return {**self._times, "total": 1e3 * (time.perf_counter() - self._start)}
+    def finish(self) -> Estimate:
+        """The answer with the milliseconds of all stages."""
+        total = 1e3 * (time.perf_counter() - self._start)
+        return replace(self.answer, latency_ms={**self._times, "total": total})
 
 
 def refuse_other_features(given: FeatureTypes, wanted: FeatureTypes) -> None:

@@ -16,11 +16,11 @@ import torch
 from kapture_ros.localization.query import Candidate, QueryFeatures
 from kapture_ros.localization.refinement import Matches
 from kapture_ros.mapping.matching import (
-    MatchOptions,
     chosen_device,
     mutual_matches,
     mutual_matches_on_gpu,
 )
+from kapture_ros.mapping.options import MatchOptions
 from kapture_ros.mapping.visual_map import VisualMap
 
 MAX_POINT_VARIANCE = 100.0  # m²; points of imported maps may be of a single ray

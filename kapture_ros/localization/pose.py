@@ -17,6 +17,7 @@ import poselib
 from scipy.spatial.transform import Rotation
 
 from kapture_ros.localization.cameras import MountedCamera
+from kapture_ros.localization.options import PoseOptions
 from kapture_ros.localization.refinement import (
     NO_PRIORS,
     GravityPrior,
@@ -26,27 +27,14 @@ from kapture_ros.localization.refinement import (
     refine_pose,
     residuals,
 )
-from kapture_ros.options import option
 from kapture_ros.transforms.se3 import Array, Transform
 
+DEFAULTS = PoseOptions()
 MIN_MATCHES = 4  # three give a pose, one more tells which of the solutions
 WIDEST = 0.2  # cosine from the axis: RANSAC works on a plane, and 78° still fits one
 HARD_RATIO = 0.15  # of inliers: below it gravity's two-point solver is tried as well
 UPRIGHT_SAMPLES = 600  # 2 points: finds 5 % inliers at 78 %, 10 % at 99.8 %
 UPRIGHT_MATCHES = 1000  # scored per sample, to bound the cost
-
-
-@dataclass(frozen=True)
-class PoseOptions:
-    """How a pose is estimated from matches."""
-
-    max_error: float = option(12.0, "reprojection error of an inlier", unit="px", minimum=0.1)
-    max_iterations: int = option(10_000, "RANSAC samples at most", minimum=1)
-    min_iterations: int = option(100, "RANSAC samples at least", minimum=1)
-    confidence: float = option(
-        0.9999, "stop when a better pose is less likely than 1 minus this", minimum=0, maximum=1
-    )
-    seed: int = option(0, "of the random samples", minimum=0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +61,7 @@ class PoseSolution:
 def estimate_pose(
     matches: Matches,
     cameras: Sequence[MountedCamera],
-    options: PoseOptions = PoseOptions(),
+    options: PoseOptions = DEFAULTS,
     priors: Priors = NO_PRIORS,
     predicted: Transform | None = None,
 ) -> PoseSolution | None:
@@ -101,7 +89,7 @@ def refine_inliers(
     matches: Matches,
     cameras: Sequence[MountedCamera],
     start: Transform,
-    options: PoseOptions = PoseOptions(),
+    options: PoseOptions = DEFAULTS,
     priors: Priors = NO_PRIORS,
 ) -> PoseSolution | None:
     """Refine a pose on its inliers until they stay the same (twice at most).

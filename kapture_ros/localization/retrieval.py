@@ -7,45 +7,23 @@ the answers are rows of the map's images, to be matched by `matching`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import connected_components
 
+from kapture_ros.localization.options import RetrievalOptions
 from kapture_ros.localization.query import Candidate, Query, Reason, Rejected
 from kapture_ros.localization.wifi import WifiLocator
 from kapture_ros.mapping.retrieval_index import RetrievalIndex
 from kapture_ros.mapping.visual_map import VisualMap
-from kapture_ros.options import option
 from kapture_ros.transforms.se3 import Array
 
 Rows = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
 GATE_SIGMAS = 3.0
 MIN_SHARED = 3  # points that two images must share to be one place
-
-
-@dataclass(frozen=True)
-class RetrievalOptions:
-    """How candidates are found."""
-
-    top_k: int = option(20, "map images to match each query image against", minimum=1)
-    fusion: str = option(
-        "mean",
-        "how the scores of several retrievers become one",
-        choices=("mean", "power", "max", "min", "round_robin"),
-    )
-    gate_margin: float = option(
-        50.0,
-        "how far from the place of a GNSS fix, Wi-Fi scan or prior (3 σ) a map image may be",
-        unit="m",
-        minimum=0,
-    )
-    gnss_gate: bool = option(True, "search only near the GNSS fix, if there is one")
-    wifi_gate: bool = option(True, "search only near the place of the Wi-Fi scan, if it is heard")
-    prior_gate: bool = option(True, "search only near the predicted pose, if there is one")
 
 
 def gated_rows(

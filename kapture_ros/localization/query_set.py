@@ -1,0 +1,177 @@
+"""The queries of a kapture dataset: one per image, or one per instant of its rigs.
+
+Read from `sensors/` and the features of the dataset (or of folders as NAVER ships them);
+consumed by `batch`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from kapture_ros.localization.localizer import refuse_other_features
+from kapture_ros.localization.query import GnssFix, Query, QueryFeatures, QueryImage
+from kapture_ros.mapping.feature_files import unit_rows
+from kapture_ros.mapping.gnss import read_fixes
+from kapture_ros.mapping.images import ImageTable, read_images
+from kapture_ros.mapping.manifest import FeatureTypes
+from kapture_ros.mapping.priors import read_records
+from kapture_ros.mapping.sessions import FeatureSource
+from kapture_ros.transforms.se3 import Transform
+
+MAX_FIX_AGE_NS = 150_000_000  # 2 m of driving at 50 km/h
+MAX_SCAN_AGE_NS = 5_000_000_000
+GNSS_SIGMA = 5.0  # metres, horizontal, of fixes that come without a covariance
+
+
+@dataclass(frozen=True, slots=True)
+class QueryInfo:
+    """What a query is called.
+
+    Attributes:
+        name: the image's name, or the rig's id for an instant of several cameras.
+        device: the sensor or rig whose pose is asked for.
+        images: names of its images.
+    """
+
+    stamp_ns: int
+    name: str
+    device: str
+    images: tuple[str, ...]
+
+
+class QuerySet:
+    """Queries of a dataset, read one at a time.
+
+    Attributes:
+        infos: what every query is called, in the order of time.
+
+    Args:
+        wanted: the map's features.
+        rigs: whether the images of a rig's instant are one query.
+
+    Raises:
+        InputError: if it is no dataset with images and features, or the features are others.
+    """
+
+    def __init__(
+        self, dataset: Path, source: FeatureSource, wanted: FeatureTypes, *, rigs: bool = True
+    ):
+        self.dataset = dataset
+        self.images: ImageTable = read_images(dataset)
+        self._features = source.folders(dataset)
+        self._types = FeatureTypes(
+            **{kind: folder.type_name for kind, folder in self._features.items()}
+        )
+        refuse_other_features(self._types, wanted)
+        self._fixes = read_fixes(dataset, GNSS_SIGMA)
+        scans = read_records(dataset, "wifi")
+        self._scans = dict(scans)
+        self._scan_stamps = np.array(sorted(self._scans), np.int64)
+        self._rows = _groups(self.images, rigs)
+        self._row_of = {name: row for row, name in enumerate(self.images.names)}
+        self.infos = [_info(self.images, rows, rigs) for rows in self._rows]
+
+    def __len__(self) -> int:
+        return len(self.infos)
+
+    def __getitem__(self, number: int) -> Query:
+        """One query with its features.
+
+        Raises:
+            IndexError: beyond the last.
+            InputError: if the features of an image are missing or damaged.
+        """
+        rows, info = self._rows[number], self.infos[number]
+        base_from_rig = self._base_from_rig(info)
+        images = []
+        for row in rows:
+            camera = self.images.cameras[self.images.camera[row]]
+            cam_from_base = Transform()
+            if info.device in self.images.rigs:
+                cam_from_base = self.images.rigs[info.device][camera.sensor_id]
+            features = self._read(self.images.names[row])
+            images.append(QueryImage(camera, cam_from_base, features=features))
+        return Query(
+            info.stamp_ns,
+            tuple(images),
+            gnss=self._fix(info.stamp_ns, base_from_rig),
+            wifi=self._scan(info.stamp_ns),
+        )
+
+    def cameras_of(self, info: QueryInfo) -> list[str]:
+        """The sensor id of each image of a query."""
+        cameras = [self.images.camera[self._row_of[name]] for name in info.images]
+        return [self.images.cameras[camera].sensor_id for camera in cameras]
+
+    def _base_from_rig(self, info: QueryInfo) -> tuple[str, Transform]:
+        """The rig a query belongs to ('' if none), and where its base is in it."""
+        if info.device in self.images.rigs:
+            return info.device, Transform()
+        for rig, sensors in self.images.rigs.items():
+            if info.device in sensors:
+                return rig, sensors[info.device]
+        return "", Transform()
+
+    def _read(self, name: str) -> QueryFeatures:
+        keypoints = self._features["keypoints"].read(name)[:, :2].astype(np.float32)
+        descriptors = unit_rows(self._features["descriptors"].read(name))
+        described = self._features["global_features"].read(name).ravel().astype(np.float32)
+        by_type = {self._types.global_features: described}
+        return QueryFeatures(keypoints, descriptors, by_type, self._types)
+
+    def _fix(self, stamp: int, rig_and_base: tuple[str, Transform]) -> GnssFix | None:
+        """The nearest fix in time, with the antenna in the base frame if rigs.txt has it."""
+        row = _nearest(self._fixes.stamps, stamp, MAX_FIX_AGE_NS)
+        if row is None:
+            return None
+        rig, base_from_rig = rig_and_base
+        antenna_from_rig = self.images.rigs.get(rig, {}).get(self._fixes.sensors[row])
+        arm = np.zeros(3)
+        if antenna_from_rig is not None:
+            arm = base_from_rig.apply(antenna_from_rig.inverse().translation)
+        latitude, longitude, altitude = self._fixes.geodetic[row].tolist()
+        return GnssFix(latitude, longitude, altitude, self._fixes.covariances[row], arm)
+
+    def _scan(self, stamp: int) -> dict[str, float] | None:
+        """The nearest Wi-Fi scan in time: dBm by BSSID."""
+        row = _nearest(self._scan_stamps, stamp, MAX_SCAN_AGE_NS)
+        if row is None:
+            return None
+        sensors = self._scans[int(self._scan_stamps[row])]
+        return {
+            bssid: float(signal.rssi)
+            for heard in sensors.values()
+            for bssid, signal in heard.items()
+        }
+
+
+def _groups(images: ImageTable, rigs: bool) -> list[list[int]]:
+    """Rows of the images of each query, in the order of time."""
+    groups: dict[int, list[int]] = {}
+    for row, frame in enumerate(images.frames.tolist()):
+        groups.setdefault(frame if rigs else row, []).append(row)
+    return list(groups.values())
+
+
+def _info(images: ImageTable, rows: list[int], rigs: bool) -> QueryInfo:
+    names = tuple(images.names[row] for row in rows)
+    stamp = int(images.stamps[rows[0]])
+    device = images.frame_rigs[images.frames[rows[0]]]
+    if rigs and device in images.rigs:
+        return QueryInfo(stamp, device, device, names)
+    camera = images.cameras[images.camera[rows[0]]].sensor_id
+    return QueryInfo(stamp, names[0], camera, names)
+
+
+def _nearest(stamps: npt.NDArray[np.int64], stamp: int, max_age_ns: int) -> int | None:
+    """The row of the nearest of ascending stamps, if it is near enough."""
+    if len(stamps) == 0:
+        return None
+    after = int(np.searchsorted(stamps, stamp))
+    rows = [row for row in (after - 1, after) if 0 <= row < len(stamps)]
+    row = min(rows, key=lambda r: abs(int(stamps[r]) - stamp))
+    return row if abs(int(stamps[row]) - stamp) <= max_age_ns else None
