@@ -1,7 +1,7 @@
 """Packs the training images that sources.yaml lists into one zip that travels to the GPU.
 
 Repositories are bare clones (`git clone --bare` into MIRROR/OWNER+NAME/repo), folders lie
-under --shared. Entries are `SOURCE/GROUP/POSITION[_LAP].webp`: images of one group and near positions
+under --shared. Entries are `SOURCE/GROUP/POSITION[_LAP].webp`: near positions of one group
 show the same place (frames of a walk, views of a panorama); a photo is a group of its own.
 
     python training/collect_images.py --mirror MIRROR --shared ../shared --out out/images.zip

@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 STEP = 2.0  # metres
 MAX_DISTANCE, MAX_TURN = 6.0, 0.5  # metres, radians
-SIDE = 480
+SIDE = 384
 
 
 def read_lap(path: Path) -> tuple[np.ndarray, dict[str, list[tuple[int, bytes]]]]:

@@ -16,7 +16,9 @@ from torch import Tensor
 
 CANVAS = (480, 640)  # height, width that every image is fitted into
 HELD_OUT_PERCENT = 4
-SOURCE_SHARE = {"ietower": 0.5, "mslearn_vision": 0.3, "intel_sample_videos": 0.2}
+SOURCE_SHARE = {
+    "ietower": 0.5, "street": 0.5, "mslearn_vision": 0.3, "intel_sample_videos": 0.2,
+}  # fmt: skip
 """Sources of many near-duplicate frames are drawn less often (1 for all others)."""
 
 
