@@ -13,6 +13,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from kapture_ros.dataset.records import DepthRecord, ImageRecord, LidarRecord
 from kapture_ros.dataset.storage import write_whole
@@ -30,9 +31,6 @@ class WriterOptions:
     workers: int = option(2, "threads that encode and write images", minimum=1)
     queue_images: int = option(64, "images that may wait to be written", minimum=1)
     queue_megabytes: float = option(256.0, "memory they may take", unit="MB", minimum=1)
-    when_full: str = option(
-        "wait", "what a new image does when the queue is full", choices=("wait", "drop")
-    )
     sync_s: float | None = option(
         None,
         "what a power failure may cost: 0 forces each record to the disk before it is "
@@ -40,6 +38,9 @@ class WriterOptions:
         unit="s",
         minimum=0,
     )
+    # What a new image does when the queue is full. Not for the user to choose: a
+    # conversion waits, live recording drops (and counts), since messages do not wait.
+    when_full: Literal["wait", "drop"] = "wait"
 
 
 @dataclass(slots=True)

@@ -12,6 +12,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from kapture_ros.dataset.reader import Dataset
 from kapture_ros.errors import InputError
 from kapture_ros.files import write_atomically
 
@@ -25,7 +26,11 @@ Session = Mapping[str, Any]
 
 
 def write_report(dataset: Path, session: Session) -> str:
-    """Add a session (`HealthMonitor.report`) to the dataset's report; returns its text.
+    """Add a session to the dataset's report; returns its text.
+
+    Args:
+        session: `HealthMonitor.report`, with `RecordingSession.summary` under "poses" and
+            what of a bag was damaged under "damage".
 
     Raises:
         OutputError: if it cannot be written.
@@ -58,6 +63,8 @@ def read_report(dataset: Path) -> list[dict[str, Any]]:
 def problems(session: Session) -> Iterator[str]:
     """What a driver should know, the worst first, in sentences."""
     topics: Mapping[str, Any] = session["topics"]
+    for damage in session.get("damage", ()):
+        yield f"damaged: {damage}"
     for sensor_id, sensor in session["sensors"].items():
         for reason, count in sensor["dropped"].items():
             yield f"{sensor_id}: {_number(count, 'record')} lost: {reason}"
@@ -76,6 +83,10 @@ def problems(session: Session) -> Iterator[str]:
                 f"{sensor_id}: {_number(sensor['duplicates'], 'duplicate stamp')}; kapture holds "
                 "the first record of a stamp, the others are in the sidecar"
             )
+    for reason, count in session.get("poses", {}).get("without_pose", {}).items():
+        yield f"{_number(count, 'record')} without a pose: {reason}"
+    for reason, count in session.get("poses", {}).get("problems", {}).items():
+        yield f"{reason} ({_number(count, 'time')})"
     for name, topic in topics.items():
         yield from _timing_problems(name, topic, session["options"])
         yield from _content_problems(name, topic)
@@ -118,6 +129,24 @@ def _content_problems(name: str, topic: Session) -> Iterator[str]:
             yield f"{name}: {_number(without, 'position')} with status 'no fix'"
     if (wifi := topic.get("wifi")) and wifi["empty_scans"]:
         yield f"{name}: {wifi['empty_scans']} of {wifi['scans']} Wi-Fi scans heard nothing"
+
+
+def summary(dataset: Dataset) -> str:
+    """What a dataset holds, one line a sensor, whoever wrote it.
+
+    Raises:
+        InputError: if it cannot be read.
+    """
+    rows: list[tuple[str, ...]] = [("sensor", "kind", "records", "seconds", "parameters")]
+    for sensor_id, sensor in dataset.sensors.items():
+        stamps = [record.stamp_ns for record in dataset.records(sensor_id)]
+        seconds = _shown((stamps[-1] - stamps[0]) / NANOSECONDS) if stamps else "-"
+        shown = " ".join(sensor.params[:7]) + (" …" if len(sensor.params) > 7 else "")
+        rows.append((sensor_id, sensor.kind, str(len(stamps)), seconds, shown))
+    poses = sum(1 for _ in dataset.trajectory())
+    rigs = {row.rig_id for row in dataset.rigs()}
+    lines = [f"{dataset.path}: {_number(poses, 'pose')}, {_number(len(rigs), 'rig')}", ""]
+    return "\n".join([*lines, *_aligned(rows)]) + "\n"
 
 
 def render(sessions: list[dict[str, Any]]) -> str:
@@ -163,6 +192,9 @@ def _render_session(session: Session) -> str:
     writer = session["writer"]
     megabytes = writer["bytes_written"] / 1e6
     lines.append(f"{megabytes:.1f} MB written, {writer['trajectory_rows']} trajectory rows.")
+    if source := session.get("poses", {}).get("source"):
+        world = session["poses"]["world_frame"]
+        lines.append(f"Poses come from {source}, in the frame '{world}'.")
     return "\n".join(lines) + "\n"
 
 

@@ -1,0 +1,1 @@
+"""ROS 2 nodes: parameters in, core objects called, messages out."""
