@@ -1,0 +1,223 @@
+"""The recorder as its own process, heard and commanded over real topics and services."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("rclpy", reason="no rclpy: pip install -r requirements/ros-jazzy.txt")
+from kapture.io.csv import kapture_from_dir
+
+from kapture_ros.dataset.reader import Dataset, open_dataset
+from kapture_ros.nodes.parameters import parameter_file
+from kapture_ros.nodes.recorder_node import OPTIONS, matching_policies
+from kapture_ros.recording.report import read_report
+
+HERE = Path(__file__).parent
+CONFIG = HERE.parents[1] / "config" / "record.yaml"
+pytestmark = pytest.mark.slow
+
+
+@contextmanager
+def recorder(
+    environment: dict[str, str], output: Path, *arguments: str
+) -> Iterator[subprocess.Popen[str]]:
+    """A running recorder; killed at the end if it is still there."""
+    command = [sys.executable, "-m", "kapture_ros.cli.main", "record", "--output", str(output)]
+    process = subprocess.Popen(
+        [*command, *arguments], env=environment, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def publish(environment: dict[str, str], seconds: float, *arguments: str) -> list[int]:
+    """Play the drive; returns the stamps sent."""
+    command = [sys.executable, str(HERE / "drive_publisher.py"), str(seconds), *arguments]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=90)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def interrupted(process: subprocess.Popen[str]) -> str:
+    """End the recorder as Ctrl-C does; returns what it logged."""
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 0, errors
+    return errors
+
+
+def only_dataset(output: Path) -> Dataset:
+    (path,) = output.iterdir()
+    return open_dataset(path)
+
+
+def stamps(dataset: Dataset, sensor_id: str) -> list[int]:
+    return [record.stamp_ns for record in dataset.records(sensor_id)]
+
+
+CLIENT = """
+import sys, time
+import rclpy
+from diagnostic_msgs.msg import DiagnosticArray
+from std_srvs.srv import SetBool, Trigger
+rclpy.init()
+node = rclpy.create_node("client")
+def call(kind, name, request):
+    client = node.create_client(kind, "/recorder/" + name)
+    assert client.wait_for_service(timeout_sec=30), name
+    future = client.call_async(request)
+    rclpy.spin_until_future_complete(node, future, timeout_sec=30)
+    return future.result()
+for word in sys.argv[1:]:
+    if word in ("pause", "resume"):
+        answer = call(SetBool, "pause", SetBool.Request(data=word == "pause"))
+    elif word == "diagnostics":
+        heard = []
+        node.create_subscription(DiagnosticArray, "/diagnostics", heard.append, 10)
+        end = time.monotonic() + 10
+        while not heard and time.monotonic() < end:
+            rclpy.spin_once(node, timeout_sec=0.1)
+        status = heard[0].status[0]
+        print(status.level[0], status.message, {v.key: v.value for v in status.values}["dataset"])
+        continue
+    else:
+        answer = call(Trigger, word, Trigger.Request())
+    print(answer.success, answer.message)
+"""
+
+
+def command(environment: dict[str, str], *words: str) -> list[str]:
+    """Call the recorder's services one after the other; returns the answers."""
+    call = [sys.executable, "-c", CLIENT, *words]
+    done = subprocess.run(call, env=environment, capture_output=True, text=True, timeout=90)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+def test_everything_sent_is_in_the_dataset(ros_environment: dict[str, str], tmp_path: Path):
+    with recorder(ros_environment, tmp_path) as process:
+        sent = publish(ros_environment, 3)
+        logged = interrupted(process)
+    dataset = only_dataset(tmp_path)
+    assert dataset.repaired is None
+    assert "0 lost" in logged
+    for sensor_id in (
+        "camera.image_raw.compressed",
+        "imu.data-accelerometer",
+        "imu.data-gyroscope",
+        "gnss.fix",
+        "wifi",
+    ):
+        assert stamps(dataset, sensor_id) == sent, sensor_id
+    (camera,) = (s for s in dataset.sensors.values() if s.kind == "camera")
+    assert camera.params[:3] == ("PINHOLE", "64", "48")
+    (fix, *_) = dataset.records("gnss.fix")
+    assert (fix.latitude, fix.longitude) == (45.0, 7.0)
+    (scan, *_) = dataset.records("wifi")
+    assert scan.access_points[0].ssid == "a,b"
+
+    naver = kapture_from_dir(str(dataset.path))
+    assert len(naver.records_camera) == len(sent)
+    (rig,) = naver.rigs
+    assert naver.rigs[rig]["camera.image_raw.compressed"].t_raw == [-0.5, 0.0, 0.0]
+    posed = [stamp for stamp in sent if stamp in naver.trajectories]
+    assert posed == sent
+    positions = [-naver.trajectories[stamp][rig].t_raw[0] for stamp in sent]
+    assert positions == pytest.approx([0.1 * number for number in range(len(sent))])
+    (session,) = read_report(dataset.path)
+    assert session["topics"]["/imu/data"]["received"] == len(sent)
+
+
+def test_services_start_pause_and_stop_and_diagnostics_tell(
+    ros_environment: dict[str, str], tmp_path: Path
+):
+    with recorder(ros_environment, tmp_path) as process:
+        publish(ros_environment, 1)
+        told = command(ros_environment, "diagnostics", "pause", "diagnostics")
+        first = next(tmp_path.iterdir())
+        assert told[0] == f"0 recording {first}"
+        assert told[1] == "True paused"
+        assert told[2] == f"1 paused {first}"
+        paused = publish(ros_environment, 1)
+        told = command(ros_environment, "resume", "start", "stop", "stop", "start")
+        assert told[0] == "True recording"
+        assert told[1].startswith("False already recording")
+        assert told[2].startswith("True ")
+        assert told[3] == "False nothing was being recorded"
+        assert told[4].startswith("True ")
+        after = publish(ros_environment, 1)
+        interrupted(process)
+    one, two = sorted(tmp_path.iterdir())
+    assert not set(paused) & set(stamps(open_dataset(one), "gnss.fix"))
+    assert stamps(open_dataset(two), "gnss.fix") == after
+    assert len(open_dataset(two).kapture.rigs) == 1, "/tf_static is heard again"
+
+
+def test_it_ends_cleanly_before_the_disk_is_full(ros_environment: dict[str, str], tmp_path: Path):
+    """The threshold lies above what is free after the start, so the real watch must act."""
+    import shutil
+
+    free = shutil.disk_usage(tmp_path).free // 1_000_000
+    with recorder(ros_environment, tmp_path, "--min-free-megabytes", str(free - 200)) as process:
+        publish(ros_environment, 1)
+        hog = tmp_path.parent / "hog"
+        try:
+            subprocess.run(["fallocate", "-l", "600M", str(hog)], check=True)
+            time.sleep(3)
+            (told,) = command(ros_environment, "diagnostics")
+        finally:
+            hog.unlink(missing_ok=True)
+        assert told.startswith("2 ended: only")
+        interrupted(process)
+    (path,) = tmp_path.iterdir()
+    dataset = open_dataset(path)
+    assert dataset.repaired is None
+    assert len(stamps(dataset, "gnss.fix")) == 10
+
+
+def test_too_little_space_at_the_start_is_one_clear_error(
+    ros_environment: dict[str, str], tmp_path: Path
+):
+    with recorder(ros_environment, tmp_path, "--min-free-megabytes", "1e12") as process:
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "less than min_free_megabytes" in errors
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_killed_recording_opens(ros_environment: dict[str, str], tmp_path: Path):
+    with recorder(ros_environment, tmp_path) as process:
+        sent = publish(ros_environment, 2)
+        process.kill()
+        process.wait()
+    dataset = only_dataset(tmp_path)
+    assert dataset.repaired is not None
+    assert stamps(dataset, "gnss.fix") == sent
+
+
+def test_the_parameter_file_is_that_of_the_options():
+    title = "Parameters of the recorder; ros2 launch kapture_ros record.launch.py"
+    assert CONFIG.read_text() == parameter_file(title, OPTIONS)
+
+
+def test_the_strongest_policies_that_hear_every_publisher_are_asked_for():
+    from rclpy.qos import DurabilityPolicy as Durability
+    from rclpy.qos import QoSProfile
+    from rclpy.qos import ReliabilityPolicy as Reliability
+
+    latched = QoSProfile(depth=1, durability=Durability.TRANSIENT_LOCAL)
+    sensor = QoSProfile(depth=1, reliability=Reliability.BEST_EFFORT)
+    assert matching_policies([latched]) == (Reliability.RELIABLE, Durability.TRANSIENT_LOCAL)
+    assert matching_policies([latched, sensor]) == (Reliability.BEST_EFFORT, Durability.VOLATILE)
