@@ -23,10 +23,9 @@ from scipy.spatial.transform import Rotation
 from scipy.stats import chi2
 
 from kapture_ros.errors import ExtrapolationError
-from kapture_ros.localization.refinement import difference, disturb
 from kapture_ros.options import option
 from kapture_ros.transforms import Transform, interpolate
-from kapture_ros.transforms.se3 import Array, cross_matrix
+from kapture_ros.transforms.se3 import Array, cross_matrix, difference, disturb
 
 SECOND = 1_000_000_000
 CHECKPOINT_NS = SECOND // 2
@@ -49,6 +48,12 @@ class MotionOptions:
     odometry_rotation_noise: float = option(
         0.002, "one sigma of its random turn after one metre", unit="rad", minimum=0
     )
+    position_wander: float = option(
+        0.0, "one sigma of its random error after one second", unit="m", minimum=0
+    )
+    rotation_wander: float = option(
+        0.0, "one sigma of its random turn after one second", unit="rad", minimum=0
+    )
     gate: float = option(
         0.999, "probability that a right fix passes the gate", minimum=0.5, maximum=0.999999
     )
@@ -62,6 +67,13 @@ class MotionOptions:
     history: float = option(
         10.0, "how late a fix may come and still be fused", unit="s", minimum=0.1
     )
+
+    def variances(self, metres: float, turned: float, seconds: float) -> tuple[float, float]:
+        """Of the random error of a piece of odometry, each axis of position and rotation."""
+        position = self.odometry_position_noise**2 * metres + self.position_wander**2 * seconds
+        # A turn on the spot is about as uncertain as the arc of a wheelbase of one metre.
+        rotation = self.odometry_rotation_noise**2 * (metres + turned)
+        return position, rotation + self.rotation_wander**2 * seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,21 +251,25 @@ class MotionFilter:
         """Where the odometry's frame lies in the map, by what is known at that time."""
         return self.at(stamp_ns).map_from_base @ self.odometry.at(stamp_ns).inverse()
 
-    def innovation(self, fix: Fix) -> Innovation:
-        """How a fix compares with the prediction, without fusing it."""
+    def innovation(self, fix: Fix, inflation: float = 1.0) -> Innovation:
+        """How a fix compares with the prediction, without fusing it.
+
+        Args:
+            inflation: factor of the covariances in the gate, where they proved too small.
+        """
         state = self.at(fix.stamp_ns)
         error = difference(fix.map_from_base, state.map_from_base)
         spread = state.pose_covariance + fix.covariance
         squared = float(error @ np.linalg.solve(spread, error))
-        return Innovation(fix.stamp_ns, squared, squared <= self._limit)
+        return Innovation(fix.stamp_ns, squared, squared <= self._limit * inflation)
 
-    def update(self, fix: Fix) -> Innovation:
-        """Fuse a fix at its own stamp if it passes the gate.
+    def update(self, fix: Fix, inflation: float = 1.0) -> Innovation:
+        """Fuse a fix at its own stamp if it passes the gate; `inflation`: see `innovation`.
 
         Raises:
             ExtrapolationError: if it is older than the history.
         """
-        innovation = self.innovation(fix)
+        innovation = self.innovation(fix, inflation)
         if innovation.accepted:
             insort(self._fixes, fix, key=lambda known: known.stamp_ns)
             self._replay(fix.stamp_ns)
@@ -319,14 +335,11 @@ class MotionFilter:
         jacobian[3:6, BIAS] = end.rotation.as_matrix()[:, 2] * seconds
         covariance = jacobian @ state.covariance @ jacobian.T
 
-        options = self.options
         metres = float(np.linalg.norm(motion.translation))
         turned = float(motion.rotation.magnitude())
-        covariance[range(3), range(3)] += options.odometry_position_noise**2 * metres
-        # A turn on the spot is about as uncertain as the arc of a wheelbase of one metre.
-        covariance[range(3, 6), range(3, 6)] += options.odometry_rotation_noise**2 * (
-            metres + turned
-        )
+        position, rotation = self.options.variances(metres, turned, seconds)
+        covariance[range(3), range(3)] += position
+        covariance[range(3, 6), range(3, 6)] += rotation
         return replace(state, stamp_ns=stamp_ns, map_from_base=end, covariance=covariance)
 
     def _drop_old(self) -> None:

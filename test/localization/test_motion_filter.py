@@ -18,7 +18,7 @@ from kapture_ros.localization.motion_filter import (
     MotionState,
     OdometrySample,
 )
-from kapture_ros.localization.refinement import difference
+from kapture_ros.transforms.se3 import difference
 from kapture_ros.transforms import Transform
 
 START = 1_700_000_000 * SECOND
