@@ -173,6 +173,24 @@ def residuals(
     return np.where(np.isfinite(result), result, np.inf)
 
 
+def linearize(
+    matches: Matches, cameras: Sequence[MountedCamera], pose: Transform
+) -> tuple[Array, Array]:
+    """Reprojection errors (n, 2) and their derivatives (n, 2, 6) by the disturbance of the pose.
+
+    Both are in units of one pixel of noise, the points' own errors included; matches that
+    cannot be projected are left out.
+    """
+    residual, jacobian = _reprojection(matches, cameras, pose)
+    usable = np.isfinite(residual).all(axis=1) & np.isfinite(jacobian).all(axis=(1, 2))
+    residual, jacobian = residual[usable], jacobian[usable]
+    if matches.point_covariance is not None and len(residual):
+        # d pixel / d point is minus d pixel / d position: the same 3 columns.
+        covariance = matches.point_covariance[usable]
+        residual, jacobian = _whiten(residual, jacobian, covariance)
+    return residual, jacobian
+
+
 @dataclass(frozen=True, slots=True)
 class _State:
     """The normal equations at a pose; `spread` is Huber's correction of the covariance."""
@@ -192,15 +210,9 @@ def _linearize(
     priors: Priors,
     sigma: float | None,
 ) -> _State | None:
-    residual, jacobian = _reprojection(matches, cameras, pose)
-    usable = np.isfinite(residual).all(axis=1) & np.isfinite(jacobian).all(axis=(1, 2))
-    if not usable.any():
+    residual, jacobian = linearize(matches, cameras, pose)
+    if len(residual) == 0:
         return None
-    residual, jacobian = residual[usable], jacobian[usable]
-    if matches.point_covariance is not None:
-        # d pixel / d point is minus d pixel / d position: the same 3 columns.
-        covariance = matches.point_covariance[usable]
-        residual, jacobian = _whiten(residual, jacobian, covariance)
     count = len(residual)
     length = np.linalg.norm(residual, axis=1)
     if sigma is None:
