@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import shutil
 from pathlib import Path
 
 from kapture_ros.localization.options import (
@@ -67,7 +66,6 @@ def run(args: argparse.Namespace) -> None:
     visual_map = VisualMap.load(args.map)
     source = FeatureSource(args.local_features, args.global_features)
     queries = QuerySet(args.query, source, visual_map.feature_types, rigs=batch.rigs)
-    if args.overwrite and args.out.is_dir():
-        shutil.rmtree(args.out)
-    print(localize_all(Localizer(visual_map, options), queries, args.out, batch))
+    localizer = Localizer(visual_map, options)
+    print(localize_all(localizer, queries, args.out, batch, overwrite=args.overwrite))
     print(f"results: {args.out}")

@@ -66,14 +66,25 @@ class Outcome:
 
 
 def localize_all(
-    localizer: Localizer, queries: QuerySet, out: Path, options: BatchOptions
+    localizer: Localizer,
+    queries: QuerySet,
+    out: Path,
+    options: BatchOptions,
+    *,
+    overwrite: bool = False,
 ) -> Outcome:
     """Localize every query that has no answer in the folder yet, then write the exports.
+
+    Args:
+        overwrite: begin anew where there is an earlier output (of this function: nothing
+            else is ever removed).
 
     Raises:
         OutputError: if the folder holds something else, or answers of other settings.
         InputError: if the features of a query are damaged.
     """
+    if overwrite and (out / SETTINGS).is_file():
+        shutil.rmtree(out)
     _open_folder(out, localizer, options)
     done = _resume(out)
     table = out / FILE_NAME

@@ -43,8 +43,7 @@ class WifiLocator:
         shape = (len(self._positions), len(self._column))
         strengths = csr_matrix((_strength(scans.rssi), scans.bssid, scans.offsets), shape)
         lengths = np.sqrt(np.asarray(strengths.multiply(strengths).sum(axis=1))).ravel()
-        scale = csr_matrix((1 / np.maximum(lengths, 1e-9), (range(shape[0]), range(shape[0]))))
-        self._unit = scale @ strengths
+        self._unit = strengths.multiply(1 / np.maximum(lengths, 1e-9)[:, None]).tocsr()
 
     def locate(self, rssi: Mapping[str, float]) -> WifiPlace | None:
         """The place of a scan (dBm by BSSID); None if the map does not know it.

@@ -124,7 +124,7 @@ def make_world(folder: Path, *, alike: bool = False) -> World:
     return replace(world, map=VisualMap.load(folder))
 
 
-def _street(rng: np.random.Generator, count: int = 2500) -> np.ndarray:
+def _street(rng: np.random.Generator, count: int = 800) -> np.ndarray:
     """Points on both sides of a street with corners and depth, and a few overhead."""
     x = rng.uniform(-5, STEP * IMAGES + 30, count)
     side = np.where(rng.random(count) < 0.5, -1, 1) * rng.uniform(5, 9, count)
@@ -137,21 +137,7 @@ def _write(folder: Path, world: World, rng: np.random.Generator) -> None:
     params = ", ".join(map(str, CAMERA.params))
     sensors = [f"front, , camera, PINHOLE, 640, 480, {params}", "wlan, , wifi"]
     _table(folder / "sensors/sensors.txt", sensors)
-    folders = {
-        "keypoints": FeatureFolder.create(
-            folder, "keypoints", TYPES.keypoints,
-            {"name": "synthetic", "dtype": "float32", "dsize": "2"},
-        ),
-        "descriptors": FeatureFolder.create(
-            folder, "descriptors", TYPES.descriptors,
-            {"name": "synthetic", "dtype": "float32", "dsize": "64",
-             "keypoints_type": TYPES.keypoints, "metric_type": "L2"},
-        ),
-        "global_features": FeatureFolder.create(
-            folder, "global_features", TYPES.global_features,
-            {"name": "synthetic", "dtype": "float32", "dsize": "256", "metric_type": "L2"},
-        ),
-    }  # fmt: skip
+    folders = _feature_folders(folder)
     records, poses, scans, seen = [], [], [], {}
     for number in range(2 * IMAGES):
         street, place = divmod(number, IMAGES)
@@ -189,3 +175,60 @@ def _row(stamp: int, device: str, pose: Transform) -> str:
 
 def _table(path: Path, rows: list[str]) -> None:
     path.write_text(HEADER + "\n".join(rows) + "\n")
+
+
+def _feature_folders(folder: Path) -> dict[str, FeatureFolder]:
+    columns = {
+        "keypoints": (TYPES.keypoints, {"dsize": "2"}),
+        "descriptors": (
+            TYPES.descriptors,
+            {"dsize": "64", "keypoints_type": TYPES.keypoints, "metric_type": "L2"},
+        ),
+        "global_features": (TYPES.global_features, {"dsize": "256", "metric_type": "L2"}),
+    }
+    common = {"name": "synthetic", "dtype": "float32"}
+    return {
+        kind: FeatureFolder.create(folder, kind, type_name, common | values)
+        for kind, (type_name, values) in columns.items()
+    }
+
+
+QUERY_CAMERAS = {"front": CAM_FROM_BASE, "side": SIDE_FROM_BASE}
+ANTENNA_IN_RIG = np.array([-0.5, 0.2, 1.8])
+
+
+def make_query_dataset(
+    folder: Path, world: World, poses: list[Transform], *, gnss: bool = False
+) -> None:
+    """A kapture dataset of a rig of two cameras, with features, poses and GNSS."""
+    (folder / "sensors").mkdir(parents=True)
+    folders = _feature_folders(folder)
+    params = ", ".join(map(str, CAMERA.params))
+    sensors = [f"{name}, , camera, PINHOLE, 640, 480, {params}" for name in QUERY_CAMERAS]
+    _table(folder / "sensors/sensors.txt", [*sensors, "gps, , gnss, EPSG:4326"])
+    mounted = QUERY_CAMERAS | {"gps": Transform(translation=-ANTENNA_IN_RIG)}
+    rows = [
+        ", ".join(map(str, ["rig", name, *pose.quaternion, *pose.translation]))
+        for name, pose in mounted.items()
+    ]
+    _table(folder / "sensors/rigs.txt", rows)
+    rng = np.random.default_rng(11)
+    records, trajectory, fixes = [], [], []
+    for number, map_from_rig in enumerate(poses):
+        stamp = 1_700_000_000_000_000_000 + number * 500_000_000
+        trajectory.append(_row(stamp, "rig", map_from_rig.inverse()))
+        antenna = map_from_rig.apply(ANTENNA_IN_RIG)
+        lat, lon, alt = (float(value[0]) for value in DATUM.geodetic_from_map(antenna))
+        fixes.append(f"{stamp + 40_000_000}, gps, {lon!r}, {lat!r}, {alt!r}, 0, 1.0")
+        for name, cam_from_rig in QUERY_CAMERAS.items():
+            image = f"{name}/{number:03d}.jpg"
+            records.append(f"{stamp}, {name}, {image}")
+            features, _ = world.look(cam_from_rig @ map_from_rig.inverse(), rng)
+            folders["keypoints"].write(image, features.keypoints)
+            folders["descriptors"].write(image, features.descriptors)
+            described = features.global_descriptors[TYPES.global_features]
+            folders["global_features"].write(image, described[None])
+    _table(folder / "sensors/records_camera.txt", records)
+    _table(folder / "sensors/trajectories.txt", trajectory)
+    if gnss:
+        _table(folder / "sensors/records_gnss.txt", fixes)

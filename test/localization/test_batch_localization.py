@@ -1,0 +1,166 @@
+"""`kapture_ros localize`: whole query sets, their files, and going on after an interruption."""
+
+from __future__ import annotations
+
+import kapture.io.csv as kapture_csv
+import numpy as np
+import pytest
+from synthetic_map import ANTENNA_IN_RIG, QUERY_CAMERAS, base_at, make_query_dataset, make_world
+
+from kapture_ros.cli.main import main
+from kapture_ros.evaluation.estimates import matches_path, read_estimates, read_matches
+from kapture_ros.localization.query_set import QuerySet
+from kapture_ros.mapping.sessions import FeatureSource
+
+TRUTH = [base_at(x, street, side) for x, street, side in ((9, 0, 0.5), (21, 0, 0), (30, 1, -0.5))]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    return make_world(tmp_path_factory.mktemp("world") / "map")
+
+
+@pytest.fixture(scope="module")
+def query(tmp_path_factory, world):
+    folder = tmp_path_factory.mktemp("query") / "query"
+    make_query_dataset(folder, world, TRUTH, gnss=True)
+    return folder
+
+
+def localize(world, query, out, *arguments: str) -> int:
+    return main(["localize", str(world.map.path), str(query), str(out), *arguments])
+
+
+def test_a_rig_is_localized_as_one_and_evaluated(world, query, tmp_path, capsys) -> None:
+    assert localize(world, query, tmp_path / "out", "--matches") == 0
+    assert "3 of 3 queries localized" in capsys.readouterr().out
+    rows = read_estimates(tmp_path / "out" / "estimates.csv")
+    assert [row.query for row in rows] == ["rig"] * 3
+    for row, truth in zip(rows, TRUTH, strict=True):
+        assert row.accepted
+        assert row.map_from_base.distance_to(truth)[0] < 0.05
+        pair = read_matches(matches_path(tmp_path / "out", row.stamp_ns, row.query))
+        assert pair.query_image.startswith(("front/", "side/"))
+        assert pair.inlier.sum() > 10
+    arguments = [str(tmp_path / "out"), str(query), str(tmp_path / "report")]
+    assert main(["evaluate", *arguments]) == 0
+    assert "100.0%" in capsys.readouterr().out
+
+
+def test_images_are_localized_one_by_one(world, query, tmp_path) -> None:
+    assert localize(world, query, tmp_path / "out", "--no-rigs") == 0
+    rows = {row.query: row for row in read_estimates(tmp_path / "out" / "estimates.csv")}
+    assert len(rows) == 6
+    for number, truth in enumerate(TRUTH):
+        # The map looks ahead only: what the side camera shows was never seen from there.
+        row = rows[f"front/{number:03d}.jpg"]
+        center = truth @ QUERY_CAMERAS["front"].inverse()
+        assert row.map_from_base.distance_to(center)[0] < 0.1
+    pairs = (tmp_path / "out" / "pairs.txt").read_text().splitlines()
+    assert {line.split(", ")[0] for line in pairs[2:]} == set(rows)
+
+
+def test_trajectories_open_in_navers_library(world, query, tmp_path) -> None:
+    localize(world, query, tmp_path / "out")
+    found = kapture_csv.kapture_from_dir(str(tmp_path / "out"))
+    assert len(found.records_camera) == 3
+    for (_, device, pose), truth in zip(_poses(found), TRUTH, strict=True):
+        assert device == "rig"
+        center = -np.asarray(pose.inverse().t).ravel() + truth.translation
+        assert np.linalg.norm(center) < 0.05
+
+
+def _poses(found):
+    return [
+        (stamp, device, pose)
+        for stamp, devices in sorted(found.trajectories.items())
+        for device, pose in devices.items()
+    ]
+
+
+@pytest.mark.parametrize(
+    ("style", "name"), [("path", "front/000.jpg"), ("file", "000.jpg"), ("camera", "front/000.jpg")]
+)
+def test_the_benchmarks_text_has_a_line_an_image(world, query, tmp_path, style, name) -> None:
+    localize(world, query, tmp_path / "out", "--ltvl-names", style)
+    lines = (tmp_path / "out" / "visuallocalization.txt").read_text().splitlines()
+    assert len(lines) == 6
+    cells = lines[0].split(" ")
+    assert cells[0] == name
+    expected = QUERY_CAMERAS["front"] @ TRUTH[0].inverse()
+    assert [float(v) for v in cells[5:]] == pytest.approx(expected.translation.tolist(), abs=0.05)
+    quaternion = np.array([float(v) for v in cells[1:5]])
+    assert abs(quaternion @ expected.quaternion) == pytest.approx(1.0, abs=1e-5)
+
+
+def test_an_interrupted_run_goes_on(world, query, tmp_path) -> None:
+    localize(world, query, tmp_path / "whole")
+    localize(world, query, tmp_path / "cut")
+    table = tmp_path / "cut" / "estimates.csv"
+    text = table.read_text()
+    lines = text.splitlines(keepends=True)
+    table.write_text("".join(lines[:2]) + lines[2][: len(lines[2]) // 2])
+    first = lines[1]
+    assert localize(world, query, tmp_path / "cut") == 0
+    resumed = table.read_text().splitlines(keepends=True)
+    assert resumed[1] == first, "what was done is not done again"
+    assert [row.map_from_base for row in read_estimates(table)] == [
+        row.map_from_base for row in read_estimates(tmp_path / "whole" / "estimates.csv")
+    ]
+
+
+def test_other_settings_do_not_mix_into_a_folder(world, query, tmp_path, capsys) -> None:
+    localize(world, query, tmp_path / "out")
+    assert localize(world, query, tmp_path / "out", "--top-k", "3") == 1
+    assert "other settings" in capsys.readouterr().err
+    assert localize(world, query, tmp_path / "out", "--top-k", "3", "--overwrite") == 0
+
+
+def test_a_foreign_folder_is_left_alone(world, query, tmp_path, capsys) -> None:
+    (tmp_path / "thesis.txt").write_text("precious")
+    assert localize(world, query, tmp_path) == 1
+    assert "no output of this command" in capsys.readouterr().err
+    assert localize(world, query, tmp_path, "--overwrite") == 1
+    assert (tmp_path / "thesis.txt").read_text() == "precious"
+
+
+def test_coarse_poses_are_marked(world, query, tmp_path) -> None:
+    arguments = ("--pipeline", "approximation", "--no-rigs", "--approximation", "bdi")
+    localize(world, query, tmp_path / "out", *arguments)
+    rows = read_estimates(tmp_path / "out" / "estimates.csv")
+    assert {row.reason for row in rows} == {"COARSE"}
+    assert all(row.covariance is None for row in rows)
+
+
+def test_a_preset_is_the_base_of_given_options(world, query, tmp_path) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text("min_inliers: 100000\n")
+    out = tmp_path / "out"
+    assert localize(world, query, out, "--preset", "naver", "--config", str(config)) == 0
+    assert {r.reason for r in read_estimates(out / "estimates.csv")} == {"TOO_FEW_INLIERS"}
+
+
+def test_features_of_another_type_are_refused_by_name(world, query, tmp_path, capsys) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    for name in ("sensors", "reconstruction"):
+        (other / name).symlink_to(query / name)
+    renamed = tmp_path / "features" / "foreign"
+    renamed.mkdir(parents=True)
+    for kind, type_name in (("keypoints", "synthetic-kp"), ("descriptors", "synthetic-desc")):
+        (renamed / kind).symlink_to(query / "reconstruction" / kind / type_name)
+    assert localize(world, other, tmp_path / "out", "--local-features", str(renamed)) == 1
+    assert "'foreign'" in capsys.readouterr().err
+
+
+def test_the_antenna_comes_from_the_rig(world, query) -> None:
+    queries = QuerySet(query, FeatureSource(), world.map.feature_types)
+    assert queries[0].gnss.lever_arm == pytest.approx(ANTENNA_IN_RIG)
+    single = QuerySet(query, FeatureSource(), world.map.feature_types, rigs=False)
+    device = single.infos[0].device
+    expected = QUERY_CAMERAS[device].apply(ANTENNA_IN_RIG)
+    assert single[0].gnss.lever_arm == pytest.approx(expected)
+    place = world.map.datum.map_from_geodetic(
+        queries[0].gnss.latitude, queries[0].gnss.longitude, queries[0].gnss.altitude
+    )[0]
+    assert place == pytest.approx(TRUTH[0].apply(ANTENNA_IN_RIG), abs=1e-3)
