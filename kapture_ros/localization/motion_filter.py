@@ -193,7 +193,7 @@ class MotionFilter:
         history_ns = int(options.history * SECOND)
         self.odometry = Odometry(2 * history_ns)
         self._history_ns = history_ns
-        self._limit = float(chi2.ppf(options.gate, 6))
+        self.limit = float(chi2.ppf(options.gate, 6))
         self._fixes: list[Fix] = []
         self._states: list[MotionState] = []
 
@@ -261,7 +261,7 @@ class MotionFilter:
         error = difference(fix.map_from_base, state.map_from_base)
         spread = state.pose_covariance + fix.covariance
         squared = float(error @ np.linalg.solve(spread, error))
-        return Innovation(fix.stamp_ns, squared, squared <= self._limit * inflation)
+        return Innovation(fix.stamp_ns, squared, squared <= self.limit * inflation)
 
     def update(self, fix: Fix, inflation: float = 1.0) -> Innovation:
         """Fuse a fix at its own stamp if it passes the gate; `inflation`: see `innovation`.

@@ -1,0 +1,412 @@
+"""The sequence localizer: instants and odometry of a drive become a pose at any time.
+
+While the pose is known, matches are searched around the prediction; weak instants are solved
+together with the ones before; only when that fails the whole map is searched. While it is
+not known, retrieval over the sequence must agree on a place before a pose is believed.
+Fed and read by the localizer node and by offline runs.
+"""
+
+from __future__ import annotations
+
+from bisect import insort
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from kapture_ros.errors import ExtrapolationError, KaptureRosError
+from kapture_ros.localization.acceptance import judge, mahalanobis, score
+from kapture_ros.localization.guided import match_guided, solve_guided
+from kapture_ros.localization.localizer import Localizer, View
+from kapture_ros.localization.motion_filter import (
+    SECOND,
+    Fix,
+    MotionFilter,
+    MotionState,
+    OdometrySample,
+)
+from kapture_ros.localization.place_filter import PlaceFilter
+from kapture_ros.localization.query import Candidate, Estimate, Query, Reason, Rejected
+from kapture_ros.localization.refinement import Matches, PosePrior, Priors
+from kapture_ros.localization.sequence_state import (
+    ConstantVelocity,
+    GnssAlarm,
+    MotionSource,
+    SelfCheck,
+    SequenceOptions,
+    State,
+    TrackedPose,
+)
+from kapture_ros.localization.window import Keyframe, WindowSolution, significant, solve_window
+from kapture_ros.transforms import Transform
+from kapture_ros.transforms.se3 import cross_matrix, difference
+
+PLACE_IMAGES = 5  # map images of a believed place that are matched
+WANDER = {"position_wander": 0.5, "rotation_wander": 0.1}  # a car that brakes or turns in
+AGREEMENT = (0.5, 0.1, np.deg2rad(5.0))  # metres, metres per metre, radians
+REMEMBERED = 256  # stamps, to know repeated instants
+
+
+class SequenceLocalizer:
+    """A localizer for one drive; not to be shared between threads."""
+
+    def __init__(self, localizer: Localizer, options: SequenceOptions | None = None):
+        self.localizer = localizer
+        self.options = options or SequenceOptions()
+        self.motion = MotionFilter(self.options.motion)
+        self.places = PlaceFilter(localizer.map, self.options.place)
+        self._velocity: ConstantVelocity | None = None
+        self._stamps: deque[int] = deque(maxlen=REMEMBERED)
+        self._window: deque[Keyframe] = deque(maxlen=self.options.tracking.window)
+        self._rejected: list[Fix] = []
+        self._candidates: list[Fix] = []
+        self._learned: MotionState | None = None
+        self._check = SelfCheck()
+        self._gnss = GnssAlarm()
+        self._place_odom: Transform | None = None
+        self._fix_ns: int | None = None
+        self._window_size = 0
+        self._supported = False
+
+    def add_odometry(self, sample: OdometrySample) -> bool:
+        """Take a sample; False if it is not newer than the last one."""
+        if self._velocity is not None:  # it was thought that there is none
+            self._velocity = None
+            self._lose()
+            self.motion = MotionFilter(self.options.motion)
+        return self.motion.add_odometry(sample)
+
+    def update(self, query: Query, odometry: Iterable[OdometrySample] = ()) -> TrackedPose:
+        """Take an instant (in any order) and the odometry since the last one; never raises."""
+        for sample in odometry:
+            self.add_odometry(sample)
+        self._carry(query.stamp_ns)
+        late = self._late(query.stamp_ns)
+        if late is not None:
+            return replace(self.pose_at(query.stamp_ns), estimate=late)
+        try:
+            views = self.localizer.extract(query)
+            seen = _with_features(query, views)
+            if self.motion.initialized:
+                estimate = self._track(seen, views)
+            else:
+                estimate = self._search(seen, views)
+        except Rejected as rejection:
+            estimate = Estimate(query.stamp_ns, rejection.reason, str(rejection))
+        except KaptureRosError as error:
+            estimate = Estimate(query.stamp_ns, Reason.BAD_INPUT, str(error))
+        self._compare_with_gnss(query)
+        return replace(self.pose_at(query.stamp_ns), estimate=estimate)
+
+    def pose_at(self, stamp_ns: int) -> TrackedPose:
+        """The pose predicted to a time; without a pose where it is not known."""
+        state, known = self._state(stamp_ns), None
+        if state in (State.TRACKING, State.COASTING):
+            known = self.motion.at(stamp_ns)
+        inflation = self._check.inflation
+        age = None if self._fix_ns is None else (stamp_ns - self._fix_ns) / SECOND
+        return TrackedPose(
+            stamp_ns,
+            state,
+            None if known is None else known.map_from_base,
+            None if known is None else inflation * known.pose_covariance,
+            None if known is None else self.motion.map_from_odom(stamp_ns),
+            age,
+            self._window_size,
+            inflation == 1.0,
+            inflation,
+            self._gnss.raised,
+            MotionSource.CONSTANT_VELOCITY if self._velocity else MotionSource.ODOMETRY,
+        )
+
+    def _state(self, stamp_ns: int) -> State:
+        tracking = self.options.tracking
+        if not self.motion.initialized:
+            if self._candidates or self.places.believed() is not None:
+                return State.INITIALIZING
+            return State.UNINITIALIZED if self._fix_ns is None else State.LOST
+        try:
+            known = self.motion.at(stamp_ns)
+        except ExtrapolationError:
+            return State.LOST
+        if _sigma(known) > tracking.lost_sigma:
+            return State.LOST
+        recent = stamp_ns - known.fix_ns <= tracking.coast_after * SECOND
+        if recent and self._supported and not self._rejected:
+            return State.TRACKING
+        return State.COASTING
+
+    def _carry(self, stamp_ns: int) -> None:
+        """Without odometry the last motion goes on; what is too uncertain is lost."""
+        if self.motion.odometry.newest_ns is None and self._velocity is None:
+            self._velocity = ConstantVelocity()
+            options = replace(self.options.motion, odometry_scale=0.0, **WANDER)
+            self.motion = MotionFilter(options)
+        if self._velocity is not None and stamp_ns > (self.motion.odometry.newest_ns or 0):
+            self.motion.add_odometry(self._velocity.sample(stamp_ns))
+        if self.motion.initialized and self._state(stamp_ns) is State.LOST:
+            newest = self.motion.odometry.newest_ns
+            if newest is not None and stamp_ns >= newest - SECOND:
+                self._lose()
+
+    def _late(self, stamp_ns: int) -> Estimate | None:
+        """Why an instant cannot be used, by its stamp."""
+        text = ""
+        newest = max(self._stamps, default=stamp_ns)
+        if stamp_ns in self._stamps:
+            text = "a second instant with this stamp"
+        elif newest - stamp_ns > self.options.motion.history * SECOND:
+            text = f"{(newest - stamp_ns) / SECOND:.1f} s older than the newest instant"
+        self._stamps.append(stamp_ns)
+        return Estimate(stamp_ns, Reason.LATE, text) if text else None
+
+    def _track(self, query: Query, views: Sequence[View]) -> Estimate:
+        """An instant while the pose is known: around the prediction, the window, the map."""
+        stamp = query.stamp_ns
+        state = self.motion.at(stamp)
+        prior = PosePrior(state.map_from_base, self._check.inflation * state.pose_covariance)
+        matches = match_guided(self.localizer.map, views, prior, self.options.guided)
+        estimate = self._guided(query, views, matches, prior)
+        self._supported = estimate.accepted or estimate.scores.inliers >= 4
+        if not estimate.accepted:
+            self._keep(stamp, views, matches)
+            estimate = self._solve_window(stamp, state.map_from_base) or estimate
+        if estimate.accepted:
+            self._fuse(estimate)
+            return estimate
+        missing = stamp - state.fix_ns > self.options.tracking.retrieve_after * SECOND
+        if missing or self._rejected or not self._supported:
+            whole = self._retrieve(query)
+            if whole.accepted:
+                self._window_size = 1
+                self._fuse(whole)
+            return whole
+        return estimate
+
+    def _guided(
+        self, query: Query, views: Sequence[View], matches: Matches, prior: PosePrior
+    ) -> Estimate:
+        """The pose of one instant near the predicted one, judged."""
+        options = self.options.guided
+        self._window_size = 1
+        cameras = [view.camera for view in views]
+        nothing = Estimate(query.stamp_ns, Reason.TOO_FEW_MATCHES, f"{len(matches)} near the pose")
+        solution = solve_guided(matches, cameras, prior, self.localizer.options.pose, options)
+        if solution is None:
+            return nothing
+        scores = score(matches, cameras, solution, 0, Priors(), prior)
+        limits = replace(
+            self.localizer.options.acceptance, min_inliers=self.options.tracking.min_inliers
+        )
+        reason, text = judge(scores, limits)
+        chance = (options.max_error / options.min_radius) ** 2
+        if reason is Reason.ACCEPTED and not significant(scores.inliers, scores.matched, chance):
+            reason, text = Reason.LOW_INLIER_RATIO, "as many would agree by chance"
+        pose = solution.map_from_base
+        return replace(
+            nothing,
+            reason=reason,
+            reason_text=text,
+            map_from_base=pose,
+            covariance=solution.covariance,
+            cams_from_map=tuple(i.cam_from_base @ pose.inverse() for i in query.images),
+            scores=scores,
+        )
+
+    def _keep(self, stamp_ns: int, views: Sequence[View], matches: Matches) -> None:
+        """A keyframe of the window, if it is newer than the last one and elsewhere."""
+        odom_from_base = self.motion.odometry.at(stamp_ns)
+        if self._window:
+            last = self._window[-1]
+            metres, radians = odom_from_base.distance_to(last.odom_from_base)
+            near = metres < self.options.tracking.keyframe_distance
+            straight = np.rad2deg(radians) < self.options.tracking.keyframe_turn
+            if stamp_ns <= last.stamp_ns or (near and straight):
+                return
+        cameras = tuple(view.camera for view in views)
+        self._window.append(Keyframe(stamp_ns, odom_from_base, cameras, matches))
+
+    def _solve_window(self, stamp_ns: int, predicted: Transform | None) -> Estimate | None:
+        """The window's pose as an estimate of the newest keyframe; None if there is none."""
+        tracking, limits = self.options.tracking, self.localizer.options.acceptance
+        frames = list(self._window)
+        if len(frames) < 2 or frames[-1].stamp_ns != stamp_ns:
+            return None
+        error = self.localizer.options.pose.max_error
+        chance = np.pi * error**2 / min(_area(frame) for frame in frames)
+        if predicted is not None:  # matched around the prediction: chance agrees more often
+            error = 2 * self.options.guided.max_error
+            chance = (error / self.options.guided.min_radius) ** 2
+        pose = replace(
+            self.localizer.options.pose,
+            max_error=error,
+            max_iterations=tracking.window_iterations,
+        )
+        solution = solve_window(frames, self.motion.options, pose, predicted)
+        if solution is None or solution.count < tracking.min_inliers:
+            return None
+        if not significant(solution.count, solution.matched, chance):
+            return None
+        sigma = np.sqrt(np.linalg.eigvalsh(solution.covariance[:3, :3])[-1])
+        if sigma > limits.max_position_sigma:
+            return None
+        self._window_size = len(frames)
+        self._window.clear()  # a measurement is used once, or the filter counts it twice
+        return _window_estimate(stamp_ns, solution)
+
+    def _search(self, query: Query, views: Sequence[View]) -> Estimate:
+        """An instant while the pose is not known: fixes and place must agree."""
+        estimate = self._retrieve(query)
+        if estimate.accepted and estimate.map_from_base is not None:
+            self._window_size = 1
+            insort(self._candidates, _fix(estimate), key=lambda fix: fix.stamp_ns)
+            self._candidates = self._candidates[-self.options.tracking.lost_rejections :]
+            self._confirm()
+            return estimate
+        rows = self.places.believed()
+        if rows is None:
+            return estimate
+        shown = tuple(Candidate(int(row), 1.0) for row in rows[:PLACE_IMAGES])
+        matches = self.localizer.match(views, [shown] * len(views)).matches
+        self._keep(query.stamp_ns, views, matches)
+        found = self._solve_window(query.stamp_ns, None)
+        if found is None or self.places.near(_fix(found).map_from_base.translation) < 0.5:
+            return estimate
+        self._start(_fix(found))
+        return found
+
+    def _retrieve(self, query: Query) -> Estimate:
+        """The localizer's answer from the whole map; what it retrieved moves the places."""
+        gnss = None if self.motion.initialized else query.gnss
+        estimate = self.localizer.localize(replace(query, gnss=gnss, prior=None))
+        odom = self.motion.odometry.at(query.stamp_ns)
+        before, self._place_odom = self._place_odom, odom
+        motion = None if before is None else before.inverse() @ odom
+        self.places.update(estimate.candidates, query.images[0].cam_from_base, motion)
+        return estimate
+
+    def _confirm(self) -> None:
+        """Begin when the newest fixes agree with each other and with the place."""
+        needed = self.options.tracking.confirmations
+        newest = self._candidates[-needed:]
+        if len(newest) < needed or not self._agree(newest):
+            return
+        place = self.places.near(newest[-1].map_from_base.translation)
+        if place >= self.options.place.belief:
+            if self._velocity is not None:
+                self._velocity.learn(newest[-2].stamp_ns, newest[-2].map_from_base)
+            self._start(newest[-1])
+
+    def _agree(self, fixes: Sequence[Fix]) -> bool:
+        """Whether fixes lie to each other as odometry says."""
+        first = fixes[0]
+        for fix in fixes[1:]:
+            seconds = (fix.stamp_ns - first.stamp_ns) / SECOND
+            motion = self._motion_between(first.stamp_ns, fix.stamp_ns)
+            error = difference(fix.map_from_base, first.map_from_base @ motion)
+            slack = AGREEMENT[0] + AGREEMENT[1] * float(np.linalg.norm(motion.translation))
+            turn = AGREEMENT[2]
+            if self._velocity is not None:
+                slack += self.options.tracking.max_speed * seconds
+                turn += seconds
+            if np.linalg.norm(error[:3]) > slack or np.linalg.norm(error[3:]) > turn:
+                return False
+        return True
+
+    def _motion_between(self, start_ns: int, end_ns: int) -> Transform:
+        odometry = self.motion.odometry
+        return odometry.at(start_ns).inverse() @ odometry.at(end_ns)
+
+    def _fuse(self, estimate: Estimate) -> None:
+        """A fix for the filter; a run of others that agree with each other ends the track."""
+        fix = _fix(estimate)
+        innovation = self.motion.update(fix, self._check.inflation)
+        self._check.add(innovation, self.motion.limit)
+        if innovation.accepted:
+            self._rejected.clear()
+            self._window.clear()
+            self._supported = True
+            self._fixed(fix)
+            return
+        insort(self._rejected, fix, key=lambda known: known.stamp_ns)
+        newest = self._rejected[-self.options.tracking.lost_rejections :]
+        if len(newest) == self.options.tracking.lost_rejections and self._agree(newest):
+            self._lose()
+
+    def _start(self, fix: Fix) -> None:
+        self.motion.initialize(fix, like=self._learned)
+        self._candidates, self._rejected = [], []
+        self._window.clear()
+        self._check.forget()
+        self._supported = True
+        self._fixed(fix)
+
+    def _fixed(self, fix: Fix) -> None:
+        self._fix_ns = max(self._fix_ns or 0, fix.stamp_ns)
+        if self._velocity is not None:
+            self._velocity.learn(fix.stamp_ns, self.motion.at(fix.stamp_ns).map_from_base)
+
+    def _lose(self) -> None:
+        """Forget pose and place, to believe fresh evidence only; odometry's errors stay known."""
+        if self.motion.initialized and self._velocity is None:
+            newest = self.motion.odometry.newest_ns
+            self._learned = None if newest is None else self.motion.at(newest)
+        self.motion.forget()
+        self.places.forget()
+        self._rejected, self._candidates = [], []
+        self._window.clear()
+        if self._velocity is not None:
+            self._velocity.forget()
+
+    def _compare_with_gnss(self, query: Query) -> None:
+        prior = self.localizer.priors(query).position
+        if prior is None or not self.motion.initialized:
+            return
+        try:
+            known = self.motion.at(query.stamp_ns)
+        except ExtrapolationError:
+            return
+        arm = known.map_from_base.rotation_matrix() @ prior.lever_arm
+        by_pose = np.hstack([np.eye(3), -cross_matrix(arm)])
+        spread = by_pose @ known.pose_covariance @ by_pose.T + prior.covariance
+        error = known.map_from_base.translation + arm - prior.position_map
+        self._gnss.add(mahalanobis(error[:2], spread[:2, :2]) ** 2)
+
+
+def _with_features(query: Query, views: Sequence[View]) -> Query:
+    """The usable images with their features, so that nothing is extracted twice."""
+    images = tuple(
+        replace(query.images[view.number], features=view.features, pixels=None) for view in views
+    )
+    return replace(query, images=images)
+
+
+def _fix(estimate: Estimate) -> Fix:
+    assert estimate.map_from_base is not None  # accepted
+    assert estimate.covariance is not None
+    return Fix(estimate.stamp_ns, estimate.map_from_base, estimate.covariance)
+
+
+def _window_estimate(stamp_ns: int, solution: WindowSolution) -> Estimate:
+    text = f"{solution.count} inliers in {len(solution.inliers)} keyframes"
+    empty = Estimate(stamp_ns, Reason.ACCEPTED, text, solution.map_from_base, solution.covariance)
+    matched = solution.matched
+    scores = replace(
+        empty.scores,
+        inliers=solution.count,
+        matched=matched,
+        ratio=solution.count / max(matched, 1),
+        position_sigma=float(np.sqrt(np.linalg.eigvalsh(solution.covariance[:3, :3])[-1])),
+        rotation_sigma=float(np.sqrt(np.linalg.eigvalsh(solution.covariance[3:, 3:])[-1])),
+    )
+    return replace(empty, scores=scores)
+
+
+def _area(frame: Keyframe) -> float:
+    """Square pixels of the smallest image."""
+    return float(min(c.camera.width * c.camera.height for c in frame.cameras))
+
+
+def _sigma(state: MotionState) -> float:
+    return float(np.sqrt(np.linalg.eigvalsh(state.covariance[:3, :3])[-1]))

@@ -1,0 +1,208 @@
+"""What a sequence localizer is set to, what it answers, and the small state it keeps.
+
+`SequenceLocalizer` (in `sequence.py`) feeds these and reads them.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections import deque
+from dataclasses import dataclass, field
+
+from scipy.stats import chi2
+
+from kapture_ros.localization.guided import GuidedOptions
+from kapture_ros.localization.motion_filter import (
+    SECOND,
+    Innovation,
+    MotionOptions,
+    OdometrySample,
+)
+from kapture_ros.localization.place_filter import PlaceOptions
+from kapture_ros.localization.query import Estimate
+from kapture_ros.options import option
+from kapture_ros.transforms import Transform
+from kapture_ros.transforms.se3 import Array
+
+
+class State(enum.IntEnum):
+    """What is known about the pose; the values of msg/LocalizationStatus.msg.
+
+    UNINITIALIZED, LOST -> INITIALIZING: a fix or a believed place.
+    INITIALIZING -> TRACKING: fixes agree along odometry and retrieval believes their place,
+    or a window of keyframes is solved at the believed place.
+    TRACKING -> COASTING: no fix for `coast_after`, an image that shows nothing of what the
+    pose predicts, or a fix that contradicts it.
+    COASTING -> TRACKING: a fix passes the gate.
+    TRACKING, COASTING -> LOST: a run of contradicting fixes that agree with each other, or
+    more uncertainty than `lost_sigma`.
+    """
+
+    UNINITIALIZED = 0
+    INITIALIZING = 1
+    TRACKING = 2
+    COASTING = 3
+    LOST = 4
+
+
+class MotionSource(enum.Enum):
+    """What carries the pose from fix to fix."""
+
+    ODOMETRY = "odometry"
+    CONSTANT_VELOCITY = "constant velocity"
+
+
+@dataclass(frozen=True)
+class TrackingOptions:
+    """When a sequence is believed, and when not any more."""
+
+    coast_after: float = option(1.0, "without a fix the pose is carried only", unit="s", minimum=0)
+    lost_sigma: float = option(
+        5.0, "standard deviation of the position at which the pose is not known", unit="m"
+    )
+    lost_rejections: int = option(
+        3, "fixes elsewhere that agree with each other, to give the pose up", minimum=2
+    )
+    confirmations: int = option(2, "fixes that agree, for a first pose", minimum=2)
+    min_inliers: int = option(
+        12, "of a pose near the predicted one, or of a window of keyframes", minimum=6
+    )
+    retrieve_after: float = option(
+        1.0, "without a fix the whole map is searched again", unit="s", minimum=0
+    )
+    window: int = option(5, "keyframes that are solved together", minimum=2, maximum=20)
+    keyframe_distance: float = option(0.8, "between keyframes, or", unit="m", minimum=0)
+    keyframe_turn: float = option(5.0, "between keyframes", unit="deg", minimum=0)
+    window_iterations: int = option(3000, "RANSAC samples for a window at most", minimum=1)
+    max_speed: float = option(40.0, "of the vehicle, where odometry is missing", unit="m/s")
+
+
+@dataclass(frozen=True)
+class SequenceOptions:
+    """Settings of a sequence localizer, by part."""
+
+    tracking: TrackingOptions = field(default_factory=TrackingOptions)
+    motion: MotionOptions = field(default_factory=MotionOptions)
+    guided: GuidedOptions = field(default_factory=GuidedOptions)
+    place: PlaceOptions = field(default_factory=PlaceOptions)
+
+
+@dataclass(frozen=True, slots=True)
+class TrackedPose:
+    """The pose at one time, with everything needed to judge it.
+
+    Attributes:
+        map_from_base: None where the pose is not known; so are covariance and map_from_odom.
+        covariance: (6, 6) as `Estimate.covariance`, inflated while inconsistent.
+        fix_age: seconds since the newest fix; None: there was none.
+        window_size: instants that the newest fix came from.
+        consistent: whether the fixes of the last minute fit their predictions.
+        inflation: factor of the covariance, 1 while consistent.
+        gnss_disagrees: alarm: several GNSS fixes in a row exclude the pose.
+        estimate: what became of the instant; None between instants.
+    """
+
+    stamp_ns: int
+    state: State
+    map_from_base: Transform | None
+    covariance: Array | None
+    map_from_odom: Transform | None
+    fix_age: float | None
+    window_size: int
+    consistent: bool
+    inflation: float
+    gnss_disagrees: bool
+    motion: MotionSource
+    estimate: Estimate | None = None
+
+
+class SelfCheck:
+    """Innovations of the last minute against what the covariances promise.
+
+    The mean normalized innovation squared is tested against the upper 97.5 % bound of its
+    chi-square distribution (Bar-Shalom et al., 2001, section 5.4).
+    """
+
+    PERIOD_NS = 60 * SECOND
+    ENOUGH = 10
+
+    def __init__(self) -> None:
+        self._squares: deque[tuple[int, float]] = deque()
+
+    def add(self, innovation: Innovation, limit: float) -> None:
+        """Take an innovation; one wild fix counts no more than `limit`."""
+        self._squares.append((innovation.stamp_ns, min(innovation.squared, limit)))
+        while innovation.stamp_ns - self._squares[0][0] > self.PERIOD_NS:
+            self._squares.popleft()
+
+    def forget(self) -> None:
+        """Begin anew, after a new start of the filter."""
+        self._squares.clear()
+
+    @property
+    def inflation(self) -> float:
+        """Factor by which the covariances are too small; 1 if they may be right."""
+        count = len(self._squares)
+        if count < self.ENOUGH:
+            return 1.0
+        mean = sum(square for _, square in self._squares) / count
+        bound = float(chi2.ppf(0.975, 6 * count)) / count
+        return mean / 6 if mean > bound else 1.0
+
+
+class GnssAlarm:
+    """Whether GNSS and pose exclude each other, several times in a row."""
+
+    LIMIT = float(chi2.ppf(0.999, 2))
+    ENOUGH = 3
+
+    def __init__(self) -> None:
+        self._run = 0
+
+    def add(self, squared: float) -> None:
+        """Take the squared Mahalanobis distance of a fix in the plane."""
+        self._run = self._run + 1 if squared > self.LIMIT else 0
+
+    @property
+    def raised(self) -> bool:
+        """Whether the alarm is on."""
+        return self._run >= self.ENOUGH
+
+
+class ConstantVelocity:
+    """Samples like odometry's for a vehicle that has none: its last motion goes on."""
+
+    BASELINE_NS = SECOND // 2
+
+    def __init__(self) -> None:
+        self._last: OdometrySample | None = None
+        self._poses: deque[tuple[int, Transform]] = deque()
+
+    def sample(self, stamp_ns: int) -> OdometrySample:
+        """Where the motion of the last poses leads."""
+        made = OdometrySample(stamp_ns, Transform())
+        if self._last is not None:
+            seconds = (stamp_ns - self._last.stamp_ns) / SECOND
+            step = Transform.exp(seconds * self._velocity()) if len(self._poses) > 1 else None
+            moved = self._last.odom_from_base @ step if step else self._last.odom_from_base
+            made = OdometrySample(stamp_ns, moved)
+        if self._last is None or stamp_ns > self._last.stamp_ns:
+            self._last = made
+        return made
+
+    def learn(self, stamp_ns: int, map_from_base: Transform) -> None:
+        """Take a pose that was believed."""
+        if self._poses and stamp_ns <= self._poses[-1][0]:
+            return
+        self._poses.append((stamp_ns, map_from_base))
+        while len(self._poses) > 2 and stamp_ns - self._poses[1][0] >= self.BASELINE_NS:
+            self._poses.popleft()
+
+    def forget(self) -> None:
+        """The poses were wrong."""
+        self._poses.clear()
+
+    def _velocity(self) -> Array:
+        (start, first), (end, last) = self._poses[0], self._poses[-1]
+        velocity: Array = (first.inverse() @ last).log() * SECOND / (end - start)
+        return velocity

@@ -1,0 +1,284 @@
+"""The last keyframes with odometry between them, solved as one generalized camera.
+
+Keyframes come from `SequenceLocalizer`, with their 2D-3D matches; the answer is a pose like
+that of one instant. RANSAC takes odometry as it is; the refinement that follows does not: the
+pose of every keyframe is an unknown, linked to the next by odometry with the noise of the
+motion filter, and so are odometry's scale and yaw-rate error. The covariance is that of the
+newest pose with all others marginalized.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+from scipy.stats import binom
+
+from kapture_ros.localization.cameras import MountedCamera
+from kapture_ros.localization.motion_filter import SECOND, MotionOptions
+from kapture_ros.localization.options import PoseOptions
+from kapture_ros.localization.pose import estimate_pose, inlier_mask
+from kapture_ros.localization.refinement import (
+    LOSS_SCALE,
+    MEDIAN_OF_RAYLEIGH,
+    MIN_SIGMA,
+    Matches,
+    linearize,
+    residuals,
+)
+from kapture_ros.transforms import Transform
+from kapture_ros.transforms.se3 import Array, cross_matrix, difference, disturb
+
+ITERATIONS = 6
+CONVERGED = 1e-4  # metres and radians
+HYPOTHESES = 1e4  # poses that RANSAC tried: each had its chance to agree with noise
+SAMPLE = 4  # matches that agree with a pose because it was made from them
+
+
+@dataclass(frozen=True, slots=True)
+class Keyframe:
+    """One instant: its matches, its cameras, and where odometry says it was."""
+
+    stamp_ns: int
+    odom_from_base: Transform
+    cameras: tuple[MountedCamera, ...]
+    matches: Matches
+
+
+@dataclass(frozen=True, slots=True)
+class WindowSolution:
+    """The pose of the newest keyframe.
+
+    Attributes:
+        covariance: (6, 6) of (δp, δθ), see `refinement`.
+        inliers: matches that agree, by keyframe.
+        matched: keypoints with a match in all keyframes.
+        sigma: pixels, robust noise.
+    """
+
+    map_from_base: Transform
+    covariance: Array
+    inliers: tuple[int, ...]
+    matched: int
+    sigma: float
+
+    @property
+    def count(self) -> int:
+        """Inliers of all keyframes."""
+        return sum(self.inliers)
+
+
+def significant(inliers: int, matched: int, chance: float, limit: float = 1e-6) -> bool:
+    """Whether so much agreement is no accident (a contrario: Moisan and Stival, IJCV 2004).
+
+    Args:
+        chance: probability that a wrong match agrees with a wrong pose.
+        limit: expected number of wrong poses with as many inliers.
+    """
+    if inliers <= SAMPLE:
+        return False
+    accidents = binom.sf(inliers - SAMPLE - 1, max(matched - SAMPLE, 1), chance)
+    return bool(HYPOTHESES * accidents < limit)
+
+
+def as_one_camera(frames: Sequence[Keyframe]) -> tuple[Matches, list[MountedCamera]]:
+    """The keyframes as cameras of the newest one's base, odometry taken as exact."""
+    now = frames[-1].odom_from_base
+    parts: list[Matches] = []
+    cameras: list[MountedCamera] = []
+    for frame in frames:
+        base_from_now = frame.odom_from_base.inverse() @ now
+        number = (frame.matches.camera + len(cameras)).astype(np.int32)
+        parts.append(replace(frame.matches, camera=number))
+        cameras += [
+            MountedCamera(camera.camera, camera.cam_from_base @ base_from_now)
+            for camera in frame.cameras
+        ]
+    return _joined(parts), cameras
+
+
+def solve_window(
+    frames: Sequence[Keyframe],
+    motion: MotionOptions,
+    pose: PoseOptions,
+    predicted: Transform | None = None,
+) -> WindowSolution | None:
+    """The pose of the newest of the keyframes, which are in the order of time.
+
+    Args:
+        predicted: map_from_base of the newest, tried before any sample.
+
+    Returns:
+        None if no pose has enough inliers or they do not determine it.
+    """
+    matches, cameras = as_one_camera(frames)
+    solution = estimate_pose(matches, cameras, pose, predicted=predicted)
+    if solution is None:
+        return None
+    now = frames[-1].odom_from_base
+    start = [solution.map_from_base @ now.inverse() @ frame.odom_from_base for frame in frames]
+    problem = _Problem(frames, motion, pose.max_error)
+    return problem.refine(start)
+
+
+def _joined(parts: Sequence[Matches]) -> Matches:
+    covariances = [part.point_covariance for part in parts]
+    known = [covariance for covariance in covariances if covariance is not None]
+    return Matches(
+        np.concatenate([part.pixels for part in parts]),
+        np.concatenate([part.points_map for part in parts]),
+        np.concatenate([part.camera for part in parts]),
+        np.concatenate([part.keypoint for part in parts]),
+        np.concatenate([part.point for part in parts]),
+        np.concatenate(known) if len(known) == len(parts) else None,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Reprojection:
+    """Whitened residuals (n, 2) of one keyframe and their derivatives (n, 2, 6)."""
+
+    residual: Array
+    jacobian: Array
+
+
+class _Problem:
+    """Gauss-Newton over the poses of all keyframes and odometry's scale and yaw bias.
+
+    The unknowns are (δp, δθ) of each keyframe in order, then scale, then bias.
+    """
+
+    def __init__(self, frames: Sequence[Keyframe], motion: MotionOptions, max_error: float):
+        self.frames = frames
+        self.motion = motion
+        self.max_error = max_error
+        self.size = 6 * len(frames) + 2
+
+    def refine(self, poses: list[Transform]) -> WindowSolution | None:
+        """From start poses to the solution; None where it is not determined."""
+        errors = np.zeros(2)  # scale and bias
+        inliers: list[npt.NDArray[np.bool_]] = []
+        information, sigma, spread = np.eye(self.size), 1.0, 1.0
+        for _ in range(ITERATIONS):
+            inliers = self._inliers(poses)
+            seen = [self._look(n, poses[n], inliers[n]) for n in range(len(poses))]
+            if sum(len(view.residual) for view in seen) < SAMPLE:
+                return None
+            sigma = _robust_sigma(seen)
+            visual, gradient, spread = self._images(seen, sigma)
+            links, link_gradient = self._odometry(poses, errors)
+            information = visual / spread + links
+            try:
+                step = -np.linalg.solve(visual + links, gradient + link_gradient)
+            except np.linalg.LinAlgError:
+                return None
+            moves: Array = np.asarray(step[:-2], dtype=np.float64).reshape(-1, 6)
+            poses = [disturb(pose, move) for pose, move in zip(poses, moves, strict=True)]
+            errors = errors + step[-2:]
+            if np.abs(step).max() < CONVERGED:
+                break
+        return self._answer(poses[-1], information, sigma, inliers)
+
+    def _answer(
+        self,
+        pose: Transform,
+        information: Array,
+        sigma: float,
+        inliers: Sequence[npt.NDArray[np.bool_]],
+    ) -> WindowSolution | None:
+        try:
+            np.linalg.cholesky(information)
+        except np.linalg.LinAlgError:
+            return None
+        newest = slice(self.size - 8, self.size - 2)
+        covariance = np.linalg.inv(information)[newest, newest]
+        keypoints = [len(np.unique(frame.matches.keypoint)) for frame in self.frames]
+        return WindowSolution(
+            pose,
+            (covariance + covariance.T) / 2,
+            tuple(int(mask.sum()) for mask in inliers),
+            sum(keypoints),
+            sigma,
+        )
+
+    def _inliers(self, poses: Sequence[Transform]) -> list[npt.NDArray[np.bool_]]:
+        return [
+            inlier_mask(f.matches, residuals(f.matches, f.cameras, pose), self.max_error)
+            for f, pose in zip(self.frames, poses, strict=True)
+        ]
+
+    def _look(self, number: int, pose: Transform, inliers: npt.NDArray[np.bool_]) -> _Reprojection:
+        frame = self.frames[number]
+        return _Reprojection(*linearize(frame.matches.select(inliers), frame.cameras, pose))
+
+    def _images(self, seen: Sequence[_Reprojection], sigma: float) -> tuple[Array, Array, float]:
+        """Information, gradient and how much the residuals exceed the noise assumed."""
+        information, gradient = np.zeros((self.size, self.size)), np.zeros(self.size)
+        squares = 0.0
+        for number, view in enumerate(seen):
+            length = np.linalg.norm(view.residual, axis=1)
+            weight = 1 / (1 + (length / (LOSS_SCALE * sigma)) ** 2)
+            rows = view.jacobian.reshape(-1, 6)
+            weighted = rows * np.repeat(weight / sigma**2, 2)[:, None]
+            part = slice(6 * number, 6 * number + 6)
+            information[part, part] += weighted.T @ rows
+            gradient[part] += weighted.T @ view.residual.ravel()
+            squares += float((weight * (length / sigma) ** 2).sum())
+        equations = 2 * sum(len(view.residual) for view in seen)
+        # Few matches tell their own noise badly: the variance of Student's distribution.
+        freedom = max(equations - 6, 3)
+        return information, gradient, max(squares / (freedom - 2), 1.0)
+
+    def _odometry(self, poses: Sequence[Transform], errors: Array) -> tuple[Array, Array]:
+        """Information and gradient of the links between keyframes and of scale and bias."""
+        options = self.motion
+        information, gradient = np.zeros((self.size, self.size)), np.zeros(self.size)
+        prior = np.array([options.odometry_scale, options.odometry_yaw_bias])
+        prior = 1 / np.maximum(prior, 1e-6) ** 2
+        information[[-2, -1], [-2, -1]] = prior
+        gradient[-2:] = prior * errors
+        for number in range(len(poses) - 1):
+            error, jacobian, covariance = self._link(number, poses, errors)
+            place = np.r_[6 * number : 6 * number + 12, self.size - 2, self.size - 1]
+            weighted = np.linalg.solve(covariance, jacobian)
+            information[np.ix_(place, place)] += jacobian.T @ weighted
+            gradient[place] += weighted.T @ error
+        return information, gradient
+
+    def _link(
+        self, number: int, poses: Sequence[Transform], errors: Array
+    ) -> tuple[Array, Array, Array]:
+        """How odometry and two poses disagree (6,), derivatives (6, 14), covariance (6, 6)."""
+        first, second = self.frames[number], self.frames[number + 1]
+        motion = first.odom_from_base.inverse() @ second.odom_from_base
+        seconds = (second.stamp_ns - first.stamp_ns) / SECOND
+        scale, bias = errors
+        moved = poses[number].rotation_matrix() @ motion.translation
+        corrected = Transform(translation=(1 + scale) * motion.translation)
+        turn = Transform.exp([0, 0, 0, 0, 0, bias * seconds])
+        reached = poses[number] @ corrected @ Transform(motion.rotation) @ turn
+        jacobian = np.zeros((6, 14))
+        jacobian[:, :6] = np.eye(6)
+        jacobian[:3, 3:6] = -cross_matrix((1 + scale) * moved)
+        jacobian[:, 6:12] = -np.eye(6)
+        jacobian[:3, 12] = moved
+        jacobian[3:, 13] = reached.rotation_matrix()[:, 2] * seconds
+        return difference(reached, poses[number + 1]), jacobian, self._noise(motion, seconds)
+
+    def _noise(self, motion: Transform, seconds: float) -> Array:
+        metres = float(np.linalg.norm(motion.translation))
+        position, rotation = self.motion.variances(metres, motion.rotation.magnitude(), seconds)
+        # On the way the heading wanders: a third of its final variance, over the whole way.
+        position += rotation * metres**2 / 3
+        return np.diag(np.repeat([position + 1e-8, rotation + 1e-10], 3))
+
+
+def _robust_sigma(seen: Sequence[_Reprojection]) -> float:
+    """Pixels of noise."""
+    length = np.concatenate([np.linalg.norm(view.residual, axis=1) for view in seen])
+    equations = 2 * len(length)
+    freedom = max(equations - 6, 1) / equations
+    sigma = float(np.median(length)) / MEDIAN_OF_RAYLEIGH / float(np.sqrt(freedom))
+    return max(sigma, MIN_SIGMA)

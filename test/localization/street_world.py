@@ -1,0 +1,288 @@
+"""A street as a real map of random points, and drives through it whose truth is known.
+
+A descriptor belongs to a point, a global descriptor to a place along the street; images
+are features without pixels. A stretch of the street exists twice (`TWIN`): a second street,
+far away, that looks the same.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from scipy.spatial.transform import Rotation
+
+from kapture_ros.dataset.tables import pose_row
+from kapture_ros.localization.motion_filter import MotionOptions, OdometrySample
+from kapture_ros.localization.query import GnssFix, Query, QueryFeatures, QueryImage
+from kapture_ros.mapping.feature_files import FeatureFolder
+from kapture_ros.mapping.images import Camera, read_images
+from kapture_ros.mapping.manifest import FeatureTypes, Manifest, write_manifest
+from kapture_ros.mapping.structure import Structure, point_geometry, write_structure
+from kapture_ros.mapping.visual_map import VisualMap
+from kapture_ros.transforms import Transform
+from kapture_ros.transforms.geodesy import Datum
+
+SECOND = 1_000_000_000
+START = 1_700_000_000 * SECOND
+DATUM = Datum(45.18, 5.72, 212.0)
+TYPES = FeatureTypes("fake", "fake", "fakeplace")
+CAMERA = Camera("front", "PINHOLE", 640, 480, (400.0, 400.0, 320.0, 240.0))
+FRONT_FROM_BASE = Transform.from_matrix([[0, -1, 0, 0], [0, 0, -1, 1.2], [1, 0, 0, -0.5]])
+LENGTH = 420.0
+TWIN = (120.0, 200.0)  # metres along the street
+TWIN_OFFSET = np.array([0.0, 900.0, 0.0])
+WIDTH = 64  # of descriptors
+SPEED = 5.0
+NOISE = MotionOptions()
+
+
+def along(metres: float, side: float = 0.0) -> Transform:
+    """map_from_base on the winding street; the base looks ahead."""
+    x, y = metres, 25 * np.sin(metres / 60)
+    yaw = np.arctan2(25 / 60 * np.cos(metres / 60), 1.0)
+    z = 0.3 * np.sin(metres / 15)
+    turn = Rotation.from_euler("z", yaw)
+    return Transform(turn, np.array([x, y, z]) + turn.apply([0.0, side, 0.0]))
+
+
+@dataclass(frozen=True)
+class World:
+    """The true points (P, 3), their descriptors (P, D) and the map made of them."""
+
+    map: VisualMap
+    points: np.ndarray
+    descriptors: np.ndarray
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What a camera delivers.
+
+    Attributes:
+        true_share: of the points' keypoints, whose descriptor is like the map's.
+        true_count: instead of a share, exactly so many keypoints are true.
+        keypoints: at most so many in an image.
+        occluded: share of the image, from the left, that shows something else.
+        place_noise: of the global descriptor.
+    """
+
+    true_share: float = 0.7
+    true_count: int | None = None
+    keypoints: int = 150
+    occluded: float = 0.0
+    place_noise: float = 0.3
+
+
+def make_world(path: Path) -> World:
+    """Write a map with points as uncertain as triangulation makes them, and load it."""
+    rng = np.random.default_rng(7)
+    points, descriptors = street(rng)
+    bases = [along(s) for s in np.arange(0, LENGTH, 2.0)]
+    bases += [_moved(along(s)) for s in np.arange(TWIN[0], TWIN[1] - 10, 2.0)]
+    names = [f"front/{k:05d}.jpg" for k in range(len(bases))]
+    _write_sensors(path, names, bases)
+    folders = _feature_folders(path)
+    image, point, keypoint = [], [], []
+    for row, (name, base) in enumerate(zip(names, bases, strict=True)):
+        seen, pixels = project(base, points)
+        kept = rng.random(len(seen)) < 0.7
+        seen, pixels = seen[kept], pixels[kept] + rng.normal(size=(kept.sum(), 2))
+        folders["keypoints"].write(name, pixels.astype(np.float32))
+        noisy = like(descriptors[seen], rng)
+        folders["descriptors"].write(name, noisy)
+        place = place_descriptor(base, rng, 0.1)
+        folders["global_features"].write(name, place[None])
+        image.append(np.full(len(seen), row, np.int32))
+        point.append(seen.astype(np.int32))
+        keypoint.append(np.arange(len(seen), dtype=np.int32))
+    rows = [np.concatenate(values) for values in (image, point, keypoint)]
+    rgb = np.zeros((len(points), 3), np.uint8)
+    structure = Structure.from_rows(points, rgb, *rows, len(bases))
+    images = read_images(path)
+    covariance = point_geometry(images, structure).covariance
+    structure = replace(structure, xyz=points + _noise(covariance, rng))
+    write_structure(path, images, "fake", structure)
+    write_manifest(path, Manifest(TYPES, datum=DATUM, sessions=("synthetic",)))
+    return World(VisualMap.load(path), points, descriptors)
+
+
+def street(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    metres = rng.uniform(0, LENGTH + 40, 4200)
+    side = rng.uniform(4, 9, len(metres)) * rng.choice([-1, 1], len(metres))
+    height = rng.uniform(-0.5, 6, len(metres))
+    points = np.array([along(m, s).translation for m, s in zip(metres, side, strict=True)])
+    points[:, 2] += height
+    descriptors = _unit(rng.normal(size=(len(points), WIDTH)))
+    twin = (metres > TWIN[0]) & (metres < TWIN[1] + 25)
+    points = np.concatenate([points, points[twin] + TWIN_OFFSET])
+    return points, np.concatenate([descriptors, descriptors[twin]])
+
+
+def _moved(pose: Transform) -> Transform:
+    return Transform(pose.rotation, pose.translation + TWIN_OFFSET)
+
+
+def _unit(rows: np.ndarray) -> np.ndarray:
+    return (rows / np.linalg.norm(rows, axis=-1, keepdims=True)).astype(np.float32)
+
+
+def like(descriptors: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """The same points seen again: a cosine of about 0.85."""
+    return _unit(descriptors + rng.normal(size=descriptors.shape) * 0.6 / np.sqrt(WIDTH))
+
+
+def place_descriptor(pose: Transform, rng: np.random.Generator, noise: float) -> np.ndarray:
+    """Random Fourier features of the place: similar within some ten metres, equal on twins."""
+    basis = np.random.default_rng(3)
+    frequencies = basis.normal(size=(64, 2)) / 10
+    position = pose.translation
+    if position[1] > TWIN_OFFSET[1] / 2:
+        position = position - TWIN_OFFSET
+    phase = frequencies @ position[:2]
+    clean = np.concatenate([np.cos(phase), np.sin(phase)]) / 8
+    return _unit(clean + rng.normal(size=128) * noise / np.sqrt(128))
+
+
+def project(base: Transform, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rows and pixels of the points in view; farther than 35 m they are too small."""
+    fx, fy, cx, cy = CAMERA.params
+    local = (FRONT_FROM_BASE @ base.inverse()).apply(points)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        pixels = local[:, :2] / local[:, 2:] * [fx, fy] + [cx, cy]
+    inside = (pixels > 0).all(axis=1) & (pixels < [CAMERA.width - 1, CAMERA.height - 1]).all(axis=1)
+    seen = np.flatnonzero(inside & (local[:, 2] > 2.0) & (local[:, 2] < 35.0))
+    return seen, pixels[seen]
+
+
+def _noise(covariance: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Errors (P, 3) of these covariances (P, 6); points that are not determined stay."""
+    full = covariance[:, [[0, 1, 2], [1, 3, 4], [2, 4, 5]]].astype(float)
+    good = np.isfinite(full).all(axis=(1, 2))
+    noise = np.zeros((len(full), 3))
+    factor = np.linalg.cholesky(full[good] + 1e-9 * np.eye(3))
+    noise[good] = np.einsum("nij,nj->ni", factor, rng.normal(size=(good.sum(), 3)))
+    return noise
+
+
+def _write_sensors(path: Path, names: list[str], bases: list[Transform]) -> None:
+    folder = path / "sensors"
+    folder.mkdir(parents=True)
+    tables = {
+        "sensors": [f"front, , camera, PINHOLE, 640, 480, {', '.join(map(str, CAMERA.params))}"],
+        "rigs": ["car, front, " + ", ".join(pose_row(FRONT_FROM_BASE))],
+        "records_camera": [f"{START + k}, front, {name}" for k, name in enumerate(names)],
+        "trajectories": [
+            f"{START + k}, car, " + ", ".join(pose_row(base.inverse()))
+            for k, base in enumerate(bases)
+        ],
+    }
+    for name, rows in tables.items():
+        text = "# kapture format: 1.1\n" + "".join(f"{row}\n" for row in rows)
+        (folder / f"{name}.txt").write_text(text)
+
+
+def _feature_folders(path: Path) -> dict[str, FeatureFolder]:
+    base = {"name": "fake", "dtype": "float32"}
+    local = base | {"dsize": str(WIDTH), "keypoints_type": "fake", "metric_type": "L2"}
+    wide = base | {"dsize": "128", "metric_type": "L2"}
+    return {
+        "keypoints": FeatureFolder.create(path, "keypoints", "fake", base | {"dsize": "2"}),
+        "descriptors": FeatureFolder.create(path, "descriptors", "fake", local),
+        "global_features": FeatureFolder.create(path, "global_features", "fakeplace", wide),
+    }
+
+
+def make_query(
+    world: World,
+    base: Transform,
+    stamp_ns: int,
+    rng: np.random.Generator,
+    conditions: Conditions = Conditions(),
+) -> Query:
+    """What the camera sees of the world from a true pose."""
+    seen, pixels = project(base, world.points)
+    order = rng.permutation(len(seen))[: conditions.keypoints]
+    seen, pixels = seen[order], pixels[order] + rng.normal(size=(len(order), 2))
+    hidden = pixels[:, 0] < conditions.occluded * CAMERA.width
+    if conditions.true_count is not None:
+        true = np.cumsum(~hidden) <= conditions.true_count
+    else:
+        true = rng.random(len(seen)) < conditions.true_share
+    true &= ~hidden
+    descriptors = _unit(rng.normal(size=(len(seen), WIDTH)))
+    descriptors[true] = like(world.descriptors[seen[true]], rng)
+    place = place_descriptor(base, rng, conditions.place_noise)
+    features = QueryFeatures(pixels.astype(np.float32), descriptors, {"fakeplace": place}, TYPES)
+    return Query(stamp_ns, (QueryImage(CAMERA, FRONT_FROM_BASE, features=features),))
+
+
+def gnss(base: Transform, rng: np.random.Generator, offset: float = 0.0) -> GnssFix:
+    """A fix of 2 m sigma, `offset` metres off to the east."""
+    position = base.translation + rng.normal(0, 2.0, 3) + [offset, 0.0, 0.0]
+    latitude, longitude, altitude = DATUM.geodetic_from_map(position[None])
+    return GnssFix(float(latitude[0]), float(longitude[0]), float(altitude[0]), 4.0 * np.eye(3))
+
+
+@dataclass(frozen=True)
+class Drive:
+    """True poses at 20 Hz by stamp, the odometry of them, and which stamps have an image."""
+
+    truth: dict[int, Transform]
+    odometry: list[OdometrySample]
+    frames: list[int]
+
+
+@dataclass(frozen=True)
+class Trip:
+    """Where a drive goes: from metre to metre, `jump` = (at, to) metres of a kidnapping."""
+
+    start: float = 0.0
+    end: float = LENGTH - 40
+    jump: tuple[float, float] | None = None
+    side: float = 0.7
+    frame_every: int = 4  # of the 20 Hz
+
+
+def make_drive(
+    rng: np.random.Generator,
+    trip: Trip = Trip(),
+    noise: MotionOptions = NOISE,
+    scale: float | None = None,
+) -> Drive:
+    """A drive at 5 m/s with odometry as the options describe it; `scale`: its error, if given."""
+    scale = rng.normal(0, noise.odometry_scale) if scale is None else scale
+    bias = rng.normal(0, noise.odometry_yaw_bias)
+    metre, odom = trip.start, Transform()
+    truth, samples, frames = {}, [], []
+    before = along(metre, trip.side)
+    for tick in range(int((trip.end - trip.start) / SPEED * 20)):
+        stamp = START + tick * SECOND // 20
+        if trip.jump is not None and metre >= trip.jump[0] > metre - SPEED / 20:
+            metre += trip.jump[1] - trip.jump[0]
+            before = along(metre - SPEED / 20, trip.side)  # odometry does not notice
+        now = along(metre, trip.side)
+        if tick:
+            odom = odom @ _measured(before.inverse() @ now, scale, bias, noise, rng)
+        truth[stamp], before = now, now
+        samples.append(OdometrySample(stamp, odom))
+        if tick % trip.frame_every == 0:
+            frames.append(stamp)
+        metre += SPEED / 20
+    return Drive(truth, samples, frames)
+
+
+def _measured(
+    motion: Transform,
+    scale: float,
+    bias: float,
+    noise: MotionOptions,
+    rng: np.random.Generator,
+) -> Transform:
+    metres = np.linalg.norm(motion.translation)
+    turned = motion.rotation.magnitude()
+    shift = rng.normal(0, noise.odometry_position_noise * np.sqrt(metres), 3)
+    twist = rng.normal(0, noise.odometry_rotation_noise * np.sqrt(metres + turned), 3)
+    turn = motion.rotation * Rotation.from_rotvec([0, 0, -bias / 20])
+    return Transform(Rotation.from_rotvec(twist) * turn, motion.translation / (1 + scale) + shift)
