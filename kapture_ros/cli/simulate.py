@@ -6,9 +6,7 @@ import argparse
 from pathlib import Path
 
 from kapture_ros import options
-from kapture_ros.simulation.drive import write_drive
-from kapture_ros.simulation.layout import StreetOptions
-from kapture_ros.simulation.options import DriveOptions, QueryOptions
+from kapture_ros.simulation.options import DriveOptions, QueryOptions, StreetOptions
 
 HELP = "Render a drive through a made-up street: two laps as bags, with ground truth."
 EXAMPLES = """\
@@ -31,6 +29,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Simulate and say what was written."""
+    from kapture_ros.simulation.drive import write_drive
+
     street = options.from_arguments(StreetOptions, args)
     drive = options.from_arguments(DriveOptions, args)
     query = options.from_arguments(QueryOptions, args)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 
 from kapture_ros.simulation import paint
@@ -27,7 +29,7 @@ def add_building(
     upper = (0.0, design.ground, design.width, design.height)
     accent = swatch(builder, random, coat.accent)
     trim = swatch(builder, random, paint.jitter(random, (185, 195, 200), 14))
-    reveal = swatch(builder, random, tuple(0.8 * c for c in coat.wall))
+    reveal = swatch(builder, random, paint.dimmed(coat.wall, 0.8))
     for area, image, openings in (
         (lower, coat.ground, design.ground_openings),
         (upper, coat.upper, design.upper_openings),
@@ -36,8 +38,7 @@ def add_building(
         _wall(builder, frame, area, openings, texture)
         for opening in openings:
             _recess(builder, frame, area, opening, (texture, reveal))
-    if design.shell:
-        _shell(builder, frame, design, random, coat)
+    _shell(builder, frame, design, random, coat)
     _relief(builder, frame, design, random, (trim, accent))
     if "awning" in design.extras:
         _awning(builder, frame, design, random)
@@ -55,25 +56,24 @@ def _wall(
     ys = {y0, y1} | {o.area[i] for o in openings for i in (1, 3)}
     ys |= set(np.linspace(y0, y1, max(int((y1 - y0) / _TILE), 1) + 1))
     rows = sorted(y for y in ys if y0 <= y <= y1)
-    for low, high in zip(rows[:-1], rows[1:], strict=True):
+    for low, high in pairwise(rows):
         middle = (low + high) / 2
         gaps = [o.area for o in openings if o.area[1] < middle < o.area[3]]
         gaps.sort()
         edges = [x0, *(x for gap in gaps for x in (gap[0], gap[2])), x1]
         for left, right in zip(edges[::2], edges[1::2], strict=True):
             pieces = np.linspace(left, right, max(int((right - left) / _TILE), 1) + 1)
-            for a, b in zip(pieces[:-1], pieces[1:], strict=True):
-                piece = (float(a), low, float(b), high)
+            for a, b in pairwise(pieces.tolist()):
+                piece = (a, low, b, high)
                 builder.panel(frame, piece, texture, _part(area, piece))
 
 
 def _part(area: Rect, piece: Rect) -> Rect:
     """Where a piece of a façade lies in the texture of its area: left, top, right, bottom."""
     x0, y0, x1, y1 = area
-    wide, tall = x1 - x0, y1 - y0
-    return (
-        (piece[0] - x0) / wide, (y1 - piece[3]) / tall, (piece[2] - x0) / wide, (y1 - piece[1]) / tall
-    )  # fmt: skip
+    left, right = ((x - x0) / (x1 - x0) for x in (piece[0], piece[2]))
+    bottom, top = ((y1 - y) / (y1 - y0) for y in (piece[1], piece[3]))
+    return left, top, right, bottom
 
 
 def _recess(
@@ -94,20 +94,33 @@ def _recess(
 
 def _shell(builder: MeshBuilder, frame: Frame, design: Design, random: Random, coat: Coat) -> None:
     """Side walls and roof; seen where a neighbour is lower."""
+    if not design.shell:
+        return
     w, h, depth = design.width, design.height, -BUILDING_DEPTH
     shape = (int(8 * h), int(8 * BUILDING_DEPTH))
     side = paint.MATERIALS[design.material](random, shape, 16.0, coat.wall)
     texture = builder.texture(paint.weather(random, side, 16.0, at_ground=False))
-    cuts = np.linspace(0, h, max(int(h / 3), 1) + 1)
-    for low, high in zip(cuts[:-1], cuts[1:], strict=True):
-        part = _part((0, 0, 1, h), (0, float(low), 1, float(high)))
-        left = [[0, low, depth], [0, low, 0], [0, high, 0], [0, high, depth]]
-        right = [[w, low, 0], [w, low, depth], [w, high, depth], [w, high, 0]]
-        builder.quads(frame.points([left, right]), texture, part)
-    back = [[w, 0, depth], [0, 0, depth], [0, h, depth], [w, h, depth]]
-    builder.quads(frame.points([back]), texture)
-    roof_colour = paint.jitter(random, (60, 70, 110) if random.random() < 0.5 else (80, 80, 85), 12)
-    roof = swatch(builder, random, roof_colour, 0.5)
+    cuts = np.linspace(0, h, max(int(h / 3), 1) + 1).tolist()
+    for low, high in pairwise(cuts):
+        walls = {
+            "l": [[0, low, depth], [0, low, 0], [0, high, 0], [0, high, depth]],
+            "r": [[w, low, 0], [w, low, depth], [w, high, depth], [w, high, 0]],
+        }
+        part = _part((0, 0, 1, h), (0, low, 1, high))
+        for name in design.shell:
+            if name in walls:
+                builder.quads(frame.points([walls[name]]), texture, part)
+    if "t" in design.shell:
+        builder.quads(
+            frame.points([[[w, 0, depth], [0, 0, depth], [0, h, depth], [w, h, depth]]]), texture
+        )
+        _roof(builder, frame, design, random, texture)
+
+
+def _roof(builder: MeshBuilder, frame: Frame, design: Design, random: Random, gable: int) -> None:
+    """A pitched roof of tiles or a flat one; often a chimney."""
+    w, h, depth = design.width, design.height, -BUILDING_DEPTH
+    colour = paint.jitter(random, (60, 70, 110) if random.random() < 0.5 else (80, 80, 85), 12)
     if random.random() < 0.5:
         ridge, middle = h + random.uniform(1.2, 2.6), depth / 2
         slopes = [
@@ -116,17 +129,17 @@ def _shell(builder: MeshBuilder, frame: Frame, design: Design, random: Random, c
             [[0, h, depth], [0, h, 0], [0, ridge, middle], [0, ridge, middle]],
             [[w, h, 0], [w, h, depth], [w, ridge, middle], [w, ridge, middle]],
         ]
-        tiles = builder.texture(paint.brick(random, (96, int(24 * w)), 24.0, roof_colour))
+        tiles = builder.texture(paint.brick(random, (96, int(24 * w)), 24.0, colour))
         builder.quads(frame.points(slopes[:2]), tiles)
-        builder.quads(frame.points(slopes[2:]), texture)
+        builder.quads(frame.points(slopes[2:]), gable)
     else:
-        builder.quads(frame.points([[[0, h, 0], [w, h, 0], [w, h, depth], [0, h, depth]]]), roof)
+        flat = [[0, h, 0], [w, h, 0], [w, h, depth], [0, h, depth]]
+        builder.quads(frame.points([flat]), swatch(builder, random, colour, 0.5))
     if random.random() < 0.6:
         x, z = random.uniform(0.5, max(w - 1.2, 0.6)), random.uniform(-6, -2)
+        top = h + random.uniform(1.5, 3.2)
         chimney = swatch(builder, random, (70, 85, 140), 0.6)
-        builder.box(
-            frame, (x, h - 0.5, z), (x + 0.7, h + random.uniform(1.5, 3.2), z + 0.7), chimney
-        )
+        builder.box(frame, (x, h - 0.5, z), (x + 0.7, top, z + 0.7), chimney)
 
 
 def _relief(

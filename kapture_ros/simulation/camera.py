@@ -7,12 +7,15 @@ ROS's optical frame: x right, y down, z forward (REP-103).
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
 from scipy.spatial.transform import Rotation
 
 from kapture_ros.transforms.se3 import Array, Transform
+
+Floats = npt.NDArray[np.float32]
 
 OPTICAL_FROM_LINK = Rotation.from_matrix([[0, -1, 0], [0, 0, -1], [1, 0, 0]])
 _NEWTON_STEPS = 20
@@ -57,7 +60,8 @@ class Camera:
             plane = np.stack([x / z, y / z], axis=-1)
             plane[~(z > 0)] = np.nan
             bent = _distort(plane, self.model, self.distortion)
-        return bent * self.focal + np.asarray(self.centre)
+        pixels: Array = bent * self.focal + np.asarray(self.centre)
+        return pixels
 
     def rays(self, pixels: npt.ArrayLike) -> Array:
         """Unit directions (N, 3) in the optical frame of the light that falls on pixels (N, 2)."""
@@ -68,7 +72,13 @@ class Camera:
         for _ in range(_NEWTON_STEPS):
             plane += bent - _distort(plane, self.model, self.distortion)
         rays: Array = np.concatenate([plane, np.ones((len(plane), 1))], axis=1)
-        return rays / np.linalg.norm(rays, axis=1, keepdims=True)
+        rays /= np.linalg.norm(rays, axis=1, keepdims=True)
+        return rays
+
+    def ray_table(self, shift: tuple[float, float] = (0.0, 0.0)) -> Floats:
+        """`rays` of every pixel, row by row (height · width, 3), `shift` from its centre."""
+        size = (self.width, self.height)
+        return _ray_table(size, self.focal, self.centre, (self.model, self.distortion), shift)
 
     def pixel_grid(self) -> Array:
         """Every pixel's (x, y), row by row: (height · width, 2)."""
@@ -76,9 +86,23 @@ class Camera:
         return np.stack([columns.ravel(), rows.ravel()], axis=-1).astype(float)
 
 
+@lru_cache(maxsize=16)
+def _ray_table(
+    size: tuple[int, int],
+    focal: float,
+    centre: tuple[float, float],
+    lens: tuple[str, tuple[float, ...]],
+    shift: tuple[float, float],
+) -> Floats:
+    camera = Camera("", *size, focal, centre, *lens)
+    table = camera.rays(camera.pixel_grid() + shift).astype(np.float32)
+    table.setflags(write=False)  # it is shared
+    return table
+
+
 def _distort(plane: Array, model: str, coefficients: tuple[float, ...]) -> Array:
     """Distorted coordinates (N, 2) on the plane at z = 1 (OpenCV's camera models)."""
-    squared = np.sum(plane**2, axis=1, keepdims=True)
+    squared = plane[:, :1] ** 2 + plane[:, 1:] ** 2
     if model == "equidistant":
         radius = np.sqrt(squared)
         bent = _equidistant_radius(np.arctan(radius), coefficients)

@@ -22,15 +22,19 @@ from kapture_ros.simulation.bags import open_bags
 from kapture_ros.simulation.camera import Camera
 from kapture_ros.simulation.crowd import Crowd
 from kapture_ros.simulation.exposure import blur, develop
-from kapture_ros.simulation.layout import StreetOptions
 from kapture_ros.simulation.light import Light, make_light
 from kapture_ros.simulation.mesh import Floats, Image
 from kapture_ros.simulation.messages import Message
 from kapture_ros.simulation.motion import Trajectory
-from kapture_ros.simulation.options import DriveOptions, Lap, QueryOptions, laps
+from kapture_ros.simulation.options import (
+    DriveOptions,
+    Lap,
+    QueryOptions,
+    StreetOptions,
+    laps,
+)
 from kapture_ros.simulation.street import World, build_world
 from kapture_ros.simulation.vehicle import MOUNTS, make_camera
-from kapture_ros.transforms.se3 import Transform
 
 TRUTH_HZ = 50.0
 _CAMERA_ORDER = ("front", "left", "right")
@@ -260,7 +264,6 @@ def write_drive(
         OutputError: if the output exists and is not to be overwritten, or cannot be written.
     """
     with files.new_output(output, overwrite=overwrite) as folder:
-        world = None
         for lap in laps(query):
             world = build_world(street, lap.changes)
             with (

@@ -29,23 +29,25 @@ def blur(
     Args:
         opened, middle, closed: map_from_camera when the shutter opens, half way, closes.
     """
-    step = 2  # motion is smooth: every other pixel is enough
-    grid = camera.pixel_grid().reshape(camera.height, camera.width, 2)[::step, ::step]
+    step = 4  # motion changes little from pixel to pixel
+    shape = (camera.height, camera.width)
     distance = np.minimum(rendering.distance[::step, ::step], _FAR)
-    rays = camera.rays(grid.reshape(-1, 2))
-    points = middle.apply(rays * distance.reshape(-1, 1))
+    rays = camera.ray_table().reshape(*shape, 3)[::step, ::step]
+    points = middle.apply((rays * distance[..., None]).reshape(-1, 3))
     begin, end = (camera.project(pose.inverse().apply(points)) for pose in (opened, closed))
-    moved = np.nan_to_num(end - begin).reshape(*grid.shape).astype(np.float32)
+    moved = np.nan_to_num(end - begin).reshape(*distance.shape, 2).astype(np.float32)
     if np.abs(moved).max() < 0.7:
         return rendering.radiance
     size = (camera.width, camera.height)
     flow = cv2.resize(moved, size, interpolation=cv2.INTER_LINEAR)
-    pixels = camera.pixel_grid().reshape(camera.height, camera.width, 2).astype(np.float32)
+    pixels = camera.pixel_grid().reshape(*shape, 2).astype(np.float32)
     total = np.zeros_like(rendering.radiance)
     for fraction in np.linspace(-0.5, 0.5, _TAPS, dtype=np.float32):
         at = pixels + fraction * flow
-        total += cv2.remap(rendering.radiance, at, None, cv2.INTER_LINEAR, None, cv2.BORDER_REFLECT)
-    return total / _TAPS
+        total += cv2.remap(
+            rendering.radiance, at[..., 0], at[..., 1], cv2.INTER_LINEAR, None, cv2.BORDER_REFLECT
+        )
+    return total / np.float32(_TAPS)
 
 
 def develop(radiance: Floats, random: np.random.Generator, noise: float) -> Image:
@@ -56,7 +58,7 @@ def develop(radiance: Floats, random: np.random.Generator, noise: float) -> Imag
     """
     height, width = radiance.shape[:2]
     luminance = radiance[height // 4 :].mean(axis=2)
-    gain = 0.20 / max(float(np.exp(np.mean(np.log(luminance + 1e-4)))), 1e-3)
+    gain = 0.145 / max(float(np.exp(np.mean(np.log(luminance + 1e-4)))), 1e-3)
     gain = float(np.clip(gain, 0.5, _MAX_GAIN))
     y, x = np.ogrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
     vignette = (1.0 - 0.14 * (x**2 + y**2)).astype(np.float32)

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 from kapture_ros.simulation import paint
-from kapture_ros.simulation.mesh import Frame, Image, MeshBuilder, Rect
+from kapture_ros.simulation.mesh import Image, Rect
 from kapture_ros.simulation.paint import Random
 
 GROUND_SCALE = 64.0  # texels per metre of the ground floor, which cameras pass closely
@@ -39,7 +39,7 @@ class Design:
         ground: height of the ground floor.
         extras: names of what is added in relief (sills, cornice, awning, …).
         balconies: the windows that have one.
-        shell: whether there are side walls and a roof; else it is a wall of another building.
+        shell: which of left side, right side and top (with the back) are built.
     """
 
     width: float
@@ -51,7 +51,7 @@ class Design:
     upper_openings: tuple[Opening, ...]
     extras: frozenset[str]
     balconies: tuple[Rect, ...]
-    shell: bool = True
+    shell: str = "lrt"
 
 
 def draw_up(random: Random, width: float, height: float | None = None) -> Design:
@@ -201,46 +201,56 @@ def _flower_pots(random: Random, image: Image, scale: float) -> None:
 
 
 def paint_shop_window(random: Random, shape: tuple[int, int], scale: float) -> Image:
-    """Goods on shelves behind glass, a price here and there."""
+    """Goods on shelves behind glass, bills stuck on it."""
     height, width = shape
-    back = paint.jitter(random, (120, 150, 175), 40)
-    image = paint.coloured(back, 0.6 + 0.5 * paint.fractal_noise(random, shape, width / 2 + 2, 4))
-    shelf = random.uniform(0.35, 0.8) * scale
-    for floor in np.arange(height - 0.1 * scale, 0.2 * height, -shelf):
-        x = random.uniform(0, 0.2) * scale
-        while x < width:
-            wide, tall = random.uniform(0.08, 0.35) * scale, random.uniform(0.2, 0.85) * shelf
-            low, high = (int(x), int(floor)), (int(x + wide), int(floor - tall))
-            if random.random() < 0.8:
-                colour = paint.vivid(random)
-                if random.random() < 0.6:
-                    cv2.rectangle(image, low, high, colour, -1)
-                    label = int(floor - tall * random.uniform(0.3, 0.7))
-                    cv2.line(image, (low[0], label), (high[0], label), paint.vivid(random), 2)
-                else:
-                    middle = ((low[0] + high[0]) // 2, (low[1] + high[1]) // 2)
-                    axes = (int(wide / 2), int(tall / 2))
-                    cv2.ellipse(image, middle, axes, 0, 0, 360, colour, -1, cv2.LINE_AA)
-            x += wide + random.uniform(0.02, 0.2) * scale
-        cv2.line(
-            image, (0, int(floor)), (width, int(floor)), (60, 70, 80), max(int(0.03 * scale), 1)
-        )
-    reflection = np.linspace(0.35, 0.05, height)[:, None, None] * np.array([215.0, 200, 185])
-    image = np.clip(image * 0.75 + reflection, 0, 255).astype(np.uint8)
+    back = paint.jitter(random, (92, 112, 128), 24)
+    image = paint.coloured(back, 0.4 + 0.7 * paint.fractal_noise(random, shape, width / 2 + 2, 4))
+    shelf = random.uniform(0.4, 0.9) * scale
+    for floor in np.arange(height - 0.1 * scale, 0.25 * height, -shelf):
+        _goods(random, image, scale, (float(floor), shelf))
+        board = max(int(0.03 * scale), 1)
+        cv2.line(image, (0, int(floor)), (width, int(floor)), (52, 62, 72), board)
+    sheen = np.linspace(0.42, 0.08, height, dtype=np.float32)[:, None]
+    sheen = sheen * (0.5 + paint.fractal_noise(random, shape, width / 3 + 2, 3))
+    reflected = sheen[..., None] * np.array([205.0, 192, 178], np.float32)
+    image = np.clip(image * 0.7 + reflected, 0, 255).astype(np.uint8)
     for _ in range(int(random.integers(0, 3))):
         tall, wide = (int(v * scale) for v in random.uniform((0.25, 0.3), (0.55, 0.7)))
         y, x = random.integers(0, max(height - tall, 1)), random.integers(0, max(width - wide, 1))
         bill = paint.poster(random, (max(tall, 4), max(wide, 4)))
         part = image[y : y + tall, x : x + wide]
         part[:] = bill[: part.shape[0], : part.shape[1]]
-    cv2.rectangle(
-        image,
-        (0, 0),
-        (width - 1, height - 1),
-        paint.jitter(random, (50, 55, 60), 15),
-        max(int(0.07 * scale), 1),
-    )
+    frame = paint.jitter(random, (50, 55, 60), 15)
+    cv2.rectangle(image, (0, 0), (width - 1, height - 1), frame, max(int(0.07 * scale), 1))
     return np.dstack([image, np.full(shape, 110, np.uint8)])
+
+
+def _goods(random: Random, image: Image, scale: float, shelf: tuple[float, float]) -> None:
+    """A row of things on a shelf: its height in the image and the room above it."""
+    floor, room = shelf
+    kind = random.integers(0, 3)  # alike in a row, as in shops
+    colour = paint.vivid(random)
+    x = random.uniform(0, 0.3) * scale
+    while x < image.shape[1]:
+        wide, tall = random.uniform(0.08, 0.3) * scale, random.uniform(0.25, 0.8) * room
+        tone = paint.jitter(random, colour, 30)
+        low, high = (int(x), int(floor)), (int(x + wide), int(floor - tall))
+        middle = ((low[0] + high[0]) // 2, (low[1] + high[1]) // 2)
+        if random.random() < 0.25:
+            colour = paint.vivid(random)
+        elif kind == 0:
+            cv2.rectangle(image, low, high, tone, -1)
+            label = int(floor - tall * random.uniform(0.3, 0.7))
+            cv2.line(image, (low[0], label), (high[0], label), paint.vivid(random), 2)
+        elif kind == 1:
+            cv2.ellipse(
+                image, middle, (int(wide / 2), int(tall / 2)), 0, 0, 360, tone, -1, cv2.LINE_AA
+            )
+        else:
+            neck = (middle[0], int(floor - 1.15 * tall))
+            cv2.line(image, middle, neck, tone, max(int(0.04 * scale), 1), cv2.LINE_AA)
+            cv2.rectangle(image, low, (high[0], middle[1]), tone, -1)
+        x += wide + random.uniform(0.02, 0.25) * scale
 
 
 def paint_door(random: Random, shape: tuple[int, int], scale: float, *, glass: bool) -> Image:
@@ -251,7 +261,7 @@ def paint_door(random: Random, shape: tuple[int, int], scale: float, *, glass: b
     )
     tone = 0.75 + 0.25 * paint.fractal_noise(random, shape, 0.15 * scale, 4, 6)
     image = paint.coloured(colour, tone)
-    dark = tuple(0.55 * c for c in colour)
+    dark = paint.dimmed(colour, 0.55)
     inset = max(int(0.1 * scale), 2)
     rows = 1 if glass else int(random.integers(1, 4))
     for row in range(rows):
@@ -342,7 +352,7 @@ def _place(
 ) -> None:
     """Paint an opening, its surround and the streaks below into the façade's image."""
     base, scale = place
-    x0, y0, x1, y1 = opening.area
+    x0, _, _, y1 = opening.area
     height = image.shape[0]
     left, top = round(x0 * scale), round(height - (y1 - base) * scale)
     picture = _paint_opening(random, opening, scale, design)

@@ -10,12 +10,11 @@ from kapture_ros.simulation.layout import (
     PARKING,
     RING,
     STREET_HALF,
-    Changes,
     Side,
-    StreetOptions,
     generator,
 )
 from kapture_ros.simulation.mesh import Frame, MeshBuilder
+from kapture_ros.simulation.options import Changes, StreetOptions
 from kapture_ros.transforms.se3 import Array
 
 _TREES, _LAMPS, _SMALL, _TOWERS, _PARKED, _ACTORS = range(20, 26)

@@ -61,7 +61,9 @@ def add_tree(builder: MeshBuilder, frame: Frame, random: Random) -> None:
                 lean[1] + out * np.sin(angle),
             ]
         )
-        builder.prism(frame.points([trunk[-1], tip]), [0.6 * thick, 0.15 * thick], bark, 5)
+        builder.prism(
+            frame.points(np.array([trunk[-1], tip])), [0.6 * thick, 0.15 * thick], bark, 5
+        )
         bunches.append((tip, random.uniform(0.7, 1.15)))
     bunches.append((np.array([lean[0], height - 0.6, lean[1]]), 1.0))
     leaves = builder.texture(_leaf_picture(random))
@@ -74,13 +76,13 @@ def _bunch(
 ) -> None:
     """Leafy patches on and in a ball."""
     centre, size = ball
-    count = int(150 * size**2)
+    count = int(230 * size**2)
     direction = random.normal(0, 1, (count, 3))
     direction /= np.linalg.norm(direction, axis=1, keepdims=True)
     radius = size * np.maximum(random.random(count), random.random(count)) ** 0.5
     at = centre + direction * radius[:, None] * [1.0, 0.8, 1.0]
     turn = Rotation.from_quat(random.normal(0, 1, (count, 4))).as_matrix()
-    half = random.uniform(0.07, 0.16, (count, 1, 1))
+    half = random.uniform(0.06, 0.14, (count, 1, 1))
     outline = np.array([[-1.3, 0, 0], [0, -0.7, 0], [1.3, 0, 0], [0, 0.7, 0]])
     corners = at[:, None] + half * np.einsum("nij,kj->nki", turn, outline)
     left, top = random.uniform(0, 0.6, (2, count))
@@ -94,7 +96,9 @@ def add_lamp(builder: MeshBuilder, frame: Frame, random: Random) -> Array:
     """A street lamp; returns where its light is (3,)."""
     metal = swatch(builder, random, paint.jitter(random, (62, 66, 62), 8), 0.5)
     builder.prism(
-        frame.points([[0, 0, 0], [0, 0.9, 0], [0, LAMP_HEIGHT, 0]]), [0.09, 0.06, 0.045], metal
+        frame.points(np.array([[0, 0, 0], [0, 0.9, 0], [0, LAMP_HEIGHT, 0]])),
+        [0.09, 0.06, 0.045],
+        metal,
     )
     arm = frame.points([[0, LAMP_HEIGHT, 0], [0, LAMP_HEIGHT + 0.15, 1.1]])
     builder.prism(arm, [0.04, 0.035], metal, 6)
@@ -160,14 +164,14 @@ def add_bollard(builder: MeshBuilder, frame: Frame, random: Random) -> None:
     stripes[6:11] = (210, 215, 220)
     texture = builder.texture(paint.shaded(stripes, paint.speckle(random, (32, 16), 0.08)))
     builder.prism(
-        frame.points([[0, 0, 0], [0, 0.85, 0], [0, 0.92, 0]]), [0.06, 0.06, 0.01], texture
+        frame.points(np.array([[0, 0, 0], [0, 0.85, 0], [0, 0.92, 0]])), [0.06, 0.06, 0.01], texture
     )
 
 
 def add_road_sign(builder: MeshBuilder, frame: Frame, random: Random) -> None:
     """A pole with one or two signs, readable from along the street."""
     metal = swatch(builder, random, (150, 152, 152))
-    builder.prism(frame.points([[0, 0, 0], [0, 2.9, 0]]), [0.035, 0.035], metal, 6)
+    builder.prism(frame.points(np.array([[0, 0, 0], [0, 2.9, 0]])), [0.035, 0.035], metal, 6)
     top = 2.85
     for _ in range(int(random.integers(1, 3))):
         wide, tall = random.uniform(0.5, 0.9), random.uniform(0.3, 0.65)

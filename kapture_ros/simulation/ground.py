@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import cv2
 import numpy as np
@@ -13,6 +15,7 @@ from kapture_ros.simulation.paint import Random
 
 SCALE = 32.0  # texels per metre
 KERB = 0.12  # metres the pavement is higher than the road
+_Pixel = Callable[[float, float], tuple[int, int]]  # of a place in the map
 _CELL = 1.3  # metres of a piece of the ground; light is baked at their corners
 
 
@@ -94,21 +97,22 @@ def _cuts(plan: Plan, axis: int) -> np.ndarray:
         edges |= {grown[axis], grown[axis + 2], block[axis], block[axis + 2]}
     pieces = []
     ordered = sorted(edges)
-    for low, high in zip(ordered[:-1], ordered[1:], strict=True):
+    for low, high in pairwise(ordered):
         count = max(round((high - low) / _CELL), 1)
         pieces.append(np.linspace(low, high, count + 1)[:-1])
     return np.concatenate([*pieces, [ordered[-1]]])
 
 
 def _inside(rectangles: tuple[Rect, ...] | list[Rect], x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    result = np.zeros(x.shape, bool)
+    result: np.ndarray = np.zeros(x.shape, bool)
     for x0, y0, x1, y1 in rectangles:
         result |= (x > x0) & (x < x1) & (y > y0) & (y < y1)
     return result
 
 
 def _on_pavement(plan: Plan, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    return ~_inside([plan.road], x, y) | _inside(plan.grown_blocks(), x, y)
+    free: np.ndarray = ~_inside([plan.road], x, y) | _inside(plan.grown_blocks(), x, y)
+    return free
 
 
 def _picture(plan: Plan, random: Random, scale: float) -> Image:
@@ -192,9 +196,10 @@ def _manhole(random: Random, image: Image, scale: float) -> None:
         )
 
 
-def _markings(plan: Plan, random: Random, image: Image, scale: float, pixel) -> None:  # type: ignore[no-untyped-def]
+def _markings(plan: Plan, random: Random, image: Image, scale: float, pixel: _Pixel) -> None:
     """Worn white paint: zebra crossings, dashed lines, arrows."""
-    cover = np.zeros(image.shape[:2], np.uint8)
+    shape = (image.shape[0], image.shape[1])
+    cover = np.zeros(shape, np.uint8)
     for (x0, y0, x1, y1), along_x in plan.crossings:
         span = np.arange(y0 if along_x else x0, (y1 if along_x else x1) - 0.4, 1.0)
         for at in span:
@@ -208,9 +213,10 @@ def _markings(plan: Plan, random: Random, image: Image, scale: float, pixel) -> 
                 for d in (at, at + 2.2)
             ]
             cv2.line(cover, ends[0], ends[1], 255, max(int(0.12 * scale), 1))
-    worn = paint.fractal_noise(random, cover.shape, 0.5 * scale, 5)
-    strength = (cover / 255.0) * np.clip((worn - 0.22) * 5, 0, 0.92)
-    image[:] = (image * (1 - strength[..., None]) + 222 * strength[..., None]).astype(np.uint8)
+    worn = paint.fractal_noise(random, shape, 0.5 * scale, 5)
+    painted = np.nonzero(cover)
+    strength = np.clip((worn[painted] - 0.22) * 5, 0, 0.92)[:, None]
+    image[painted] = (image[painted] * (1 - strength) + 222 * strength).astype(np.uint8)
 
 
 def _pavers(random: Random, shape: tuple[int, int], scale: float) -> Image:

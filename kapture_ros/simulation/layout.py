@@ -9,43 +9,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kapture_ros.options import option
 from kapture_ros.simulation.ground import KERB, Plan
 from kapture_ros.simulation.mesh import Frame, Rect
+from kapture_ros.simulation.options import StreetOptions
 from kapture_ros.transforms.geodesy import Datum
 
 STREET_HALF = 9.0  # from the middle of the road to the façades
 ROAD_HALF = 5.5
-LANE = 1.65  # from the middle of the road to the middle of a lane
 PARKING = 4.45  # to the middle of a parked car
 RING: Rect = (0.0, 0.0, 150.0, 64.0)  # the middle of the ring road
 MIDDLE_STREET = 72.0  # x of the street between the blocks
 DATUM = Datum(45.2171, 5.7923, 248.0, 0.35)
-
-
-@dataclass(frozen=True)
-class StreetOptions:
-    """Which street it is and how finely it is painted."""
-
-    street: int = option(1, "number of the street: another number is another place", minimum=0)
-    detail: float = option(
-        1.0, "texels relative to 64 a metre; less is faster to paint", minimum=0.05, maximum=1.5
-    )
-
-
-@dataclass(frozen=True)
-class Changes:
-    """What is different on another day in the same street.
-
-    Attributes:
-        day: another number has other parked cars.
-        repainted: part of the buildings that were painted anew.
-        parked: how many of the parking places are taken.
-    """
-
-    day: int = 1
-    repainted: float = 0.0
-    parked: float = 0.55
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +29,14 @@ class Side:
     Attributes:
         corners: the sides whose corner buildings show an end wall at the left and at the
             right end of this one; None where the corners are this side's own.
+        convex: whether this side's corner buildings have such an end wall.
     """
 
     number: int
     frame: Frame
     length: float
     corners: tuple[int, int] | None = None
+    convex: bool = False
 
 
 def generator(options: StreetOptions, *keys: int) -> np.random.Generator:
@@ -105,9 +81,9 @@ def sides() -> list[Side]:
         south = len(found)
         north = south + 2
         found += [
-            Side(south, _frame(x0, y0, 0), x1 - x0),
+            Side(south, _frame(x0, y0, 0), x1 - x0, convex=True),
             Side(south + 1, _frame(x1, y0, 90), y1 - y0, (south, north)),
-            Side(north, _frame(x1, y1, 180), x1 - x0),
+            Side(north, _frame(x1, y1, 180), x1 - x0, convex=True),
             Side(south + 3, _frame(x0, y1, 270), y1 - y0, (north, south)),
         ]
     x0, y0, x1, y1 = plan().bounds

@@ -101,11 +101,12 @@ def _sky(preset: _Preset, to_sun: Array, seed: int) -> Floats:
     plane = directions[..., :2] / (up + 0.12)
     noise = fractal_noise(np.random.default_rng([seed, 7]), (1024, 1024), 200, 7)
     at = (plane * 60.0 + 512.0).astype(np.float32)
-    density = cv2.remap(noise, at, None, cv2.INTER_LINEAR)
+    density = cv2.remap(noise, at[..., 0], at[..., 1], cv2.INTER_LINEAR)
     spread = np.quantile(noise, [1 - preset.clouds, 1.0])
     cover = np.clip((density - spread[0]) / (0.35 * np.ptp(spread) + 1e-6), 0, 1)[..., None]
     lit = np.array(preset.horizon) * (0.75 + 0.45 * (1 - density[..., None]))
     sky = sky * (1 - 0.85 * cover) + lit * 0.85 * cover
     facing = np.clip(directions @ to_sun.astype(np.float32), 0, 1)[..., None]
     glow = 0.5 * facing**24 + 3.0 * facing**900 * (1 - 0.8 * cover)
-    return (sky + glow * np.array(preset.sun)).astype(np.float32)
+    radiance: Floats = (sky + glow * np.array(preset.sun)).astype(np.float32)
+    return radiance

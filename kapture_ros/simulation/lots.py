@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,8 +11,9 @@ import numpy as np
 from kapture_ros.simulation import furniture, paint
 from kapture_ros.simulation.buildings import add_building, swatch
 from kapture_ros.simulation.facades import BUILDING_DEPTH, Design, draw_up
-from kapture_ros.simulation.layout import Changes, Side, StreetOptions, generator
+from kapture_ros.simulation.layout import Side, generator
 from kapture_ros.simulation.mesh import Frame, MeshBuilder
+from kapture_ros.simulation.options import Changes, StreetOptions
 
 # Keys of the generators, so that no two purposes share random numbers.
 _WIDTHS, _DESIGN, _PAINT, _REPAINT, _END_WALL = range(10, 15)
@@ -65,8 +67,8 @@ def _divide_side(options: StreetOptions, side: Side) -> list[Lot]:
     widths = random.uniform(0.6, 1.4, count)
     edges = begin + np.concatenate([[0.0], np.cumsum(widths)]) / widths.sum() * (end - begin)
     return [
-        Lot(float(a), float(b - a), (side.number, index))
-        for index, (a, b) in enumerate(zip(edges[:-1], edges[1:], strict=True))
+        Lot(a, b - a, (side.number, index))
+        for index, (a, b) in enumerate(itertools.pairwise(edges.tolist()))
     ]
 
 
@@ -79,7 +81,7 @@ def build(
     for side, row in zip(sides, lots, strict=True):
         for index, lot in enumerate(row):
             at_corner = index in (0, len(row) - 1)
-            design = _build_lot(builder, options, changes, (side.frame, lot, at_corner))
+            design = _build_lot(builder, options, changes, (side, lot, at_corner))
             heights[side.number, index - len(row) if index else 0] = design.height
     for side in sides:
         if side.corners:
@@ -98,18 +100,21 @@ def _painter(options: StreetOptions, changes: Changes, source: tuple[int, int]) 
 
 
 def _build_lot(
-    builder: MeshBuilder, options: StreetOptions, changes: Changes, place: tuple[Frame, Lot, bool]
+    builder: MeshBuilder, options: StreetOptions, changes: Changes, place: tuple[Side, Lot, bool]
 ) -> Design:
-    side_frame, lot, at_corner = place
+    side, lot, at_corner = place
     random = generator(options, _DESIGN, *lot.source)
     painter = _painter(options, changes, lot.source)
-    frame = side_frame.at(lot.x)
+    frame = side.frame.at(lot.x)
     if not at_corner and lot.width > 7.0 and random.random() < 0.12:
         _yard(builder, frame, lot.width, painter)
         frame = frame.at(0.0, 0.0, -_YARD_DEPTH)
     elif not at_corner:
         frame = frame.at(0.0, 0.0, random.uniform(0.0, 0.15))
     design = draw_up(random, lot.width)
+    if at_corner and side.convex:
+        # The end wall of the corner building is a façade of the other street.
+        design = dataclasses.replace(design, shell="rt" if lot.x < 0.1 else "lt")
     add_building(builder, frame, design, painter, options.detail)
     return design
 
@@ -124,10 +129,9 @@ def _build_end_wall(
     side, x, height = wall
     source = (side.number, _END_WALL + int(x > 0))
     random = generator(options, _END_WALL, *source)
-    design = dataclasses.replace(draw_up(random, BUILDING_DEPTH, height), shell=False)
-    # Just in front of the side wall that is there already.
-    frame = side.frame.at(x, 0.0, 0.02)
-    add_building(builder, frame, design, _painter(options, changes, source), options.detail)
+    design = dataclasses.replace(draw_up(random, BUILDING_DEPTH, height), shell="")
+    painter = _painter(options, changes, source)
+    add_building(builder, side.frame.at(x), design, painter, options.detail)
 
 
 def _yard(builder: MeshBuilder, frame: Frame, width: float, random: paint.Random) -> None:

@@ -186,7 +186,8 @@ class MeshBuilder:
         places, height = _pack([image.shape[:2] for image in self._textures])
         atlas = np.zeros((height, ATLAS_WIDTH, 4), np.uint8)
         for image, (x, y) in zip(self._textures, places, strict=True):
-            framed = cv2.copyMakeBorder(image, *[GUTTER] * 4, cv2.BORDER_REPLICATE)
+            margins = (GUTTER, GUTTER, GUTTER, GUTTER)
+            framed = cv2.copyMakeBorder(image, *margins, cv2.BORDER_REPLICATE)
             atlas[y : y + framed.shape[0], x : x + framed.shape[1]] = framed
         sizes = np.array([image.shape[1::-1] for image in self._textures], float)
         origins = np.array(places, float) + GUTTER
@@ -234,5 +235,5 @@ def _mip_levels(atlas: Image) -> tuple[Image, ...]:
     for _ in range(MIP_LEVELS - 1):
         height, width = levels[-1].shape[:2]
         half = cv2.resize(levels[-1], (width // 2, height // 2), interpolation=cv2.INTER_AREA)
-        levels.append(half)
+        levels.append(half.astype(np.uint8, copy=False))
     return tuple(levels)

@@ -124,7 +124,7 @@ class Trajectory:
         rate = _body_rates(leg.spline(time)[3:], leg.velocity(time)[3:])
         later = _body_rates(leg.spline(time + step)[3:], leg.velocity(time + step)[3:])
         swing = np.cross((later - rate) / step, lever) + np.cross(rate, np.cross(rate, lever))
-        pulled = leg.acceleration(time)[:3] + [0.0, 0.0, gravity]
+        pulled = leg.acceleration(time)[:3] + np.array([0.0, 0.0, gravity])
         felt: Array = self.pose(time).rotation.inv().apply(pulled) + swing
         return felt
 
@@ -162,7 +162,8 @@ def _travelled(path: Path, times: Array, speed: float) -> Array:
     elapsed = np.concatenate([[0.0], np.cumsum(pace) * path.step])
     rounds, rest = np.divmod(times, elapsed[-1])
     place = np.arange(len(elapsed)) * path.step
-    return rounds * path.length + np.interp(rest, elapsed, place)
+    travelled: Array = rounds * path.length + np.interp(rest, elapsed, place)
+    return travelled
 
 
 def _smooth_noise(random: np.random.Generator, count: int, seconds: float, size: float) -> Array:

@@ -1,4 +1,4 @@
-"""Settings of a simulated drive, and what they mean for each of its two laps."""
+"""Settings of a simulated street and drive, and what they mean for each of the two laps."""
 
 from __future__ import annotations
 
@@ -6,9 +6,34 @@ from dataclasses import dataclass
 
 from kapture_ros.options import option
 from kapture_ros.simulation import light
-from kapture_ros.simulation.layout import LANE, Changes
 
 FORMATS = ("mcap", "db3", "ros1")
+LANE = 1.65  # metres from the middle of the road to the middle of a lane
+
+
+@dataclass(frozen=True)
+class StreetOptions:
+    """Which street it is and how finely it is painted."""
+
+    street: int = option(1, "number of the street: another number is another place", minimum=0)
+    detail: float = option(
+        1.0, "texels relative to 64 a metre; less is faster to paint", minimum=0.05, maximum=1.5
+    )
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What is different on another day in the same street.
+
+    Attributes:
+        day: another number has other parked cars.
+        repainted: part of the buildings that were painted anew.
+        parked: how many of the parking places are taken.
+    """
+
+    day: int = 1
+    repainted: float = 0.0
+    parked: float = 0.55
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,6 @@ from functools import lru_cache
 from pathlib import Path
 
 import cv2
-import matplotlib
 import numpy as np
 from PIL import Image as PilImage
 from PIL import ImageDraw, ImageFont
@@ -28,9 +27,39 @@ FONTS = (
     "DejaVuSans-Bold", "DejaVuSerif-Bold", "DejaVuSans-BoldOblique", "DejaVuSansMono-Bold",
     "STIXGeneralBol", "DejaVuSerif-BoldItalic", "STIXGeneralBolIta", "cmss10",
 )  # fmt: skip
-_ONSETS = "b br c cl d dr f fl g gr h j k kr l m n p pr r s sch sk st t tr v w z".split()
-_NUCLEI = "a e i o u ai au ei ie o a e".split()
-_CODAS = "  l m n r s t x nd rk lt ss".split(" ")
+_ONSETS = (
+    "b",
+    "br",
+    "c",
+    "cl",
+    "d",
+    "dr",
+    "f",
+    "fl",
+    "g",
+    "gr",
+    "h",
+    "j",
+    "k",
+    "kr",
+    "l",
+    "m",
+    "n",
+    "p",
+    "pr",
+    "r",
+    "s",
+    "sch",
+    "sk",
+    "st",
+    "t",
+    "tr",
+    "v",
+    "w",
+    "z",
+)
+_NUCLEI = ("a", "e", "i", "o", "u", "ai", "au", "ei", "ie", "o", "a", "e")
+_CODAS = ("", "", "l", "m", "n", "r", "s", "t", "x", "nd", "rk", "lt", "ss")
 
 
 def fractal_noise(
@@ -41,27 +70,21 @@ def fractal_noise(
     Args:
         stretch: how much longer the details are downwards than across.
     """
-    height, width = shape
-    total = np.zeros(shape, np.float32)
+    total = np.zeros((1, 1), np.float32)
     weight, norm = 1.0, 0.0
-    for _ in range(octaves):
-        rows = max(int(height / (scale * stretch)), 1) + 3
-        columns = max(int(width / scale), 1) + 3
+    for octave in range(octaves):
+        size = scale / 2**octave
+        if octave and size < 1.0:
+            break
+        # Each octave is added at its own resolution, so that fine ones do not pay for coarse ones.
+        rows, columns = int(shape[0] / (size * stretch)) + 3, int(shape[1] / size) + 3
         grid = random.random((rows, columns), dtype=np.float32)
-        # Sampled inside of the grid, so that the spacing of the details is `scale`.
-        x = (np.arange(width, dtype=np.float32) + 0.5) / scale
-        y = (np.arange(height, dtype=np.float32) + 0.5) / (scale * stretch)
-        map_x = np.broadcast_to(np.minimum(x, columns - 1.001), shape)
-        map_y = np.broadcast_to(np.minimum(y, rows - 1.001)[:, None], shape)
-        total += weight * cv2.remap(
-            grid, np.ascontiguousarray(map_x), np.ascontiguousarray(map_y), cv2.INTER_CUBIC
-        )
+        total = cv2.resize(total, (columns, rows), interpolation=cv2.INTER_CUBIC) + weight * grid
         norm += weight
         weight *= 0.55
-        scale /= 2.0
-        if scale < 1.0:
-            break
-    return np.clip(total / norm, 0, 1)
+    fine = cv2.resize(total, shape[::-1], interpolation=cv2.INTER_CUBIC)
+    noise: Floats = np.clip(fine / norm, 0.0, 1.0, dtype=np.float32)
+    return noise
 
 
 def speckle(random: Random, shape: tuple[int, int], strength: float) -> Floats:
@@ -81,9 +104,16 @@ def jitter(random: Random, colour: Colour, amount: float = 12.0) -> Colour:
     return float(blue), float(green), float(red)
 
 
+def dimmed(colour: Colour, factor: float) -> Colour:
+    """A darker colour."""
+    blue, green, red = colour
+    return factor * blue, factor * green, factor * red
+
+
 def shaded(image: Image, brightness: Floats) -> Image:
     """An image times a brightness (H, W)."""
-    return np.clip(image * brightness[..., None], 0, 255).astype(np.uint8)
+    result: Image = np.clip(image * brightness[..., None], 0, 255).astype(np.uint8)
+    return result
 
 
 # ---------------------------------------------------------------- materials
@@ -134,13 +164,10 @@ def ashlar(random: Random, shape: tuple[int, int], scale: float, colour: Colour)
         left = -random.uniform(0, 0.5) * scale
         while left < shape[1]:
             length = random.uniform(0.45, 1.0) * scale
-            corners = [
-                (int(left + 1), int(top + 1)),
-                (int(left + length - 2), int(top + course - 2)),
-            ]
-            stone = random.normal(1.0, 0.09)
-            tone = jitter(random, (colour[0] * stone, colour[1] * stone, colour[2] * stone), 4)
-            cv2.rectangle(image, *corners, tone, -1)
+            upper_left = (int(left + 1), int(top + 1))
+            lower_right = (int(left + length - 2), int(top + course - 2))
+            stone = jitter(random, dimmed(colour, random.normal(1.0, 0.09)), 4)
+            cv2.rectangle(image, upper_left, lower_right, stone, -1)
             left += length
         top += course
     tone = 0.80 + 0.4 * fractal_noise(random, shape, 0.4 * scale, 5)
@@ -229,6 +256,8 @@ def invent_name(random: Random) -> str:
 
 @lru_cache(maxsize=256)
 def _font(name: str, size: int) -> ImageFont.FreeTypeFont:
+    import matplotlib  # which brings the same fonts everywhere
+
     folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
     return ImageFont.truetype(str(folder / f"{name}.ttf"), size)
 
@@ -243,7 +272,7 @@ def lettering(text: str, font: str, area: tuple[int, int]) -> Floats:
     canvas = PilImage.new("L", (width, height))
     at = ((width - right - left) / 2, (height - bottom - top) / 2)
     ImageDraw.Draw(canvas).text(at, text, fill=255, font=_font(font, size))
-    return np.asarray(canvas, np.float32) / 255
+    return np.asarray(canvas, np.float32) / np.float32(255)
 
 
 def write(image: Image, area: tuple[int, int, int, int], text: str, font: str, ink: Colour) -> None:
@@ -256,15 +285,17 @@ def write(image: Image, area: tuple[int, int, int, int], text: str, font: str, i
     part[:] = (part * (1 - cover) + cover * np.asarray(ink, np.float32)).astype(np.uint8)
 
 
+_HUES = (3, 12, 23, 50, 70, 95, 108, 115, 140, 172)  # OpenCV's, 0 to 180
+_HUE_CHANCES = (0.17, 0.12, 0.12, 0.07, 0.09, 0.09, 0.13, 0.09, 0.03, 0.09)
+
+
 def vivid(random: Random) -> Colour:
-    """A saturated colour, as of paint and print."""
-    hue, saturation, value = (
-        random.integers(0, 180),
-        random.integers(110, 255),
-        random.integers(70, 240),
-    )
-    pixel = cv2.cvtColor(np.array([[[hue, saturation, value]]], np.uint8), cv2.COLOR_HSV2BGR)[0, 0]
-    return float(pixel[0]), float(pixel[1]), float(pixel[2])
+    """A colour as of paint, cloth and print: reds and blues more often than greens and purples."""
+    hue = (random.choice(_HUES, p=_HUE_CHANCES) + random.normal(0, 4)) % 180
+    saturation, value = random.uniform(60, 210), random.uniform(55, 215)
+    patch = np.array([[[hue, saturation, value]]]).astype(np.uint8)
+    blue, green, red = cv2.cvtColor(patch, cv2.COLOR_HSV2BGR)[0, 0].tolist()
+    return float(blue), float(green), float(red)
 
 
 def pale_or_dark(random: Random, against: Colour) -> Colour:
@@ -331,7 +362,8 @@ def poster(random: Random, shape: tuple[int, int]) -> Image:
         row += tall
     for line in range(int(random.integers(1, 4))):
         base = int(height * (0.95 - 0.06 * line))
-        text = f"{invent_name(random)} {invent_name(random)} {random.integers(1, 31)}.{random.integers(1, 13)}."
+        day, month = random.integers(1, 29), random.integers(1, 13)
+        text = f"{invent_name(random)} {invent_name(random)} {day}.{month}."
         write(image, (4, base - int(0.06 * height), width - 4, base), text, FONTS[0], ink)
     worn = 0.85 + 0.25 * fractal_noise(random, shape, max(width / 2, 2), 5)
     return shaded(image, worn)
@@ -351,4 +383,4 @@ def graffiti(random: Random, image: Image, scale: float) -> None:
         thick = max(int(0.09 * size), 1)
         cv2.polylines(image, points, False, edge, thick + max(thick // 2, 1), cv2.LINE_AA)
         cv2.polylines(image, points, False, colour, thick, cv2.LINE_AA)
-        at = at + [0.35 * size, random.normal(0, 0.05 * size)]
+        at = at + np.array([0.35 * size, random.normal(0, 0.05 * size)])

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from typing import TypeVar
 
 import cv2
 import numpy as np
@@ -24,8 +24,9 @@ from kapture_ros.simulation.paint import LINEAR_FROM_SRGB, fractal_noise
 from kapture_ros.transforms.se3 import Array, Transform
 
 Ints = npt.NDArray[np.int64]
+_Sample = TypeVar("_Sample", np.uint8, np.float32)
 
-_SUBPIXELS = np.array([[-0.25, -0.375], [0.375, -0.125], [-0.125, 0.375]])
+_SUBPIXELS = ((-0.25, -0.375), (0.375, -0.125), (-0.125, 0.375))
 _OFFSET = 2e-3  # metres a secondary ray starts above its surface
 _GRAIN = 0.004  # metres of a texel of the fine grain that all surfaces have
 _REMAP_COLUMNS = 1024  # cv2.remap wants images, not lists; less than 2**15 rows of this
@@ -156,7 +157,7 @@ class Renderer:
             ray = (x * first + y * second + z * normals).astype(np.float32)
             blocked = self._static.run(points, ray, dists=reach, query="OCCLUDED") >= 0
             free += ~blocked
-        return 0.25 + 0.75 * free / count
+        return np.float32(0.25) + np.float32(0.75 / count) * free
 
     def _lamp_light(self, points: Floats, normals: Floats, lamps: Array) -> Floats:
         """Light of the street lamps, relative to 1 straight below a lamp at 4 m."""
@@ -181,21 +182,6 @@ def _scene(corners: Floats) -> EmbreeScene:
     return scene
 
 
-@lru_cache(maxsize=8)
-def _ray_tables(
-    size: tuple[int, int],
-    focal: float,
-    centre: tuple[float, float],
-    model: str,
-    distortion: tuple[float, ...],
-) -> tuple[Floats, ...]:
-    """Rays (H · W, 3) through the pixels' centres, then through each of `_SUBPIXELS`."""
-    camera = Camera("", *size, focal, centre, model, distortion)
-    grid = camera.pixel_grid()
-    offsets = np.concatenate([[[0.0, 0.0]], _SUBPIXELS])
-    return tuple(camera.rays(grid + offset).astype(np.float32) for offset in offsets)
-
-
 class _View:
     """One image in the making."""
 
@@ -217,13 +203,7 @@ class _View:
 
     def render(self) -> Rendering:
         camera = self._camera
-        rays, *subpixels = _ray_tables(
-            (camera.width, camera.height),
-            camera.focal,
-            camera.centre,
-            camera.model,
-            camera.distortion,
-        )
+        rays = camera.ray_table()
         in_map = self._in_map(rays)
         hits = self._trace(in_map)
         radiance = self._radiance(in_map, hits)
@@ -233,8 +213,8 @@ class _View:
         forward = np.where(rays[:, 2] > 1e-3, rays[:, 2], np.inf)
         depth = np.where(np.isfinite(distance), distance * forward, np.inf).astype(np.float32)
         edge = np.nonzero(self._edges(hits).ravel())[0]
-        for table in subpixels:
-            more = self._in_map(table[edge])
+        for shift in _SUBPIXELS:
+            more = self._in_map(camera.ray_table(shift)[edge])
             radiance[edge] += self._radiance(more, self._trace(more))
         radiance[edge] /= 1 + len(_SUBPIXELS)
         shape = (camera.height, camera.width)
@@ -276,7 +256,7 @@ class _View:
         normals = np.zeros((shape[0] * shape[1], 3), np.float32)
         points = np.full((shape[0] * shape[1], 3), 1e4, np.float32)
         normals[hits.ray], points[hits.ray] = hits.normals, hits.points - self._eye
-        normals, points = normals.reshape(*shape, 3), points.reshape(*shape, 3)
+        normals, points = normals.reshape((*shape, 3)), points.reshape((*shape, 3))
         edges = np.zeros(shape, bool)
         for here, there in (
             ((slice(None), slice(None, -1)), (slice(None), slice(1, None))),
@@ -356,7 +336,7 @@ class _View:
         near = np.nonzero(footprint < 2.5 * _GRAIN)[0]
         grain = (texel[near] * (size[near, None] / _GRAIN)) % 512
         albedo[near] *= _look_up(renderer._grain, grain)[:, None]
-        return albedo, colour[:, 3].astype(np.float32) / 255
+        return albedo, colour[:, 3].astype(np.float32) / np.float32(255)
 
     def _sky(self, rays: Floats) -> Floats:
         rows, columns = self._light.sky.shape[:2]
@@ -372,7 +352,7 @@ class _View:
         return _look_up(self._light.sky, at.astype(np.float32))
 
 
-def _look_up(image: npt.NDArray[np.generic], at: Floats) -> npt.NDArray[np.generic]:
+def _look_up(image: npt.NDArray[_Sample], at: Floats) -> npt.NDArray[_Sample]:
     """Bilinear samples of an image at (N, 2) columns and rows; wraps around."""
     count = len(at)
     if not count:
@@ -381,5 +361,7 @@ def _look_up(image: npt.NDArray[np.generic], at: Floats) -> npt.NDArray[np.gener
     padded = np.zeros((rows * _REMAP_COLUMNS, 2), np.float32)
     padded[:count] = at
     maps = padded.reshape(rows, _REMAP_COLUMNS, 2)
-    found = cv2.remap(image, maps, None, cv2.INTER_LINEAR, None, cv2.BORDER_WRAP)
-    return found.reshape(rows * _REMAP_COLUMNS, *image.shape[2:])[:count]
+    columns, lines = maps[..., 0], maps[..., 1]
+    found = cv2.remap(image, columns, lines, cv2.INTER_LINEAR, None, cv2.BORDER_WRAP)
+    samples = found.reshape(rows * _REMAP_COLUMNS, *image.shape[2:])[:count]
+    return samples.astype(image.dtype, copy=False)

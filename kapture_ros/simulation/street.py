@@ -8,8 +8,8 @@ import numpy as np
 
 from kapture_ros.simulation import furnish, layout, lots
 from kapture_ros.simulation.ground import add_ground
-from kapture_ros.simulation.layout import Changes, StreetOptions
 from kapture_ros.simulation.mesh import MeshBuilder
+from kapture_ros.simulation.options import Changes, StreetOptions
 from kapture_ros.simulation.render import Renderer
 from kapture_ros.transforms.geodesy import Datum
 from kapture_ros.transforms.se3 import Array

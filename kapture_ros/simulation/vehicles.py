@@ -7,6 +7,7 @@ Local axes: `right` is forward, `out` is to the vehicle's right; so in an actor'
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import cv2
 import numpy as np
@@ -92,7 +93,7 @@ def _add_body(
     sheen = np.linspace(0.35, 1.15, 32)[:, None] * np.ones((1, 48))
     glass = builder.texture(paint.coloured((92, 84, 74), sheen.astype(np.float32)))
     ends = [builder.texture(_end_picture(random, colour, front=front)) for front in (False, True)]
-    for index, (a, b) in enumerate(zip(sections[:-1], sections[1:], strict=True)):
+    for index, (a, b) in enumerate(pairwise(sections)):
         for sign in (1.0, -1.0):
             lower = _strip(a[0], b[0], (_FLOOR, a[1], b[1]), (sign * a[3], sign * b[3]), None)
             upper = _strip(a[0], b[0], (None, a[1], b[1]), (sign * a[3], sign * b[3]),
@@ -150,8 +151,8 @@ def _end(builder: MeshBuilder, frame: Frame, sections: Array, texture: int, *, f
     """Bumper and what is above it, front or rear, as one picture in two pieces."""
     outer, inner = (sections[-1], sections[-2]) if front else (sections[0], sections[1])
     side = 1.0 if front else -1.0
-    lower = [[outer[0], _FLOOR, side * outer[3]], [outer[0], _FLOOR, -side * outer[3]],
-             [outer[0], outer[2], -side * outer[3]], [outer[0], outer[2], side * outer[3]]]  # fmt: skip
+    x, half = outer[0], side * outer[3]
+    lower = [[x, _FLOOR, half], [x, _FLOOR, -half], [x, outer[2], -half], [x, outer[2], half]]
     upper = [
         lower[3],
         lower[2],
@@ -171,9 +172,11 @@ def _wheel(builder: MeshBuilder, frame: Frame, face: int, tread: int, centre: Ar
     if side < 0:
         flat = flat[:, [0, 2, 1, 1]]
     places = 0.5 + 0.5 * flat[..., :2] * [1, -1]
-    outer = centre + [0, 0, side * 0.06]
+    outer = centre + np.array([0, 0, side * 0.06])
     builder.quads(frame.points(flat * _WHEEL + outer), face, places)
-    builder.prism(frame.points([outer, centre - [0, 0, side * 0.15]]), [_WHEEL, _WHEEL], tread, 12)
+    builder.prism(
+        frame.points([outer, centre - np.array([0, 0, side * 0.15])]), [_WHEEL, _WHEEL], tread, 12
+    )
 
 
 def _lettered(random: Random, picture: Image, text: str) -> Image:
@@ -199,19 +202,20 @@ def _side_picture(random: Random, body: _Body, colour: Colour) -> Image:
         points = np.asarray(outline, float)
         return np.stack([(points[:, 0] - low), (top - points[:, 1])], axis=1) * _SCALE
 
-    dark = tuple(0.45 * c for c in colour)
+    dark = paint.dimmed(colour, 0.45)
     for window in body.side_windows:
         outline = pixels(window).astype(np.int32)
         cv2.fillPoly(image, [outline], (66, 58, 50), cv2.LINE_AA)
         cv2.polylines(image, [outline], True, (24, 24, 24), 2, cv2.LINE_AA)
         shine = pixels([np.mean(window, axis=0) + d for d in ((-0.2, -0.15), (0.1, 0.2))])
-        cv2.line(image, *[tuple(int(v) for v in p) for p in shine], (120, 112, 100), 3, cv2.LINE_AA)
+        start, end = ((int(x), int(y)) for x, y in shine)
+        cv2.line(image, start, end, (120, 112, 100), 3, cv2.LINE_AA)
     for x in (-0.62, 0.62, -1.5):
         ends = pixels([(x, 0.35), (x, 0.93)]).astype(int)
         cv2.line(image, tuple(ends[0].tolist()), tuple(ends[1].tolist()), dark, 1, cv2.LINE_AA)
     for x in (-0.45, 0.45):
-        handle = pixels([(x, 0.84)])[0].astype(int)
-        cv2.rectangle(image, handle.tolist(), (handle + [10, 3]).tolist(), dark, -1)
+        left, top_edge = pixels([(x, 0.84)])[0].astype(int).tolist()
+        cv2.rectangle(image, (left, top_edge), (left + 10, top_edge + 3), dark, -1)
     for axle in body.axles:
         centre = pixels([(axle, _WHEEL + 0.02)])[0].astype(int).tolist()
         cv2.circle(image, centre, int(0.37 * _SCALE), (14, 14, 16), -1, cv2.LINE_AA)
