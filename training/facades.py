@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import cv2
 import numpy as np
 import torch
@@ -10,8 +12,9 @@ from image_bank import CANVAS, ImageBank
 
 def add_facades(bank: ImageBank, count: int, seed: int) -> ImageBank:
     """The bank with `count` random facades appended."""
-    rng = np.random.default_rng(seed)
-    painted = np.stack([facade(rng) for _ in range(count)])
+    streams = np.random.default_rng(seed).spawn(count)
+    with ThreadPoolExecutor() as pool:
+        painted = np.stack(list(pool.map(facade, streams)))
     device = bank.pixels.device
     pixels = torch.from_numpy(painted).to(device)
     sizes = torch.tensor([[CANVAS[1], CANVAS[0]]], device=device).float().expand(count, 2)

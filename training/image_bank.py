@@ -67,7 +67,7 @@ def load_bank(packs: Sequence[Path], device: str, limit: int | None = None) -> I
         pixels[row, :height, :width] = torch.from_numpy(image)
         sizes[row] = torch.tensor([width, height])
 
-    with ThreadPoolExecutor(8) as pool:
+    with ThreadPoolExecutor() as pool:
         list(pool.map(fill, range(len(entries))))
     names = tuple(name for name, _ in entries)
     share = torch.tensor([SOURCE_SHARE.get(name.split("/")[0], 1.0) for name in names])

@@ -28,27 +28,27 @@ def change_photometry(images: Tensor, generator: torch.Generator) -> Tensor:
     def chance(percent: float) -> Tensor:
         return uniform(0, 100) < percent
 
-    changed = torch.where(chance(60), images * light_field(images, generator), images)
-    changed = changed.clamp(min=1e-4) ** uniform(-0.6, 0.6).exp()
+    changed = torch.where(chance(50), images * light_field(images, generator), images)
+    changed = changed.clamp(min=1e-4) ** uniform(-0.5, 0.5).exp()
     grey = changed.mean(1, keepdim=True)
     changed = grey + (changed - grey) * torch.where(chance(10), 0.0, uniform(0.4, 1.5))
-    night = chance(15)
-    tint = torch.where(night, uniform(0.35, 1.0, 3) * uniform(0.25, 0.7), uniform(0.8, 1.25, 3))
+    night = chance(10)
+    tint = torch.where(night, uniform(0.35, 1.0, 3) * uniform(0.25, 0.7), uniform(0.85, 1.18, 3))
     changed = changed * tint
     mean = changed.mean((1, 2, 3), keepdim=True)
     changed = (changed - mean) * uniform(-0.4, 0.35).exp() + mean + uniform(-0.1, 0.1)
-    changed = torch.where(chance(50), blur(changed, uniform(0.3, 1.4)), changed)
+    changed = torch.where(chance(40), blur(changed, uniform(0.3, 1.2)), changed)
     noise = torch.randn(changed.shape, generator=generator, device=device)
-    changed = changed + noise * uniform(0, 1) ** 2 * torch.where(night, 0.09, 0.05)
+    changed = changed + noise * uniform(0, 1) ** 2 * torch.where(night, 0.07, 0.035)
     changed = changed.clamp(0, 1)
-    return torch.where(chance(50), jpeg(changed, uniform(0.3, 2.5)), changed)
+    return torch.where(chance(50), jpeg(changed, uniform(0.2, 1.5)), changed)
 
 
 def light_field(images: Tensor, generator: torch.Generator) -> Tensor:
     """(B, 1, H, W) factors: smooth light and shade, and the edge of one hard shadow."""
     count, _, height, width = images.shape
     device = images.device
-    knots = torch.randn(count, 1, 4, 4, generator=generator, device=device).mul(0.35).exp()
+    knots = torch.randn(count, 1, 4, 4, generator=generator, device=device).mul(0.25).exp()
     smooth = functional.interpolate(knots, (height, width), mode="bicubic").clamp(min=0.2)
     random = torch.rand(count, 3, generator=generator, device=device)
     angle = 2 * math.pi * random[:, 0]

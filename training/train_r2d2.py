@@ -19,7 +19,15 @@ from box_scenes import scene_pairs
 from facades import add_facades
 from image_bank import ImageBank, load_bank, split
 from photometry import change_photometry
-from r2d2_losses import LossOptions, peakiness_loss, reliability_loss, repeatability_loss
+from r2d2_losses import (
+    CoarseFeatures,
+    LossOptions,
+    coarse_features,
+    descriptors_at,
+    peakiness_loss,
+    reliability_loss,
+    repeatability_loss,
+)
 from torch import Tensor
 from torch.nn import functional
 from training_state import (
@@ -36,14 +44,12 @@ from view_pairs import ViewPairs, concatenate, homography_pairs
 from kapture_ros.features.r2d2_network import (
     IMAGE_MEAN,
     IMAGE_STD,
-    DenseFeatures,
     R2D2Config,
     R2D2Net,
 )
 from kapture_ros.features.weights_file import save_network
 
-FACADES = 300
-PLAIN_SHARE, PLAIN_END = 0.3, 0.1  # see reliability_loss
+FACADES = 200
 VALIDATION_SEED = 7
 VALIDATION_KEYPOINTS = 300
 
@@ -73,29 +79,23 @@ def make_pairs(bank: ImageBank, batch: Batch, generator: torch.Generator) -> Vie
     return ViewPairs(first, second, pairs.flow[order], pairs.valid[order])
 
 
-def describe(net: R2D2Net, pairs: ViewPairs) -> tuple[DenseFeatures, DenseFeatures]:
-    """Dense features of both views, float32, in one pass."""
+def describe(net: R2D2Net, pairs: ViewPairs) -> tuple[CoarseFeatures, CoarseFeatures]:
+    """Features of both views in one pass."""
     device = pairs.first.device
     mean = torch.tensor(IMAGE_MEAN, device=device).view(1, 3, 1, 1)
     std = torch.tensor(IMAGE_STD, device=device).view(1, 3, 1, 1)
     images = (torch.cat([pairs.first, pairs.second]) - mean) / std
     images = images.contiguous(memory_format=torch.channels_last)
     with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-        both = net(images)
+        both = coarse_features(net, images)
     count = len(pairs.first)
-    maps = [value.float() for value in both]
-    return DenseFeatures(*(m[:count] for m in maps)), DenseFeatures(*(m[count:] for m in maps))
+    return CoarseFeatures(*(m[:count] for m in both)), CoarseFeatures(*(m[count:] for m in both))
 
 
-def losses(
-    net: R2D2Net, pairs: ViewPairs, options: LossOptions, progress: float
-) -> dict[str, Tensor]:
+def losses(net: R2D2Net, pairs: ViewPairs, options: LossOptions) -> dict[str, Tensor]:
     """The total and its parts."""
     first, second = describe(net, pairs)
-    plain = max(PLAIN_END, 1 - progress / PLAIN_SHARE)
-    reliability, precision = reliability_loss(
-        first, second, pairs.flow, pairs.valid, options, plain
-    )
+    reliability, precision = reliability_loss(first, second, pairs.flow, pairs.valid, options)
     similarity = repeatability_loss(
         first.repeatability, second.repeatability, pairs.flow, pairs.valid, options.patch
     )
@@ -106,6 +106,7 @@ def losses(
         "repeatability": similarity,
         "peakiness": peaky,
         "ap": precision,
+        "reliable": first.reliability.mean(),
     }
 
 
@@ -135,7 +136,7 @@ def validate(net: R2D2Net, batches: list[ViewPairs]) -> dict[str, float]:
             "matches": matches / max(count, 1)}  # fmt: skip
 
 
-def keypoints(features: DenseFeatures, index: int) -> tuple[Tensor, Tensor]:
+def keypoints(features: CoarseFeatures, index: int) -> tuple[Tensor, Tensor]:
     """Places (n, 2) x, y and descriptors (n, D) of an image's best local maxima."""
     repeatability = features.repeatability[index]
     peak = repeatability == functional.max_pool2d(repeatability, 3, stride=1, padding=1)
@@ -143,7 +144,10 @@ def keypoints(features: DenseFeatures, index: int) -> tuple[Tensor, Tensor]:
     score[:8], score[-8:], score[:, :8], score[:, -8:] = 0, 0, 0, 0
     chosen = score.flatten().topk(VALIDATION_KEYPOINTS).indices
     y, x = chosen // score.shape[1], chosen % score.shape[1]
-    return torch.stack([x, y], 1), features.descriptors[index, :, y, x].T
+    places = torch.stack([x, y], 1)
+    found = descriptors_at(features.descriptors[index, None], places[None, None].float(),
+                           score.shape[1])  # fmt: skip
+    return places, found[0, 0]
 
 
 def train(args: argparse.Namespace) -> None:
@@ -179,7 +183,7 @@ def train(args: argparse.Namespace) -> None:
     while not clock.over:
         set_learning_rate(optimizer, learning_rate_factor(clock.progress))
         pairs = make_pairs(bank, batch, generator)
-        values = losses(net, pairs, options, clock.progress)
+        values = losses(net, pairs, options)
         optimizer.zero_grad(set_to_none=True)
         values["loss"].backward()
         torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
@@ -214,13 +218,13 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=4)
     parser.add_argument("--downsample", type=int, default=2)
     parser.add_argument("--stem", type=int, default=2)
-    parser.add_argument("--photos", type=int, default=24, help="homography pairs a batch")
-    parser.add_argument("--rooms", type=int, default=16, help="scene pairs a batch")
+    parser.add_argument("--photos", type=int, default=40, help="homography pairs a batch")
+    parser.add_argument("--rooms", type=int, default=24, help="scene pairs a batch")
     parser.add_argument("--size", type=int, default=192, help="side of a view in pixels")
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--facades", type=int, default=FACADES)
     parser.add_argument("--limit-images", type=int, help="load only so many images")
-    parser.add_argument("--validation-batches", type=int, default=3)
+    parser.add_argument("--validation-batches", type=int, default=2)
     parser.add_argument("--validate-seconds", type=float, default=90)
     parser.add_argument("--log-every", type=int, default=20)
     train(parser.parse_args())

@@ -69,7 +69,7 @@ def homography_pairs(
         angle = math.radians(12) * torch.randn(count, generator=generator, device=device)
         shift = centre + uniform(-0.12, 0.12, 2) * size * scale[:, None]
         stretch = uniform(-0.25, 0.25).exp()
-        tilt = uniform(-0.55, 0.55, 2) / size
+        tilt = uniform(-0.45, 0.45, 2) / size
         image_from_view.append(_homography(size, scale, angle, shift, stretch, tilt))
     first_grid = transform(image_from_view[0], pixel_grid(size, device))
     flow = transform(torch.linalg.inv(image_from_view[1]) @ image_from_view[0],
