@@ -17,7 +17,7 @@ class StreetOptions:
 
     street: int = option(1, "number of the street: another number is another place", minimum=0)
     detail: float = option(
-        1.0, "texels relative to 64 a metre; less is faster to paint", minimum=0.05, maximum=1.5
+        1.0, "texels relative to 64 a metre; less is faster to paint", minimum=0.1, maximum=1.5
     )
 
 
