@@ -15,6 +15,7 @@ from kapture_ros.dataset.records import (
     AccessPoint,
     Beacon,
     BluetoothRecord,
+    JsonValue,
     RigRow,
     Sensor,
     TrajectoryRow,
@@ -31,11 +32,16 @@ FIELDS = {"TYPE_WIFI": 7, "TYPE_BEACON": 10, "TYPE_WAYPOINT": 4}
 
 @dataclass(slots=True)
 class Walk:
-    """One file: scans and beacons by stamp, way points (stamp, x, y), what was damaged."""
+    """One file: scans and beacons by stamp, way points (stamp, x, y), what was damaged.
+
+    `ranging` has, for each beacon, the power in dBm that it announces for one metre, and
+    the distance in metres that the phone made of it.
+    """
 
     path: Path
     scans: dict[int, list[AccessPoint]] = field(default_factory=dict)
     beacons: dict[int, list[Beacon]] = field(default_factory=dict)
+    ranging: dict[int, list[tuple[int, float]]] = field(default_factory=dict)
     way_points: list[tuple[int, float, float]] = field(default_factory=list)
     head: dict[str, str] = field(default_factory=dict)
     damaged: list[str] = field(default_factory=list)
@@ -49,11 +55,12 @@ def read_walk(path: Path) -> Walk:
     """
     walk = Walk(path)
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        # Only a newline ends a line; a network's name may hold other separators.
+        lines = path.read_bytes().decode().removesuffix("\n").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"cannot read {path}: {error}") from error
     for number, line in enumerate(lines, 1):
-        if line.startswith("#"):
+        if not line or line.startswith("#"):
             # `#\tkey:value\tkey:value`
             items = (item.split(":", 1) for item in line.lstrip("#").split("\t"))
             walk.head |= {item[0].strip(): item[1] for item in items if len(item) == 2}
@@ -78,9 +85,11 @@ def _read_line(walk: Walk, cells: list[str]) -> bool:
                 heard = AccessPoint(bssid, ssid, int(frequency), int(rssi), last_seen)
                 walk.scans.setdefault(stamp, []).append(heard)
             case "TYPE_BEACON":
-                uuid, major, minor, rssi, address = (cells[2], *cells[3:5], cells[6], cells[8])
+                uuid, major, minor, power, rssi, distance, address, _ = cells[2:]
                 beacon = Beacon(address, int(rssi), f"{uuid}/{major}/{minor}")
+                ranged = (int(power), float(distance))
                 walk.beacons.setdefault(stamp, []).append(beacon)
+                walk.ranging.setdefault(stamp, []).append(ranged)
             case "TYPE_WAYPOINT":
                 walk.way_points.append((stamp, float(cells[2]), float(cells[3])))
     except ValueError:
@@ -109,14 +118,18 @@ def write_walk(walk: Walk, path: Path) -> None:
 
 def _records(walk: Walk) -> Iterator[WifiRecord | BluetoothRecord]:
     for stamp, points in sorted(walk.scans.items()):
-        # The oldest reading tells when the radio began to listen.
-        start = min((p.last_seen_ns for p in points if p.last_seen_ns), default=stamp)
+        # When the radio scanned is not known: phones also report what they heard before,
+        # here 28 s ago in the median.
         yield WifiRecord(
             stamp_ns=stamp,
             sensor_id="wifi",
             access_points=tuple(points),
-            scan_start_ns=min(start, stamp),
-            scan_end_ns=stamp,
+            scan_start_ns=0,
+            scan_end_ns=0,
         )
     for stamp, beacons in sorted(walk.beacons.items()):
-        yield BluetoothRecord(stamp_ns=stamp, sensor_id="bluetooth", beacons=tuple(beacons))
+        power, distance = zip(*walk.ranging[stamp], strict=True)
+        extra: dict[str, JsonValue] = {"tx_power": list(power), "distance": list(distance)}
+        yield BluetoothRecord(
+            stamp_ns=stamp, sensor_id="bluetooth", beacons=tuple(beacons), extra=extra
+        )

@@ -11,7 +11,8 @@ from kapture_ros.cli.main import main
 from kapture_ros.dataset.reader import open_dataset
 from kapture_ros.dataset.wifi_walks import MILLISECOND, read_walk
 
-WALK = """#\tstartTime:1574572522274
+WALK = """\
+#\tstartTime:1574572522274
 #\tSiteID:5dd3\tSiteName:a mall\tFloorName:B1
 1574572522291\tTYPE_WAYPOINT\t208.5\t216.25
 1574572522535\tTYPE_BEACON\tAAAA\t1\t2\t-56\t-84\t20.6\tE0:78:A3:3E:93:35\t1574572522535
@@ -38,7 +39,9 @@ def test_a_walk_comes_back_through_navers_library(tmp_path: Path):
     (record,) = open_dataset(tmp_path / "out" / "walk").records("wifi")
     assert record.access_points[0].ssid == "café, 2nd floor"
     assert record.access_points[1].last_seen_ns == 1574572523689 * MILLISECOND
-    assert record.scan_start_ns == 1574572522688 * MILLISECOND
+    assert (record.scan_start_ns, record.scan_end_ns) == (0, 0), "not known"
+    (heard,) = open_dataset(tmp_path / "out" / "walk").records("bluetooth")
+    assert heard.extra == {"tx_power": [-56], "distance": [20.6]}
 
 
 def test_damaged_lines_are_counted_and_a_file_that_is_no_walk_is_passed_over(
@@ -77,6 +80,9 @@ def test_real_walks_are_equal_after_the_way_through_kapture(shared_data: Path, t
         assert scans == walk.scans
         beacons = {r.stamp_ns: list(r.beacons) for r in dataset.records("bluetooth")}
         assert beacons == walk.beacons
+        for record in dataset.records("bluetooth"):
+            ranged = zip(record.extra["tx_power"], record.extra["distance"], strict=True)
+            assert list(ranged) == walk.ranging[record.stamp_ns]
         places = [
             (r.stamp_ns, *(-r.device_from_world.translation[:2])) for r in dataset.trajectory()
         ]
