@@ -1,8 +1,8 @@
 """Camera calibrations: CameraInfo of ROS to and from the parameters of kapture and COLMAP.
 
-kapture's models are COLMAP's, whose image coordinates put the centre of the first pixel at
-(0.5, 0.5); ROS and OpenCV put it at (0, 0). `PIXEL_CENTER` is added and taken away here and
-nowhere else: every `params` of a dataset is in COLMAP's coordinates.
+kapture's models are COLMAP's by name, but NAVER's own data and keypoints put the centre of
+the first pixel at (0, 0), as ROS and OpenCV do; COLMAP puts it at (0.5, 0.5). So the params
+of a dataset are those of CameraInfo, unshifted. `PIXEL_CENTER` is the difference.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 PIXEL_CENTER = 0.5
-"""COLMAP's coordinates minus those of ROS and OpenCV, in pixels."""
+"""COLMAP's coordinates minus those of kapture, ROS and OpenCV, in pixels."""
 
 UNKNOWN_CAMERA = "UNKNOWN_CAMERA"
 PINHOLE_DISTORTIONS = ("plumb_bob", "rational_polynomial", "radtan", "")
@@ -67,7 +67,7 @@ def model_of_camera_info(info: Any, *, rectified: bool) -> CameraModel:
     """The model of a sensor_msgs/CameraInfo, ROS 1 or 2, for the images it comes with.
 
     K and P are of the full sensor; region of interest and binning are applied. Binning
-    averages pixels, so it scales COLMAP's coordinates, which begin at the pixels' edge.
+    averages pixels, so it scales coordinates that begin at the pixels' edge.
     What no model of kapture can say exactly becomes UNKNOWN_CAMERA with a note.
     """
     roi, bins = info.roi, (max(int(info.binning_x), 1), max(int(info.binning_y), 1))
@@ -92,7 +92,8 @@ def model_of_camera_info(info: Any, *, rectified: bool) -> CameraModel:
         return unknown_camera(width, height, f"no model for '{kind}' with D = {distortion}")
     offsets = np.array([int(roi.x_offset), int(roi.y_offset)])
     focal = np.array([matrix[0, 0], matrix[1, 1]]) / bins
-    center = (np.array([matrix[0, 2], matrix[1, 2]]) + PIXEL_CENTER - offsets) / bins
+    center = np.array([matrix[0, 2], matrix[1, 2]]) - offsets
+    center = (center + PIXEL_CENTER) / bins - PIXEL_CENTER
     values = (*focal.tolist(), *center.tolist(), *coefficients)
     return CameraModel(name, width, height, values)
 
@@ -115,7 +116,7 @@ def opencv_camera(params: tuple[str, ...] | list[str]) -> tuple[Array, Array, bo
     if name not in ("PINHOLE", "OPENCV", "FULL_OPENCV", "OPENCV_FISHEYE"):
         return None
     fx, fy, cx, cy = values[:4]
-    K = np.array([[fx, 0, cx - PIXEL_CENTER], [0, fy, cy - PIXEL_CENTER], [0, 0, 1.0]])
+    K = np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1.0]])
     return K, np.array(values[4:]), name == "OPENCV_FISHEYE"
 
 

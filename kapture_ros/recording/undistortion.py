@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from kapture_ros.dataset.camera_models import PIXEL_CENTER, CameraModel, opencv_camera
+from kapture_ros.dataset.camera_models import CameraModel, opencv_camera
 from kapture_ros.dataset.records import FilePayload, ImageRecord
 from kapture_ros.messages.common import MessageError
 from kapture_ros.messages.encodings import Pixels
@@ -48,7 +48,7 @@ class Undistortion:
         else:
             new_K, _ = cv2.getOptimalNewCameraMatrix(K, distortion, size, alpha=0.0)
             maps = cv2.initUndistortRectifyMap(K, distortion, None, new_K, size, cv2.CV_16SC2)
-        center = (new_K[0, 2] + PIXEL_CENTER, new_K[1, 2] + PIXEL_CENTER)
+        center = (new_K[0, 2], new_K[1, 2])
         values = tuple(float(v) for v in (new_K[0, 0], new_K[1, 1], *center))
         return cls(CameraModel("PINHOLE", *size, values).params, maps)
 

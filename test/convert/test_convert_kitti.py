@@ -71,7 +71,7 @@ def test_intrinsics_are_those_of_camera_info_half_a_pixel_on(converted) -> None:
     for sensor_id in CAMERAS.values():
         model, *numbers = dataset.sensors[sensor_id].params
         assert model == "PINHOLE"
-        expected = [*SIZE, K[0, 0], K[1, 1], K[0, 2] + 0.5, K[1, 2] + 0.5]
+        expected = [*SIZE, K[0, 0], K[1, 1], K[0, 2], K[1, 2]]
         assert list(map(float, numbers)) == expected
 
 

@@ -51,7 +51,7 @@ def projected_by_colmap(model) -> np.ndarray:
         ("fisheye", (0, 0, 0, 0), "OPENCV_FISHEYE"),
     ],
 )
-def test_colmap_projects_where_opencv_does_half_a_pixel_on(model, d, name, ros) -> None:
+def test_colmap_projects_where_opencv_does(model, d, name, ros) -> None:
     found = model_of_camera_info(info(model, d, ros), rectified=False)
     coefficients = np.array(d, float)
     if name == "OPENCV_FISHEYE":
@@ -61,7 +61,7 @@ def test_colmap_projects_where_opencv_does_half_a_pixel_on(model, d, name, ros) 
     else:
         pixels = cv2.projectPoints(POINTS, np.zeros(3), np.zeros(3), K, coefficients)[0][:, 0]
     assert found.name == name
-    assert np.allclose(projected_by_colmap(found), pixels + 0.5, atol=1e-6)
+    assert np.allclose(projected_by_colmap(found), pixels, atol=1e-6)
     matrix, distortion, fisheye = opencv_camera(found.params)
     assert np.allclose(matrix, K, atol=1e-9)
     assert fisheye == (name == "OPENCV_FISHEYE")
@@ -72,7 +72,7 @@ def test_colmap_projects_where_opencv_does_half_a_pixel_on(model, d, name, ros) 
 def test_rectified_topics_are_pinhole_with_p() -> None:
     p = np.array([400.0, 0, 300, -40, 0, 400, 200, 0, 0, 0, 1, 0])
     found = model_of_camera_info(info(d=(-0.3, 0.1, 0, 0, 0), p=p), rectified=True)
-    assert (found.name, found.values) == ("PINHOLE", (400.0, 400.0, 300.5, 200.5))
+    assert (found.name, found.values) == ("PINHOLE", (400.0, 400.0, 300.0, 200.0))
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,8 @@ def test_region_of_interest_and_binning_are_those_of_the_images_pixels(offset, b
     found = model_of_camera_info(info(roi=roi, binning_x=bins, binning_y=bins), rectified=False)
     full = projected_by_colmap(model_of_camera_info(info(), rectified=False))
     assert (found.width, found.height) == (400 // bins, 320 // bins)
-    assert np.allclose(projected_by_colmap(found), (full - offset) / bins, atol=1e-9)
+    expected = (full + 0.5 - offset) / bins - 0.5
+    assert np.allclose(projected_by_colmap(found), expected, atol=1e-9)
 
 
 @pytest.mark.parametrize(
