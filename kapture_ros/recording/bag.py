@@ -107,6 +107,9 @@ class Bag:
         try:
             files = [file for path in paths for file in self._files(path)]
             self._parts = [self._open_part(self._unpacked(file)) for file in files]
+        except OSError as error:
+            self._stack.close()
+            raise InputError(f"cannot read {error.filename}: {error.strerror}") from error
         except BaseException:
             self._stack.close()
             raise
@@ -140,11 +143,6 @@ class Bag:
     def end_ns(self) -> int:
         """When the last message was recorded."""
         return max((part.end_ns for part in self._parts), default=0)
-
-    @property
-    def nbytes(self) -> int:
-        """The size of its files."""
-        return sum(_size(part.path) for part in self._parts)
 
     def messages(
         self,
@@ -460,11 +458,6 @@ def _is_unindexed(reader: Any) -> bool:
     """An MCAP file without chunks, which rosbags reads only if it is sorted by time."""
     storage = getattr(reader, "storage", None)
     return isinstance(storage, McapReader) and not storage.chunks
-
-
-def _size(path: Path) -> int:
-    files = path.iterdir() if path.is_dir() else [path]
-    return sum(file.stat().st_size for file in files)
 
 
 def _open_nmea(path: Path) -> _Part:
