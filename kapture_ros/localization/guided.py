@@ -118,7 +118,7 @@ def expect(
     size = np.array([camera.camera.width, camera.camera.height])
     with np.errstate(invalid="ignore"):  # NaN behind the camera
         near = ((pixels > -radius[:, None]) & (pixels < size + radius[:, None])).all(axis=1)
-    near &= np.isfinite(radius)
+    near &= np.isfinite(radius) & (visual_map.points.track_length[rows] > 0)
     observations = _nearest_observations(visual_map, rows[near], pose.translation)
     return Expected(rows[near], observations, pixels[near], radius[near])
 
@@ -145,7 +145,7 @@ def _nearest_observations(visual_map: VisualMap, rows: Rows, position: Array) ->
     """For each point the observation from the map image nearest to a position."""
     points = visual_map.points
     counts = points.offsets[rows + 1] - points.offsets[rows]
-    starts = np.concatenate([[0], np.cumsum(counts)[:-1]]).astype(np.int64)
+    starts = np.cumsum(counts) - counts
     within = np.arange(counts.sum()) - np.repeat(starts, counts)
     observations = points.observations[np.repeat(points.offsets[rows], counts) + within]
     centers = visual_map.image_centers[visual_map.observing_images(observations)]

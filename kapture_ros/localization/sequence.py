@@ -68,6 +68,7 @@ class SequenceLocalizer:
         self._fix_ns: int | None = None
         self._window_size = 0
         self._supported = False
+        self._gated = False
 
     def add_odometry(self, sample: OdometrySample) -> bool:
         """Take a sample; False if it is not newer than the last one."""
@@ -177,11 +178,13 @@ class SequenceLocalizer:
             return estimate
         missing = stamp - state.fix_ns > self.options.tracking.retrieve_after * SECOND
         if missing or self._rejected or not self._supported:
-            whole = self._retrieve(query)
-            if whole.accepted:
+            # Look-alikes elsewhere must not hide the right place, nor the prediction a wrong one:
+            # the neighbourhood and the whole map are searched in turn.
+            self._gated = not self._gated and not self._rejected
+            estimate = self._retrieve(query, prior if self._gated else None)
+            if estimate.accepted:
                 self._window_size = 1
-                self._fuse(whole)
-            return whole
+                self._fuse(estimate)
         return estimate
 
     def _guided(
@@ -276,10 +279,15 @@ class SequenceLocalizer:
         self._start(_fix(found))
         return found
 
-    def _retrieve(self, query: Query) -> Estimate:
-        """The localizer's answer from the whole map; what it retrieved moves the places."""
+    def _retrieve(self, query: Query, prior: PosePrior | None = None) -> Estimate:
+        """The localizer's answer, from near the prior or from the whole map.
+
+        What the whole map offers moves the places.
+        """
         gnss = None if self.motion.initialized else query.gnss
-        estimate = self.localizer.localize(replace(query, gnss=gnss, prior=None))
+        estimate = self.localizer.localize(replace(query, gnss=gnss, prior=prior))
+        if prior is not None:
+            return estimate
         odom = self.motion.odometry.at(query.stamp_ns)
         before, self._place_odom = self._place_odom, odom
         motion = None if before is None else before.inverse() @ odom
@@ -326,7 +334,7 @@ class SequenceLocalizer:
         if innovation.accepted:
             self._rejected.clear()
             self._window.clear()
-            self._supported = True
+            self._supported, self._gated = True, False
             self._fixed(fix)
             return
         insort(self._rejected, fix, key=lambda known: known.stamp_ns)
@@ -338,8 +346,7 @@ class SequenceLocalizer:
         self.motion.initialize(fix, like=self._learned)
         self._candidates, self._rejected = [], []
         self._window.clear()
-        self._check.forget()
-        self._supported = True
+        self._supported, self._gated = True, False
         self._fixed(fix)
 
     def _fixed(self, fix: Fix) -> None:

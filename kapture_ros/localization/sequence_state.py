@@ -135,10 +135,6 @@ class SelfCheck:
         while innovation.stamp_ns - self._squares[0][0] > self.PERIOD_NS:
             self._squares.popleft()
 
-    def forget(self) -> None:
-        """Begin anew, after a new start of the filter."""
-        self._squares.clear()
-
     @property
     def inflation(self) -> float:
         """Factor by which the covariances are too small; 1 if they may be right."""

@@ -1,0 +1,132 @@
+"""Guided matching: what the prediction promises is found, and nothing where it is wrong."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from street_world import CAMERA, FRONT_FROM_BASE, Conditions, along, make_query, make_world
+
+from kapture_ros.localization.cameras import MountedCamera
+from kapture_ros.localization.guided import GuidedOptions, expect, match_guided, solve_guided
+from kapture_ros.localization.localizer import View
+from kapture_ros.localization.options import PoseOptions
+from kapture_ros.localization.refinement import PosePrior
+from kapture_ros.transforms import Transform
+from kapture_ros.transforms.se3 import difference, disturb
+
+SIGMA = np.array([0.4, 0.4, 0.4, 0.02, 0.02, 0.02])
+OPTIONS = GuidedOptions()
+MOUNTED = MountedCamera(CAMERA, FRONT_FROM_BASE)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    return make_world(tmp_path_factory.mktemp("guided") / "map")
+
+
+def look(world, base, rng, conditions=Conditions()):  # noqa: B008
+    query = make_query(world, base, 1, rng, conditions)
+    return [View(0, MOUNTED, query.images[0].features)]
+
+
+def disturbed(base: Transform, rng: np.random.Generator) -> PosePrior:
+    return PosePrior(disturb(base, rng.normal(0, SIGMA)), np.diag(SIGMA**2))
+
+
+def solve(world, views, prior):
+    matches = match_guided(world.map, views, prior, OPTIONS)
+    return matches, solve_guided(matches, [MOUNTED], prior, PoseOptions(), OPTIONS)
+
+
+def test_a_pose_from_guided_matches_is_accurate_and_honest(world):
+    rng = np.random.default_rng(0)
+    errors, nees, share = [], [], []
+    for metres in np.linspace(5, 340, 30):
+        base = along(metres, 0.7)
+        matches, solution = solve(world, look(world, base, rng), disturbed(base, rng))
+        assert solution is not None
+        share.append(solution.count / len(matches))
+        errors.append(solution.map_from_base.distance_to(base)[0])
+        error = difference(solution.map_from_base, base)
+        nees.append(error @ np.linalg.solve(solution.covariance, error))
+    assert np.median(errors) < 0.05
+    assert np.median(share) > 0.95
+    assert 3.5 < np.mean(nees) < 9.5
+
+
+def test_where_the_prediction_is_wrong_almost_nothing_matches(world):
+    rng = np.random.default_rng(1)
+    for metres in (20, 90, 250, 330):
+        views = look(world, along(metres), rng)
+        matches, solution = solve(world, views, disturbed(along(metres - 50), rng))
+        assert len(matches) < 5
+        assert solution is None or solution.count < 5
+
+
+def test_the_search_radius_follows_the_covariance_within_its_limits(world):
+    rows = np.arange(len(world.points))
+    base = along(60)
+    radius = {}
+    for factor in (1e-3, 0.25, 0.5, 100.0):
+        prior = PosePrior(base, factor**2 * np.diag(SIGMA**2))
+        expected = expect(world.map, rows, MOUNTED, prior, OPTIONS)
+        radius[factor] = dict(zip(expected.points, expected.radius, strict=True))
+    assert set(radius[1e-3].values()) == {OPTIONS.min_radius}
+    assert set(radius[100.0].values()) == {OPTIONS.max_radius}
+    free = [p for p, r in radius[0.25].items()
+            if OPTIONS.min_radius < r and radius[0.5][p] < OPTIONS.max_radius]  # fmt: skip
+    assert free
+    np.testing.assert_allclose(
+        [radius[0.5][p] for p in free], [2 * radius[0.25][p] for p in free], rtol=1e-6
+    )
+
+
+def test_the_radius_covers_the_error_of_the_prediction(world):
+    """True projections lie within three sigma of where the prediction puts them."""
+    rng = np.random.default_rng(2)
+    wide = replace(OPTIONS, min_radius=1.0, max_radius=1e6)
+    inside = []
+    for metres in np.linspace(10, 300, 20):
+        base = along(metres)
+        expected = expect(
+            world.map, np.arange(len(world.points)), MOUNTED, disturbed(base, rng), wide
+        )
+        local = (FRONT_FROM_BASE @ base.inverse()).apply(world.map.points.xyz[expected.points])
+        ahead = local[:, 2] > 2
+        true = MOUNTED.project(local[ahead])
+        off = np.linalg.norm(true - expected.pixels[ahead], axis=1)
+        inside.append((off < expected.radius[ahead]).mean())
+    assert np.mean(inside) > 0.97
+
+
+def test_points_are_expected_only_from_the_side_they_were_mapped_from(world):
+    rng = np.random.default_rng(3)
+    base = along(150)
+    there = look(world, base, rng)
+    back = base @ Transform.exp([0, 0, 0, 0, 0, np.pi])
+    assert len(match_guided(world.map, there, PosePrior(base, np.diag(SIGMA**2)), OPTIONS)) > 50
+    assert len(match_guided(world.map, there, PosePrior(back, np.diag(SIGMA**2)), OPTIONS)) == 0
+
+
+def test_off_the_map_there_is_nothing_and_no_error(world):
+    rng = np.random.default_rng(4)
+    views = look(world, along(50), rng)
+    nowhere = PosePrior(Transform(translation=np.array([0, -5000.0, 0])), np.diag(SIGMA**2))
+    matches, solution = solve(world, views, nowhere)
+    assert len(matches) == 0
+    assert solution is None
+
+
+def test_the_nearest_map_image_describes_a_point(world):
+    base = along(100)
+    prior = PosePrior(base, np.diag(SIGMA**2))
+    expected = expect(world.map, np.arange(len(world.points)), MOUNTED, prior, OPTIONS)
+    for point, row in list(zip(expected.points, expected.observations, strict=True))[:50]:
+        assert world.map.observation_points[row] == point
+        rows = world.map.point_observations(point)
+        centers = world.map.image_centers[world.map.observing_images(rows)]
+        best = np.linalg.norm(centers - base.translation, axis=1).min()
+        chosen = world.map.image_centers[world.map.observing_images([row])[0]]
+        assert np.linalg.norm(chosen - base.translation) == pytest.approx(best)

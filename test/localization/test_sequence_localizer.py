@@ -1,0 +1,276 @@
+"""The sequence localizer on simulated drives: never lost for long, never jumping, honest."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from sequence_run import run
+from street_world import (
+    NOISE,
+    SPEED,
+    START,
+    TWIN,
+    Conditions,
+    Trip,
+    along,
+    gnss,
+    make_drive,
+    make_query,
+    make_world,
+)
+
+from kapture_ros.localization.localizer import Localizer
+from kapture_ros.localization.motion_filter import SECOND, Innovation, MotionOptions, OdometrySample
+from kapture_ros.localization.query import Query, QueryImage, Reason
+from kapture_ros.localization.sequence import SequenceLocalizer
+from kapture_ros.localization.sequence_state import (
+    ConstantVelocity,
+    MotionSource,
+    SelfCheck,
+    SequenceOptions,
+    State,
+)
+from kapture_ros.transforms import Transform
+
+NORMAL, WEAK, DARK = Conditions(), Conditions(true_count=5), Conditions(true_count=0)
+INDEPENDENT = SequenceOptions(motion=MotionOptions(fix_correlation=0.0))
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    return make_world(tmp_path_factory.mktemp("sequence") / "map")
+
+
+@pytest.fixture(scope="module")
+def localizer(world):
+    return Localizer(world.map)
+
+
+def drive_through(world, localizer, trip, conditions=NORMAL, seed=0, options=None, noise=NOISE):
+    rng = np.random.default_rng(seed)
+    drive = make_drive(rng, trip, noise)
+    sequence = SequenceLocalizer(localizer, options)
+    return run(world, sequence, drive, rng, conditions), sequence
+
+
+def test_a_normal_drive_is_tracked_smoothly_and_to_centimetres(world, localizer):
+    result, _ = drive_through(world, localizer, Trip(start=0, end=100))
+    assert result.seconds_until(State.TRACKING) < 1.0
+    assert result.recall(0.25, 2.0, after=5) == 1.0
+    metres, degrees = result.largest_jump()
+    assert metres < 0.5
+    assert degrees < 2.0
+    after = result.answers[5:]
+    assert {pose.state for pose in after} == {State.TRACKING}
+    assert all(pose.consistent for pose in after)
+    retrieved = [pose for pose in after if pose.estimate.candidates]
+    assert not retrieved, "guided matching needs no retrieval"
+
+
+def test_the_covariance_is_honest_over_drives(world, localizer):
+    """Mean NEES; the errors of this map's points are independent, hence no correlation."""
+    means = []
+    for start in (15, 55, 215, 255, 295):
+        trip = Trip(start=start, end=start + 25)
+        result, _ = drive_through(world, localizer, trip, seed=start, options=INDEPENDENT)
+        means.append(np.mean(result.nees()[3:]))
+    # Errors live on for about five frames: 5 drives of 47 frames are about 47 samples.
+    assert 4.6 < np.mean(means) < 7.4
+
+
+def test_weak_frames_are_carried_by_the_window(world, localizer):
+    """Five true matches a frame: none gives a pose alone, the drive goes on."""
+    result, _ = drive_through(
+        world, localizer, Trip(start=10, end=60), lambda t: NORMAL if t < 1 else WEAK
+    )
+    weak = [pose for pose in result.answers if pose.stamp_ns > START + SECOND]
+    windows = [p for p in weak if p.estimate.accepted]
+    assert len(windows) > len(weak) / 8
+    assert all(p.window_size > 1 for p in windows)
+    assert result.recall(0.5, 5.0, after=6) == 1.0
+    assert result.worst_accepted() < 0.5
+    assert max(result.largest_jump()[0], 0) < 0.5
+
+
+def test_half_a_minute_without_images_ends_in_tracking_again(world, localizer):
+    silent = (4.0, 34.0)
+    result, _ = drive_through(
+        world,
+        localizer,
+        Trip(start=0, end=200),
+        lambda t: None if silent[0] < t < silent[1] else NORMAL,
+        seed=3,
+    )
+    first, last = (START + int(t * SECOND) for t in (silent[0] + 2, silent[1]))
+    published = [pose for pose in result.published if first < pose.stamp_ns < last]
+    assert {pose.state for pose in published} <= {State.COASTING, State.LOST}
+    known = [p for p in published if p.map_from_base is not None]
+    assert known
+    for pose in known[::50]:
+        sigma = np.sqrt(np.linalg.eigvalsh(pose.covariance[:3, :3])[-1])
+        assert result.error(pose)[0] < 4 * sigma
+    assert result.seconds_until(State.TRACKING, silent[1]) < 2.0
+    assert result.worst_accepted() < 0.5
+
+
+def test_a_kidnapped_vehicle_knows_within_two_seconds_and_recovers(world, localizer):
+    trip = Trip(start=10, end=70, jump=(40, 290))
+    result, _ = drive_through(world, localizer, trip)
+    jump = (40 - 10) / SPEED
+    lost = result.seconds_until(State.LOST, jump)
+    assert lost < 2.0
+    assert result.seconds_until(State.TRACKING, jump + lost) < 3.0
+    assert result.worst_accepted() < 0.5
+    assert result.answers[-1].state is State.TRACKING
+
+
+def test_between_look_alike_streets_no_pose_is_claimed_until_they_differ(world, localizer):
+    result, _ = drive_through(world, localizer, Trip(start=TWIN[0] + 5, end=TWIN[1] + 40), seed=1)
+    assert result.worst_accepted() < 0.5
+    inside = result.answers[:55]
+    assert all(pose.map_from_base is None for pose in inside)
+    assert {pose.state for pose in inside} <= {State.UNINITIALIZED, State.INITIALIZING}
+    assert result.answers[-1].state is State.TRACKING
+
+
+def test_driving_into_a_look_alike_street_the_track_is_kept(world, localizer):
+    result, _ = drive_through(world, localizer, Trip(start=TWIN[0] - 30, end=TWIN[0] + 40))
+    assert {p.state for p in result.answers[5:]} == {State.TRACKING}
+    assert result.worst_accepted() < 0.5
+
+
+def test_frames_that_come_late_and_out_of_order_are_fused_at_their_stamp(world, localizer):
+    rng = np.random.default_rng(5)
+    drive = make_drive(rng, Trip(start=20, end=60))
+    sequence = SequenceLocalizer(localizer)
+    queries = [make_query(world, drive.truth[s], s, rng) for s in drive.frames]
+    order = np.arange(len(queries))
+    for k in range(10, len(order) - 3, 3):
+        order[k : k + 3] = rng.permutation(order[k : k + 3])
+    samples = iter(drive.odometry)
+    newest = 0
+    for row in order:
+        newest = max(newest, queries[row].stamp_ns)
+        due = []
+        for sample in samples:
+            due.append(sample)
+            if sample.stamp_ns >= newest + SECOND // 10:
+                break
+        answer = sequence.update(queries[row], due)
+        if row > 10:
+            assert answer.state is State.TRACKING
+            error, _ = answer.map_from_base.distance_to(drive.truth[answer.stamp_ns])
+            assert error < 0.25
+    again = sequence.update(queries[-1])
+    assert again.estimate.reason is Reason.LATE
+    old = sequence.update(replace(queries[0], stamp_ns=START - 30 * SECOND))
+    assert old.estimate.reason is Reason.LATE
+
+
+def test_without_odometry_the_last_motion_goes_on(world, localizer):
+    rng = np.random.default_rng(6)
+    drive = make_drive(rng, Trip(start=15, end=75))
+    sequence = SequenceLocalizer(localizer)
+    answers = [
+        sequence.update(make_query(world, drive.truth[stamp], stamp, rng)) for stamp in drive.frames
+    ]
+    assert {pose.motion for pose in answers} == {MotionSource.CONSTANT_VELOCITY}
+    assert all(pose.state is State.TRACKING for pose in answers[8:])
+    errors = [p.map_from_base.distance_to(drive.truth[p.stamp_ns])[0] for p in answers[8:]]
+    assert max(errors) < 0.25
+    between = sequence.pose_at(drive.frames[-1] + SECOND // 20)
+    truth = along(15 + SPEED * (drive.frames[-1] - START) / SECOND + SPEED / 20, 0.7)
+    assert between.map_from_base.distance_to(truth)[0] < 0.25
+
+
+def test_odometry_that_appears_later_takes_over(world, localizer):
+    rng = np.random.default_rng(7)
+    drive = make_drive(rng, Trip(start=15, end=40))
+    sequence = SequenceLocalizer(localizer)
+    odometry = {sample.stamp_ns: sample for sample in drive.odometry}
+    for number, stamp in enumerate(drive.frames):
+        if number >= 8:
+            sequence.add_odometry(odometry[stamp])
+        answer = sequence.update(make_query(world, drive.truth[stamp], stamp, rng))
+    assert answer.motion is MotionSource.ODOMETRY
+    assert answer.state is State.TRACKING
+
+
+def test_gnss_that_excludes_the_pose_raises_the_alarm_and_moves_nothing(world, localizer):
+    rng = np.random.default_rng(8)
+    drive = make_drive(rng, Trip(start=15, end=65))
+
+    def change(query: Query, stamp: int) -> Query:
+        off = 20.0 if stamp > START + 5 * SECOND else 0.0
+        return replace(query, gnss=gnss(drive.truth[stamp], rng, off))
+
+    result = run(world, SequenceLocalizer(localizer), drive, rng, NORMAL, change)
+    before = [p for p in result.answers if p.stamp_ns < START + 5 * SECOND]
+    after = [p for p in result.answers if p.stamp_ns > START + 6 * SECOND]
+    assert not any(pose.gnss_disagrees for pose in before)
+    assert all(pose.gnss_disagrees for pose in after)
+    assert result.worst_accepted() < 0.5
+    assert {p.state for p in after} == {State.TRACKING}
+
+
+def test_odometry_worse_than_declared_is_noticed_and_the_covariance_inflated(world, localizer):
+    noisy = MotionOptions(odometry_position_noise=0.08, odometry_rotation_noise=0.008)
+    result, _ = drive_through(world, localizer, Trip(start=215, end=275), noise=noisy)
+    last = result.answers[-1]
+    assert not last.consistent
+    assert last.inflation > 1.2
+    assert last.state is State.TRACKING
+
+
+def test_an_image_that_shows_nothing_is_answered_with_its_reason(world, localizer):
+    rng = np.random.default_rng(9)
+    query = make_query(world, along(50), START, rng)
+    dark = replace(query.images[0], features=None, pixels=np.zeros((480, 640), np.uint8))
+    sequence = SequenceLocalizer(localizer)
+    answer = sequence.update(replace(query, images=(dark,)), [OdometrySample(START, Transform())])
+    assert answer.state is State.UNINITIALIZED
+    assert answer.map_from_base is None
+    assert answer.estimate.reason is Reason.BAD_INPUT
+    none = sequence.update(Query(START + SECOND, ()))
+    assert none.estimate.reason is Reason.BAD_INPUT
+
+
+def test_a_wrong_image_makes_no_tracking_claim(world, localizer):
+    """One image of nothing that is expected: COASTING, and back with the next good one."""
+    result, _ = drive_through(
+        world, localizer, Trip(start=15, end=35), lambda t: DARK if 2.0 <= t < 2.15 else NORMAL
+    )
+    states = [pose.state for pose in result.answers]
+    assert states[10] is State.COASTING
+    assert states[12] is State.TRACKING
+
+
+def test_the_self_check_is_chi_square():
+    rng = np.random.default_rng(0)
+    check = SelfCheck()
+    for number in range(60):
+        check.add(Innovation(number * SECOND, float(rng.chisquare(6)), True), 22.5)
+    assert check.inflation == 1.0
+    for number in range(60, 120):
+        check.add(Innovation(number * SECOND, 2 * float(rng.chisquare(6)), True), 22.5)
+    assert 1.5 < check.inflation < 2.2
+
+
+def test_constant_velocity_goes_on_and_stands_without_poses():
+    motion = ConstantVelocity()
+    assert motion.sample(START).odom_from_base == Transform()
+    step = Transform.exp([0.5, 0, 0, 0, 0, 0.02])
+    motion.learn(START, Transform())
+    motion.learn(START + SECOND // 10, step)
+    moved = motion.sample(START + SECOND // 10).odom_from_base
+    np.testing.assert_allclose(moved.matrix(), step.matrix(), atol=1e-9)
+    motion.forget()
+    assert motion.sample(START + SECOND).odom_from_base == moved
+
+
+def test_no_image_is_a_query_too(world, localizer):
+    camera = make_query(world, along(50), START, np.random.default_rng(0)).images[0].camera
+    answer = SequenceLocalizer(localizer).update(Query(START, (QueryImage(camera),)))
+    assert answer.estimate.reason is Reason.BAD_INPUT
