@@ -7,7 +7,8 @@ pixel coordinates of the dataset, so nothing is shifted here.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -200,3 +201,22 @@ def require_points(model: pycolmap.Reconstruction, doing: str) -> None:
             f"{doing} gave no points: the images do not overlap, the poses or the calibration "
             "are wrong, or the features do not match"
         )
+
+
+def reference_from_rig(images: ImageTable, frame: pycolmap.Frame) -> Transform:
+    """From our rig frame to COLMAP's, which is that of the rig's reference camera."""
+    sensors = images.rigs.get(images.frame_rigs[frame.frame_id - 1], {})
+    assert frame.rig is not None  # every frame of a reconstruction has one
+    camera = images.cameras[frame.rig.ref_sensor_id.id - 1]
+    return sensors.get(camera.sensor_id, Transform())
+
+
+@contextlib.contextmanager
+def quiet_colmap() -> Iterator[None]:
+    """Let COLMAP log errors only: its progress is ours to show."""
+    before = pycolmap.logging.minloglevel
+    pycolmap.logging.minloglevel = pycolmap.logging.ERROR.value
+    try:
+        yield
+    finally:
+        pycolmap.logging.minloglevel = before

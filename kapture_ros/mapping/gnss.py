@@ -175,7 +175,11 @@ def antenna_in_rig(images: ImageTable, sensor_id: str) -> Array:
 
 
 def tie_to_rigs(
-    images: ImageTable, track: RigTrack, fixes: Sequence[GnssFixes], datum: Datum
+    images: ImageTable,
+    track: RigTrack,
+    fixes: Sequence[GnssFixes],
+    datum: Datum,
+    correlation_s: float = 0.0,
 ) -> Positions:
     """Every fix as a measurement of the antenna at the instant nearest in time.
 
@@ -184,6 +188,8 @@ def tie_to_rigs(
 
     Args:
         fixes: one entry a drive.
+        correlation_s: seconds over which errors persist; covariances grow accordingly
+            (`inflation`). Zero leaves them as the receiver told them.
 
     Returns:
         Measurements whose `rows` are rows of the track.
@@ -192,7 +198,7 @@ def tie_to_rigs(
     for session, own in enumerate(fixes):
         part = np.flatnonzero(track.sessions == session)
         if len(part) >= 2 and len(own):
-            found.append(_tie(images, track, part, own, datum))
+            found.append(_tie(images, track, part, own, datum, correlation_s))
     return Positions(
         np.concatenate([part.rows for part in found]),
         np.concatenate([part.points for part in found]),
@@ -207,6 +213,7 @@ def _tie(
     part: npt.NDArray[np.int64],
     fixes: GnssFixes,
     datum: Datum,
+    correlation_s: float,
 ) -> Positions:
     levers = np.array([antenna_in_rig(images, s) for s in fixes.sensors]).reshape(-1, 3)
     stamps = track.stamps[part]
@@ -221,8 +228,35 @@ def _tie(
     moved = start + fraction[:, None] * (end - start)
     nearest = np.where(fraction < 0.5, before, after)
     here = track.translations[nearest] + track.rotations[nearest].apply(levers)
-    measured = fixes.positions(datum) + here - moved
-    return Positions(nearest[inside], measured[inside], levers[inside], fixes.covariances[inside])
+    at = fixes.positions(datum)
+    growth = inflation(
+        (at - moved)[inside], fixes.covariances[inside], fixes.stamps[inside], correlation_s
+    )
+    covariances = fixes.covariances[inside] * growth
+    return Positions(nearest[inside], (at + here - moved)[inside], levers[inside], covariances)
+
+
+def inflation(
+    residuals: Array, covariances: Array, stamps: npt.NDArray[np.int64], correlation_s: float
+) -> float:
+    """By how much errors that persist enlarge the variance of each of many fixes.
+
+    A receiver's error is partly white and partly a slow bias. The white part shows in the
+    differences of successive residuals against the track (G, 3); what the told variance
+    holds beyond that persists, so that of all fixes within twice the correlation time
+    together only one counts.
+    """
+    count = len(residuals)
+    if correlation_s <= 0 or count < 4:
+        return 1.0
+    steps = np.diff(residuals[:, :2], axis=0)
+    # The median of squares, scaled to the variance of a normal distribution.
+    white = float(np.median(steps**2) / 0.455 / 2.0)
+    told = float(np.median(covariances[:, 0, 0] + covariances[:, 1, 1]) / 2.0)
+    slow = max(0.0, 1.0 - white / told)
+    interval = float(stamps[-1] - stamps[0]) / 1e9 / (count - 1)
+    together = min(max(2.0 * correlation_s / max(interval, 1e-9), 1.0), float(count))
+    return (1.0 - slow) + slow * together
 
 
 def positions_of_images(images: ImageTable, fixes: GnssFixes, datum: Datum) -> Array:

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import pycolmap
 from scipy.spatial.transform import Rotation
 
+from kapture_ros.mapping.adjustment import Motion
 from kapture_ros.mapping.colmap import colmap_camera, structure_of
 from kapture_ros.mapping.feature_files import FeatureFolder
 from kapture_ros.mapping.gnss import RigTrack, map_from_rig, sensor_from_rig
@@ -116,17 +117,10 @@ def _as_edges(found: list[tuple[int, int, Transform]]) -> RelativePoses:
     )
 
 
-def odometry_edges(
-    track: RigTrack, drift_metres: float, drift_radians: float, breaks: npt.NDArray[np.bool_]
-) -> RelativePoses:
-    """The track's own steps as measurements.
-
-    Args:
-        drift_metres: standard deviation per metre moved.
-        drift_radians: standard deviation per metre moved.
-        breaks: (F - 1,) where two successive instants belong to different drives.
-    """
-    first = np.flatnonzero(~breaks)
+def odometry_edges(motion: Motion) -> RelativePoses:
+    """The steps of the odometry as measurements; none between two drives."""
+    track = motion.track
+    first = np.flatnonzero(~track.breaks)
     second = first + 1
     steps = (
         track.rotations[first].inv().apply(track.translations[second] - track.translations[first])
@@ -137,5 +131,5 @@ def odometry_edges(
         second,
         track.rotations[first].inv() * track.rotations[second],
         steps,
-        np.stack([drift_metres * length, drift_radians * length], axis=1),
+        np.stack([motion.drift_metres * length, motion.drift_radians * length], axis=1),
     )

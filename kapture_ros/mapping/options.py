@@ -72,6 +72,9 @@ class PoseOptions:
     gnss_sigma: float = option(
         2.0, "horizontal deviation of fixes that come without one", unit="m", minimum=0.001
     )
+    gnss_correlation: float = option(
+        30.0, "time over which errors of fixes persist", unit="s", minimum=0
+    )
     incremental: bool = option(False, "without poses: incremental instead of global mapping")
 
 

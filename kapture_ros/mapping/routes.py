@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 import pycolmap
 
-from kapture_ros.errors import InputError
 from kapture_ros.mapping import georeference
+from kapture_ros.mapping.adjustment import Constraints, Motion, adjust
 from kapture_ros.mapping.colmap import with_results_of
 from kapture_ros.mapping.feature_files import FeatureFolder
 from kapture_ros.mapping.gnss import (
@@ -31,15 +31,7 @@ from kapture_ros.mapping.images import ImageTable
 from kapture_ros.mapping.loops import loop_edges, odometry_edges
 from kapture_ros.mapping.options import PoseOptions, ReconstructOptions
 from kapture_ros.mapping.pose_graph import Positions, RelativePoses, optimize
-from kapture_ros.mapping.reconstruction import (
-    NO_PRIORS,
-    CameraPriors,
-    adjust,
-    camera_priors,
-    own_priors,
-    structure_from_motion,
-    triangulate,
-)
+from kapture_ros.mapping.reconstruction import structure_from_motion, triangulate
 from kapture_ros.mapping.verification import PairGeometry
 from kapture_ros.transforms.geodesy import Datum
 from kapture_ros.transforms.se3 import Transform
@@ -78,10 +70,19 @@ class Scene:
         """The rig poses of a table of the same images."""
         return rig_track(images, self.session)
 
-    def tied(self, images: ImageTable, datum: Datum | None) -> tuple[RigTrack, Positions]:
-        """The rig poses, and the fixes as measurements of them."""
+    def tied(
+        self, images: ImageTable, datum: Datum | None, options: PoseOptions
+    ) -> tuple[RigTrack, Positions]:
+        """The rig poses, and what positions were measured of them.
+
+        A trusted trajectory (`pose_sigma`) takes the place of the fixes.
+        """
         track = self.track(images)
-        return track, tie_to_rigs(images, track, self.fixes, datum) if datum else NO_POSITIONS
+        if options.pose_sigma is not None:
+            return track, _own_positions(self.track(self.images), options.pose_sigma)
+        if datum is None:
+            return track, NO_POSITIONS
+        return track, tie_to_rigs(images, track, self.fixes, datum, options.gnss_correlation)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +116,8 @@ def _datum_of_frame(scene: Scene) -> tuple[Datum | None, tuple[str, ...]]:
     local = scene.datum()
     if local is None:
         return None, ()
-    fit = _align_track(*scene.tied(scene.images, local))
+    track = scene.track(scene.images)
+    fit = _align_track(track, tie_to_rigs(scene.images, track, scene.fixes, local))
     if fit is None:
         return None, (NO_HEADING,)
     latitude, longitude, altitude = local.geodetic_from_map(fit.translation)
@@ -132,19 +134,19 @@ def refine(scene: Scene, options: PoseOptions) -> Placed:
        allowing smaller errors than the one before.
     """
     images, datum, notes = _into_enu(scene)
-    track, measured = scene.tied(images, datum)
-    drift = options.drift_metres, np.radians(options.drift_degrees)
-    edges = [odometry_edges(track, *drift, track.breaks)]
+    track, measured = scene.tied(images, datum, options)
+    motion = Motion(track, options.drift_metres, np.radians(options.drift_degrees))
+    edges = [odometry_edges(motion)]
     if len(measured.rows):
         images = _smoothed(images, track, edges, measured)
-        track, measured = scene.tied(images, datum)
+        track, measured = scene.tied(images, datum, options)
     model = triangulate(images, scene.keypoints, scene.database, scene.options, ROUGHNESS[0])
     loops = loop_edges(images, track, model, scene.keypoints, scene.pairs, LOOP_INSTANTS)
     log.info("%d loop closures", len(loops.first))
     if len(loops.first):
         images = _smoothed(images, track, [*edges, loops], measured)
-    placed = _rounds(scene, images, datum, options, ROUGHNESS)
-    return Placed(placed.images, placed.model, True, datum, notes=notes)
+    images, model = _rounds(scene, images, datum, options, motion)
+    return Placed(images, model, True, datum, notes=notes)
 
 
 def _rounds(
@@ -152,38 +154,15 @@ def _rounds(
     images: ImageTable,
     datum: Datum | None,
     options: PoseOptions,
-    roughness: Sequence[float],
-) -> Placed:
+    motion: Motion | None,
+) -> tuple[ImageTable, pycolmap.Reconstruction]:
     """Triangulate and adjust with ever smaller errors; a last triangulation ends it."""
-    start = images
-    for looseness in roughness:
+    for looseness in ROUGHNESS:
         model = triangulate(images, scene.keypoints, scene.database, scene.options, looseness)
-        priors = _priors(scene, images, start, datum, options)
-        adjust(model, priors, scene.options)
-        adjusted = with_results_of(model, images)
-        if len(priors) >= 3:
-            images = georeference.moved(adjusted, georeference.leveled(adjusted, start))
-        else:
-            images = _back_to(adjusted, start)
-    model = triangulate(images, scene.keypoints, scene.database, scene.options)
-    return Placed(images, model, True, datum)
-
-
-def _priors(
-    scene: Scene, images: ImageTable, start: ImageTable, datum: Datum | None, options: PoseOptions
-) -> CameraPriors:
-    if options.pose_sigma is not None:
-        return own_priors(start, options.pose_sigma)
-    track, measured = scene.tied(images, datum)
-    return camera_priors(images, track, measured) if len(measured.rows) else NO_PRIORS
-
-
-def _back_to(adjusted: ImageTable, start: ImageTable) -> ImageTable:
-    """Adjustment without priors has no frame: put it back where the trajectory was."""
-    scale = georeference.scale_by_steps(adjusted, start)
-    if scale is None:
-        raise InputError("the cameras did not move: nothing to map")
-    return georeference.moved(adjusted, georeference.align_to_trajectory(adjusted, start, scale))
+        track, measured = scene.tied(images, datum, options)
+        adjust(model, images, Constraints(track, motion, measured), scene.options)
+        images = with_results_of(model, images)
+    return images, triangulate(images, scene.keypoints, scene.database, scene.options)
 
 
 def without_poses(scene: Scene, options: PoseOptions, reference: ImageTable) -> Placed:
@@ -208,8 +187,8 @@ def without_poses(scene: Scene, options: PoseOptions, reference: ImageTable) -> 
     if datum is None:
         model = triangulate(images, scene.keypoints, scene.database, scene.options)
         return Placed(images, model, metric, None, left_out, tuple(notes))
-    placed = _rounds(scene, images, datum, options, ROUGHNESS[1:])
-    return Placed(placed.images, placed.model, metric, datum, left_out, tuple(notes))
+    images, model = _rounds(scene, images, datum, options, None)
+    return Placed(images, model, metric, datum, left_out, tuple(notes))
 
 
 def _scaled(
@@ -268,6 +247,13 @@ def _rig_baseline(images: ImageTable) -> float:
         places = [p.inverse().translation for sensor, p in sensors.items() if sensor in seen]
         widths += [float(np.linalg.norm(a - b)) for a in places for b in places]
     return max(widths)
+
+
+def _own_positions(track: RigTrack, sigma: float) -> Positions:
+    """The given poses as measured positions."""
+    count = len(track.frames)
+    covariances = np.broadcast_to(sigma**2 * np.eye(3), (count, 3, 3)).copy()
+    return Positions(np.arange(count), track.translations, np.zeros((count, 3)), covariances)
 
 
 def _into_enu(scene: Scene) -> tuple[ImageTable, Datum | None, tuple[str, ...]]:
