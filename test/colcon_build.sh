@@ -17,7 +17,7 @@ export AMENT_PREFIX_PATH=$VIRTUAL_ENV CMAKE_PREFIX_PATH=$VIRTUAL_ENV
 export LD_LIBRARY_PATH=$VIRTUAL_ENV/lib:$(printf '%s:' "$site"/ros_*.libs)
 export _ROS_WHEELS_BOOTSTRAP_COMPLETE=1 # the wheels' start-up would restart Python
 
-colcon --log-base log build --base-paths src --event-handlers console_cohesion- \
+colcon --log-base log build --base-paths src \
   --cmake-args -G Ninja -DBUILD_TESTING=OFF -DCMAKE_BUILD_TYPE=Release \
   "-DPython3_EXECUTABLE=$VIRTUAL_ENV/bin/python" \
   "-DCMAKE_PROJECT_INCLUDE=$repository/cmake/wheel_paths.cmake"
