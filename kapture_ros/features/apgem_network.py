@@ -96,7 +96,11 @@ class ApGemNet(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Global descriptors (B, D) of normalised images (B, 3, H, W), as for R2D2."""
-        pooled = self.pool(self.trunk(images))
+        return self.head(self.trunk(images))
+
+    def head(self, features: Tensor) -> Tensor:
+        """Global descriptors (B, D) of the trunk's features (B, C, h, w)."""
+        pooled = self.pool(features)
         if self.config.norm_features:
             pooled = nn.functional.normalize(pooled, dim=1)
         return nn.functional.normalize(self.fc(pooled), dim=1)

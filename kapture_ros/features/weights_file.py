@@ -7,7 +7,9 @@ under the names of the module's `state_dict`, in float32 or float16.
 
 from __future__ import annotations
 
+import glob
 import hashlib
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +26,8 @@ from kapture_ros.features.apgem_network import ApGemConfig, ApGemNet
 from kapture_ros.features.checkpoint import PickledPca, read_checkpoint
 from kapture_ros.features.r2d2_network import R2D2Config, R2D2Net
 
+BUNDLED_WEIGHTS = Path(__file__).parent.parent / "weights"
+SUFFIXES = (".safetensors", ".pt", ".pth")
 NAVER_R2D2_LICENCE = "CC BY-NC-SA 3.0 (NAVER, non-commercial)"
 NAVER_APGEM_LICENCE = "as stated by NAVER deep-image-retrieval (non-commercial)"
 
@@ -81,6 +85,32 @@ def save_network(
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     safetensors.torch.save_file(state, str(path), metadata)
+
+
+def find_weights(name: str | Path) -> Path:
+    """The file that a name stands for: a path, installed weights, or bundled ones.
+
+    Raises:
+        InputError: if there is none, naming those there are.
+    """
+    path = Path(name)
+    if path.suffix or path.is_file():
+        if not path.is_file():
+            raise InputError(f"no weights at {path}")
+        return path
+    folders = (installed_weights(), BUNDLED_WEIGHTS)
+    for folder in folders:
+        for candidate in sorted(folder.glob(f"{glob.escape(str(name))}.*")):
+            if candidate.suffix in SUFFIXES:
+                return candidate
+    known = sorted(p.stem for f in folders for p in f.glob("*") if p.suffix in SUFFIXES)
+    raise InputError(f"no weights '{name}'; known are {', '.join(known) or 'none'}, or give a path")
+
+
+def installed_weights() -> Path:
+    """Where `kapture_ros weights install` puts files."""
+    home = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
+    return Path(home) / "kapture_ros" / "weights"
 
 
 def load_network(path: Path) -> NetworkFile:

@@ -1,0 +1,121 @@
+"""Local features: images in, R2D2 keypoints with descriptors and scores out.
+
+Revaud et al., "R2D2: Repeatable and Reliable Detector and Descriptor", NeurIPS 2019. Used
+by the extraction into datasets and by the localizer.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from kapture_ros.errors import InputError
+from kapture_ros.features.detection import Candidates, R2D2Options, detect
+from kapture_ros.features.images import MAX_BATCH, batches
+from kapture_ros.features.r2d2_inference import prepare
+from kapture_ros.features.r2d2_network import R2D2Net
+from kapture_ros.features.runtime import RuntimeOptions, resolve
+from kapture_ros.features.weights_file import find_weights, load_network
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LocalFeatures:
+    """The keypoints of one image, best first.
+
+    Attributes:
+        keypoints: (N, 3) float32: x, y in pixels of the image as given, the centre of the
+            upper left pixel at (0, 0) as in kapture, and the side of the patch described.
+        descriptors: (N, D) float32, of unit length.
+        scores: (N,) float32, reliability × repeatability.
+    """
+
+    keypoints: NDArray[np.float32]
+    descriptors: NDArray[np.float32]
+    scores: NDArray[np.float32]
+
+
+class R2D2Extractor:
+    """A network made ready for one device; may be called from several threads.
+
+    Attributes:
+        options: as given.
+        type_name: name of the kapture feature type: the model and a hash of its weights.
+            Equal names mean descriptors that can be compared; which keypoints are kept and
+            at which scales does not matter for that and is not part of it.
+        descriptor_size: D.
+        runtime: what runs, in words: device, precision, way of computing.
+    """
+
+    def __init__(
+        self,
+        weights: str | Path,
+        options: R2D2Options | None = None,
+        runtime: RuntimeOptions | None = None,
+    ) -> None:
+        """Load a network.
+
+        Args:
+            weights: name of installed weights, or a file.
+
+        Raises:
+            InputError: if the weights are missing, damaged, or not of R2D2.
+            OptionError: if the device or precision is not available.
+        """
+        path = find_weights(weights)
+        loaded = load_network(path)
+        if not isinstance(loaded.network, R2D2Net):
+            raise InputError(f"{path} holds AP-GeM, expected R2D2")
+        self.options = options or R2D2Options()
+        self.type_name = f"{loaded.name}-{loaded.sha256[:8]}"
+        self.descriptor_size = loaded.network.config.descriptor_size
+        target = resolve(runtime or RuntimeOptions())
+        self._device = target.device
+        self._engine = prepare(loaded.network, target)
+        self.runtime = f"{target}, {self._engine.how}"
+        self._lock = threading.Lock()
+
+    def extract(
+        self,
+        images: Sequence[NDArray[np.uint8]],
+        masks: Sequence[NDArray[np.uint8] | None] | None = None,
+    ) -> list[LocalFeatures]:
+        """Keypoints of each image; images of one size are computed together on a GPU.
+
+        Args:
+            images: (H, W, 3) RGB or (H, W) grey.
+            masks: (H, W) of the same size, as in COLMAP: no keypoint where it is 0.
+
+        Raises:
+            InputError: if an image is not of that kind or a mask differs in size.
+        """
+        given = masks if masks is not None else [None] * len(images)
+        most = 1 if self._device.type == "cpu" else MAX_BATCH
+        found: dict[int, LocalFeatures] = {}
+        for places, pixels, allowed in batches(images, given, most):
+            with self._lock:
+                candidates = self._detect(pixels, allowed)
+            found.update(zip(places, _separate(candidates), strict=True))
+        return [found[place] for place in range(len(images))]
+
+    def _detect(self, pixels: Tensor, allowed: Tensor | None) -> Candidates:
+        moved = pixels.to(self._device)
+        mask = None if allowed is None else allowed.to(self._device)
+        return detect(self._engine, moved, mask, self.options)
+
+
+def _separate(candidates: Candidates) -> Iterator[LocalFeatures]:
+    """The features of each image of a batch, empty places left out."""
+    keypoints, descriptors, scores = (
+        part.cpu().numpy()
+        for part in (candidates.keypoints, candidates.descriptors, candidates.scores)
+    )
+    for index, count in enumerate((scores > 0).sum(axis=1)):
+        yield LocalFeatures(
+            keypoints[index, :count], descriptors[index, :count], scores[index, :count]
+        )

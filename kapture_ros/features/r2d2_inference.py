@@ -1,0 +1,271 @@
+"""R2D2 made ready to run: batch norm folded, heads as one product, the fastest exact way.
+
+`prepare` chooses the way; each turns normalised images into `RawMaps`, from which
+`detection` takes keypoints.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, replace
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from kapture_ros.features.r2d2_network import R2D2Net, reliability_of, repeatability_of, upsample
+from kapture_ros.features.runtime import Runtime
+from kapture_ros.features.winograd import DirectConv, PaddedMap, WinogradConv, Workspace
+
+_QUAD_LAYERS = 3
+_HEAD_ROWS = 16
+"""Rows of the map whose squares are made at a time on a CPU: they stay in the cache."""
+_WINOGRAD_CHANNELS = 32 * 64
+"""Input times output channels from which Winograd's transforms pay off (measured)."""
+
+
+class RawMaps(NamedTuple):
+    """What the network says about B images; valid until it is asked again.
+
+    Attributes:
+        features: (B, h, w, D), descriptors before scaling to unit length, one a cell of
+            stride × stride pixels.
+        reliability, repeatability: (B, h · stride, w · stride) float32.
+    """
+
+    features: Tensor
+    reliability: Tensor
+    repeatability: Tensor
+
+
+class Engine(Protocol):
+    """A way of running the network.
+
+    Attributes:
+        how: in words.
+        stride: pixels per cell of the features.
+    """
+
+    how: str
+    stride: int
+
+    def __call__(self, images: Tensor) -> RawMaps:
+        """Maps of normalised float32 images (B, 3, H, W)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """A convolution (batch norm folded in) and what follows it."""
+
+    weight: Tensor
+    bias: Tensor
+    dilation: int
+    relu: bool = False
+    pool: int = 1
+
+    @property
+    def padding(self) -> int:
+        """Pixels of zeros on the left and above, for an output of the input's size."""
+        return (self.weight.shape[2] - 1) * self.dilation // 2
+
+
+def prepare(network: R2D2Net, runtime: Runtime) -> Engine:
+    """The fastest way for this device and precision, by benchmarks/features.py."""
+    if runtime.device.type == "cpu" and runtime.dtype == torch.float32:
+        return WinogradR2D2(network)
+    return FoldedR2D2(network, runtime)
+
+
+def fold(network: R2D2Net) -> list[Layer]:
+    """The body as plain layers; batch norm in evaluation mode is a scale and a shift."""
+    layers: list[Layer] = []
+    for module in network.body:
+        if isinstance(module, nn.Conv2d):
+            assert module.bias is not None
+            layers.append(Layer(module.weight.data, module.bias.data, module.dilation[0]))
+        elif isinstance(module, nn.BatchNorm2d):
+            layers[-1] = _with_norm(layers[-1], module)
+        elif isinstance(module, nn.ReLU):
+            layers[-1] = replace(layers[-1], relu=True)
+        elif isinstance(module, nn.MaxPool2d):
+            layers[-1] = replace(layers[-1], pool=network.config.downsample)
+    return layers
+
+
+def _with_norm(layer: Layer, norm: nn.BatchNorm2d) -> Layer:
+    assert norm.running_mean is not None and norm.running_var is not None
+    scale = (norm.running_var.double() + norm.eps).rsqrt()
+    weight = layer.weight.double() * scale.view(-1, 1, 1, 1)
+    bias = (layer.bias.double() - norm.running_mean.double()) * scale
+    return replace(layer, weight=weight.float(), bias=bias.float())
+
+
+class Heads:
+    """The detector: what the features say about reliability and repeatability."""
+
+    def __init__(self, network: R2D2Net, device: torch.device) -> None:
+        self.stride = network.config.stride
+        self.pixel_head: nn.Module | None = None
+        heads: list[nn.Module] = [network.reliability_head]
+        if network.config.stem > 1:
+            self.pixel_head = copy.deepcopy(network.repeatability_head).to(device)
+        else:
+            heads.append(network.repeatability_head)
+        state = [head.state_dict() for head in heads]
+        self.weight = torch.cat([part["weight"] for part in state]).flatten(1).to(device)
+        self.bias = torch.cat([part["bias"] for part in state]).to(device)
+
+    def maps(self, features: Tensor, shared: Tensor) -> tuple[Tensor, Tensor]:
+        """Reliability and repeatability (B, H, W).
+
+        Args:
+            features: (B, h, w, D)
+            shared: (B, C, h, w), what the 2×2 convolutions start from.
+        """
+        if self.pixel_head is not None:
+            coarse = self._logits(features).permute(0, 3, 1, 2)
+            reliability = reliability_of(upsample(coarse, self.stride))
+            return reliability[:, 0], repeatability_of(self.pixel_head(shared.float()))[:, 0]
+        if features.device.type != "cpu":
+            logits = self._logits(self._upsampled(features))
+        else:
+            logits = torch.cat(list(self._logits_by_band(features)), dim=1)
+        return reliability_of(logits[..., :2].movedim(3, 1))[:, 0], repeatability_of(logits[..., 2])
+
+    def _logits(self, features: Tensor) -> Tensor:
+        """(B, h, w, D) to (B, h, w, 3), or 2 if repeatability is read off elsewhere."""
+        wide = features.float()
+        return nn.functional.linear(wide * wide, self.weight, self.bias)
+
+    def _upsampled(self, features: Tensor) -> Tensor:
+        if self.stride == 1:
+            return features
+        full = upsample(features.float().permute(0, 3, 1, 2), self.stride)
+        return full.permute(0, 2, 3, 1)
+
+    def _logits_by_band(self, features: Tensor) -> list[Tensor]:
+        """The full-resolution logits in bands of rows, whose squares stay in the cache."""
+        halo = 1 if self.stride > 1 else 0  # rows that bilinear upsampling looks at
+        bands = []
+        for first in range(0, features.shape[1], _HEAD_ROWS):
+            last = min(first + _HEAD_ROWS, features.shape[1])
+            above = min(halo, first)
+            full = self._upsampled(features[:, first - above : last + halo])
+            rows = slice(above * self.stride, (above + last - first) * self.stride)
+            bands.append(self._logits(full[:, rows]))
+        return bands
+
+
+class FoldedR2D2:
+    """Plain convolutions, channels last; for GPUs and for bfloat16 on a CPU.
+
+    With bfloat16 the last convolution is float32: its output decides which of two
+    neighbours is the peak, and 8 bits make ties of them.
+    """
+
+    def __init__(self, network: R2D2Net, runtime: Runtime) -> None:
+        self.how = "folded channels-last convolutions"
+        self.stride = network.config.stride
+        self._stem = network.config.stem
+        self._heads = Heads(network, runtime.device)
+        layers = fold(network)
+        self._layers = [_moved(layer, runtime.device, runtime.dtype) for layer in layers]
+        if runtime.dtype == torch.bfloat16:
+            self._layers[-1] = _moved(layers[-1], runtime.device, torch.float32)
+
+    def __call__(self, images: Tensor) -> RawMaps:
+        """Maps of normalised float32 images (B, 3, H, W)."""
+        maps = shared = _folded_into_channels(images, self._stem, self.stride // self._stem)
+        for index, layer in enumerate(self._layers):
+            if index == len(self._layers) - _QUAD_LAYERS:
+                shared = maps
+            maps = nn.functional.conv2d(
+                maps.to(layer.weight.dtype, memory_format=torch.channels_last),
+                layer.weight,
+                layer.bias,
+                padding=layer.padding,
+                dilation=layer.dilation,
+            )
+            if layer.relu:
+                maps = nn.functional.relu_(maps)
+            if layer.pool > 1:
+                maps = nn.functional.max_pool2d(maps, layer.pool)
+        features = maps.permute(0, 2, 3, 1)
+        return RawMaps(features, *self._heads.maps(features, shared))
+
+
+def _moved(layer: Layer, device: torch.device, dtype: torch.dtype) -> Layer:
+    weight = layer.weight.to(device, dtype, memory_format=torch.channels_last)
+    return replace(layer, weight=weight, bias=layer.bias.to(device, dtype))
+
+
+def _folded_into_channels(images: Tensor, stem: int, downsample: int) -> Tensor:
+    if stem == 1:
+        return images
+    stride = stem * downsample
+    height, width = (size // stride * stride for size in images.shape[2:])
+    return nn.functional.pixel_unshuffle(images[:, :, :height, :width], stem)
+
+
+class WinogradR2D2:
+    """Float32 on a CPU, one image at a time: all but the first layers in Winograd form."""
+
+    def __init__(self, network: R2D2Net) -> None:
+        self.how = "Winograd convolutions"
+        self.stride = network.config.stride
+        self._stem = network.config.stem
+        self._heads = Heads(network, torch.device("cpu"))
+        self._layers = fold(network)
+        self._convs = [_fastest(layer) for layer in self._layers]
+        self._workspace = Workspace()
+
+    def __call__(self, images: Tensor) -> RawMaps:
+        """Maps of one normalised float32 image (1, 3, H, W)."""
+        (image,) = _folded_into_channels(images, self._stem, self.stride // self._stem)
+        source = self._buffer(0, image.shape[1], image.shape[2])
+        source.map.copy_(image.permute(1, 2, 0))
+        shared = source.map
+        for index, (layer, conv) in enumerate(zip(self._layers, self._convs, strict=True)):
+            if index == len(self._layers) - _QUAD_LAYERS and self._heads.pixel_head:
+                shared = source.map.clone()  # the buffer is used again
+            source.clear_margins()
+            written = conv.output_size(source.height, source.width)
+            if layer.pool == 1:
+                target = self._buffer(index + 1, source.height, source.width, written)
+                conv(source, target, self._workspace)
+            else:
+                full = PaddedMap(
+                    self._workspace.take("unpooled", *written, conv.out_channels),
+                    0,
+                    source.height,
+                    source.width,
+                )
+                conv(source, full, self._workspace)
+                pooled = nn.functional.max_pool2d(full.map.permute(2, 0, 1)[None], layer.pool)[0]
+                target = self._buffer(index + 1, *pooled.shape[1:])
+                target.map.copy_(pooled.permute(1, 2, 0))
+            source = target
+        features = source.map[None]
+        return RawMaps(features, *self._heads.maps(features, shared.permute(2, 0, 1)[None]))
+
+    def _buffer(
+        self, index: int, height: int, width: int, written: tuple[int, int] = (0, 0)
+    ) -> PaddedMap:
+        """The input of a layer, or the output of the last, with room for whole tiles."""
+        pad, read = 0, (height, width)
+        channels = self._convs[-1].out_channels
+        if index < len(self._convs):
+            conv = self._convs[index]
+            pad, read, channels = conv.padding, conv.input_size(height, width), conv.in_channels
+        rows, columns = (
+            max(pad + size, r, pad + w)
+            for size, r, w in zip((height, width), read, written, strict=True)
+        )
+        buffer = self._workspace.take(f"map {index % 2}", rows, columns, channels)
+        return PaddedMap(buffer, pad, height, width)
+
+
+def _fastest(layer: Layer) -> WinogradConv | DirectConv:
+    channels = layer.weight.shape[0] * layer.weight.shape[1]
+    kind = WinogradConv if channels >= _WINOGRAD_CHANNELS else DirectConv
+    return kind(layer.weight, layer.bias, dilation=layer.dilation, relu=layer.relu)
