@@ -8,6 +8,7 @@ each dataset. Callbacks only enqueue serialized messages.
 from __future__ import annotations
 
 import importlib
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackRet
 from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.serialization import deserialize_message
+from rclpy.signals import SignalHandlerOptions
 from std_srvs.srv import SetBool, Trigger
 
 from kapture_ros.dataset.filequeue import WriterOptions
@@ -345,7 +347,12 @@ def run(node_of: Callable[[], RecorderNode], ros_arguments: Sequence[str] | None
     A signal ends the recording cleanly. With `autostart` the node configures and activates
     itself, and the process fails if it cannot.
     """
-    rclpy.init(args=list(ros_arguments) if ros_arguments is not None else None)
+    # rclpy's own handlers would shut the context down before the node can say its last words.
+    rclpy.init(
+        args=list(ros_arguments) if ros_arguments is not None else None,
+        signal_handler_options=SignalHandlerOptions.NO,
+    )
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     node = node_of()
     try:
         if node.get_parameter("autostart").value and not _bring_up(node):
@@ -354,6 +361,9 @@ def run(node_of: Callable[[], RecorderNode], ros_arguments: Sequence[str] | None
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
     finally:
+        # ros2 launch and a shell both send Ctrl-C; the second must not tear the dataset.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
         node.stop()
         node.destroy_node()
         rclpy.try_shutdown()

@@ -189,6 +189,19 @@ def test_it_ends_cleanly_before_the_disk_is_full(ros_environment: dict[str, str]
     assert len(stamps(dataset, "gnss.fix")) == 10
 
 
+def test_impatience_and_sigterm_end_it_as_cleanly(ros_environment: dict[str, str], tmp_path: Path):
+    """A second Ctrl-C while the dataset is being closed, as ros2 launch and a shell send it."""
+    with recorder(ros_environment, tmp_path) as process:
+        sent = publish(ros_environment, 1)
+        process.send_signal(signal.SIGTERM)
+        process.send_signal(signal.SIGINT)
+        logged = interrupted(process)
+    assert "invalid" not in logged, "the node speaks while it still can"
+    dataset = only_dataset(tmp_path)
+    assert dataset.repaired is None
+    assert stamps(dataset, "gnss.fix") == sent
+
+
 def test_too_little_space_at_the_start_is_one_clear_error(
     ros_environment: dict[str, str], tmp_path: Path
 ):
