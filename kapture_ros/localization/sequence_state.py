@@ -58,7 +58,7 @@ class TrackingOptions:
 
     coast_after: float = option(1.0, "without a fix the pose is carried only", unit="s", minimum=0)
     lost_sigma: float = option(
-        5.0, "standard deviation of the position at which the pose is not known", unit="m"
+        10.0, "standard deviation of the position at which the pose is not known", unit="m"
     )
     lost_rejections: int = option(
         3, "fixes elsewhere that agree with each other, to give the pose up", minimum=2
