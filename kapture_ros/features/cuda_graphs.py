@@ -20,6 +20,8 @@ Shapes: TypeAlias = tuple[torch.Size | None, ...]
 
 @dataclass(frozen=True, slots=True)
 class _Recording:
+    """Host buffers are pinned, and their transfers are part of the graph."""
+
     graph: torch.cuda.CUDAGraph
     inputs: tuple[Tensor | None, ...]
     outputs: tuple[Tensor, ...]
@@ -39,40 +41,43 @@ class Recorded:
         self._recordings: OrderedDict[Shapes, _Recording] = OrderedDict()
 
     def __call__(self, *inputs: Tensor | None) -> tuple[Tensor, ...]:
-        """The outputs, on the device; valid until the next call.
-
-        Args:
-            inputs: on any device; None is passed on.
-        """
+        """CPU tensors to CPU tensors (valid until the next call); None is passed on."""
         shapes = tuple(None if item is None else item.shape for item in inputs)
-        with torch.cuda.device(self._device):
-            if shapes not in self._recordings:
-                if shapes not in self._seen:
-                    self._seen.add(shapes)
-                    return self._function(*(self._moved(item) for item in inputs))
+        with torch.cuda.device(self._device), torch.no_grad():
+            if shapes in self._recordings:
+                self._recordings.move_to_end(shapes)
+            elif shapes in self._seen:
                 self._recordings[shapes] = self._record(inputs)
                 if len(self._recordings) > _KEPT:
                     self._recordings.popitem(last=False)
-            self._recordings.move_to_end(shapes)
+            else:
+                self._seen.add(shapes)
+                outputs = self._function(*(_moved(item, self._device) for item in inputs))
+                return tuple(item.cpu() for item in outputs)
             recording = self._recordings[shapes]
             for kept, given in zip(recording.inputs, inputs, strict=True):
                 if kept is not None and given is not None:
                     kept.copy_(given)
             recording.graph.replay()
+            torch.cuda.current_stream().synchronize()
             return recording.outputs
 
-    def _moved(self, item: Tensor | None) -> Tensor | None:
-        return None if item is None else item.to(self._device)
-
     def _record(self, inputs: tuple[Tensor | None, ...]) -> _Recording:
-        kept = tuple(None if item is None else item.to(self._device, copy=True) for item in inputs)
-        side = torch.cuda.Stream()
+        pinned = tuple(None if item is None else item.pin_memory() for item in inputs)
+        side = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):  # libraries choose their kernels outside the recording
             for _ in range(_WARM_UPS):
-                self._function(*kept)
+                computed = self._function(*(_moved(item, self._device) for item in pinned))
         torch.cuda.current_stream().wait_stream(side)
+        outputs = tuple(torch.empty_like(item, device="cpu").pin_memory() for item in computed)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
-            outputs = self._function(*kept)
-        return _Recording(graph, kept, outputs)
+            computed = self._function(*(_moved(item, self._device) for item in pinned))
+            for host, item in zip(outputs, computed, strict=True):
+                host.copy_(item, non_blocking=True)
+        return _Recording(graph, pinned, outputs)
+
+
+def _moved(item: Tensor | None, device: torch.device) -> Tensor | None:
+    return None if item is None else item.to(device, non_blocking=True)

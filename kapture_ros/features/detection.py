@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -41,8 +42,7 @@ class R2D2Options:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Candidates:
+class Candidates(NamedTuple):
     """Keypoints of B images, best first; a score of 0 marks an empty place.
 
     Attributes:
@@ -57,9 +57,9 @@ class Candidates:
     scores: Tensor
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def detect(
-    engine: Engine, images: Tensor, masks: Tensor | None, options: R2D2Options
+    engine: Engine, options: R2D2Options, images: Tensor, masks: Tensor | None = None
 ) -> Candidates:
     """Keypoints of images of one size.
 

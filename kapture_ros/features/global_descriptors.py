@@ -11,7 +11,7 @@ import dataclasses
 import hashlib
 import itertools
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from kapture_ros.errors import InputError, OptionError
 from kapture_ros.features.apgem_network import ApGemNet
+from kapture_ros.features.cuda_graphs import Recorded
 from kapture_ros.features.images import MAX_BATCH, batches
 from kapture_ros.features.r2d2_network import normalise_images
 from kapture_ros.features.runtime import RuntimeOptions, resolve
@@ -83,7 +84,8 @@ class ApGemExtractor:
         digest = hashlib.sha256(f"{loaded.sha256} {settings}".encode()).hexdigest()
         self.type_name = f"{loaded.name}-{digest[:8]}"
         target = resolve(runtime or RuntimeOptions())
-        self._device, self._dtype = target.device, target.dtype
+        self._dtype = target.dtype
+        self._batch = 1 if target.device.type == "cpu" else MAX_BATCH
         self._network = fold(loaded.network).to(target.device)
         # Pooling and what follows stay float32: half precision overflows and costs nothing less.
         self._network.trunk.to(target.dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -92,6 +94,10 @@ class ApGemExtractor:
         if self._whitening is not None:
             self.descriptor_size = len(self._whitening.components)
         self.runtime = f"{target}, folded channels-last convolutions"
+        self._run: Callable[[Tensor], tuple[Tensor, ...]] = self._describe
+        if target.device.type == "cuda":
+            self._run = Recorded(self._describe, target.device)
+            self.runtime += ", recorded as CUDA graphs"
         self._lock = threading.Lock()
 
     def extract(self, images: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
@@ -100,14 +106,15 @@ class ApGemExtractor:
         Raises:
             InputError: if an image is not of that kind.
         """
-        most = 1 if self._device.type == "cpu" else MAX_BATCH
         found = np.empty((len(images), self.descriptor_size), np.float32)
-        for places, pixels, _ in batches(images, [None] * len(images), most):
-            with self._lock, torch.inference_mode():
-                found[places] = self._describe(pixels.to(self._device)).cpu().numpy()
+        for places, pixels, _ in batches(images, [None] * len(images), self._batch):
+            with self._lock:
+                (vectors,) = self._run(pixels)
+                found[places] = vectors.numpy()
         return found
 
-    def _describe(self, pixels: Tensor) -> Tensor:
+    @torch.no_grad()
+    def _describe(self, pixels: Tensor) -> tuple[Tensor]:
         """(B, 3, H, W) uint8 to (B, D)."""
         images = normalise_images(pixels)
         shrink = min(1.0, self.options.max_size / max(images.shape[2:]))
@@ -119,9 +126,9 @@ class ApGemExtractor:
             )
             parts.append(self._network.head(features.float()))
         vectors = pool_scales(torch.stack(parts), self.options.scale_power)
-        if self._whitening is None:
-            return vectors
-        return whiten(vectors, self._whitening, self.options.whitening_power)
+        if self._whitening is not None:
+            vectors = whiten(vectors, self._whitening, self.options.whitening_power)
+        return (vectors,)
 
 
 def pool_scales(vectors: Tensor, power: float) -> Tensor:

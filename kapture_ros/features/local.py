@@ -6,22 +6,27 @@ by the extraction into datasets and by the localizer.
 
 from __future__ import annotations
 
+import functools
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
 from kapture_ros.errors import InputError
+from kapture_ros.features.cuda_graphs import Recorded
 from kapture_ros.features.detection import Candidates, R2D2Options, detect
 from kapture_ros.features.images import MAX_BATCH, batches
 from kapture_ros.features.r2d2_inference import prepare
 from kapture_ros.features.r2d2_network import R2D2Net
 from kapture_ros.features.runtime import RuntimeOptions, resolve
 from kapture_ros.features.weights_file import find_weights, load_network
+
+Detect: TypeAlias = Callable[[Tensor, Tensor | None], tuple[Tensor, ...]]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -75,9 +80,13 @@ class R2D2Extractor:
         self.type_name = f"{loaded.name}-{loaded.sha256[:8]}"
         self.descriptor_size = loaded.network.config.descriptor_size
         target = resolve(runtime or RuntimeOptions())
-        self._device = target.device
-        self._engine = prepare(loaded.network, target)
-        self.runtime = f"{target}, {self._engine.how}"
+        self._batch = 1 if target.device.type == "cpu" else MAX_BATCH
+        engine = prepare(loaded.network, target)
+        self._detect: Detect = functools.partial(detect, engine, self.options)
+        self.runtime = f"{target}, {engine.how}"
+        if target.device.type == "cuda":
+            self._detect = Recorded(self._detect, target.device)
+            self.runtime += ", recorded as CUDA graphs"
         self._lock = threading.Lock()
 
     def extract(
@@ -95,27 +104,18 @@ class R2D2Extractor:
             InputError: if an image is not of that kind or a mask differs in size.
         """
         given = masks if masks is not None else [None] * len(images)
-        most = 1 if self._device.type == "cpu" else MAX_BATCH
         found: dict[int, LocalFeatures] = {}
-        for places, pixels, allowed in batches(images, given, most):
+        for places, pixels, allowed in batches(images, given, self._batch):
             with self._lock:
-                candidates = self._detect(pixels, allowed)
-            found.update(zip(places, _separate(candidates), strict=True))
+                candidates = Candidates(*self._detect(pixels, allowed))
+                found.update(zip(places, _separate(candidates), strict=True))
         return [found[place] for place in range(len(images))]
-
-    def _detect(self, pixels: Tensor, allowed: Tensor | None) -> Candidates:
-        moved = pixels.to(self._device)
-        mask = None if allowed is None else allowed.to(self._device)
-        return detect(self._engine, moved, mask, self.options)
 
 
 def _separate(candidates: Candidates) -> Iterator[LocalFeatures]:
     """The features of each image of a batch, empty places left out."""
-    keypoints, descriptors, scores = (
-        part.cpu().numpy()
-        for part in (candidates.keypoints, candidates.descriptors, candidates.scores)
-    )
-    for index, count in enumerate((scores > 0).sum(axis=1)):
+    for keypoints, descriptors, scores in zip(*candidates, strict=True):
+        count = int((scores > 0).sum())
         yield LocalFeatures(
-            keypoints[index, :count], descriptors[index, :count], scores[index, :count]
+            *(part[:count].numpy().copy() for part in (keypoints, descriptors, scores))
         )

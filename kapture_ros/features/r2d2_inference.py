@@ -15,7 +15,13 @@ from torch import Tensor, nn
 
 from kapture_ros.features.r2d2_network import R2D2Net, reliability_of, repeatability_of, upsample
 from kapture_ros.features.runtime import Runtime
-from kapture_ros.features.winograd import DirectConv, PaddedMap, WinogradConv, Workspace
+from kapture_ros.features.winograd import (
+    BandWorkers,
+    DirectConv,
+    PaddedMap,
+    WinogradConv,
+    Workspace,
+)
 
 _QUAD_LAYERS = 3
 _HEAD_ROWS = 16
@@ -218,6 +224,7 @@ class WinogradR2D2:
         self._layers = fold(network)
         self._convs = [_fastest(layer) for layer in self._layers]
         self._workspace = Workspace()
+        self._workers = BandWorkers()
 
     def __call__(self, images: Tensor) -> RawMaps:
         """Maps of one normalised float32 image (1, 3, H, W)."""
@@ -232,7 +239,7 @@ class WinogradR2D2:
             written = conv.output_size(source.height, source.width)
             if layer.pool == 1:
                 target = self._buffer(index + 1, source.height, source.width, written)
-                conv(source, target, self._workspace)
+                conv(source, target, self._workers)
             else:
                 full = PaddedMap(
                     self._workspace.take("unpooled", *written, conv.out_channels),
@@ -240,7 +247,7 @@ class WinogradR2D2:
                     source.height,
                     source.width,
                 )
-                conv(source, full, self._workspace)
+                conv(source, full, self._workers)
                 pooled = nn.functional.max_pool2d(full.map.permute(2, 0, 1)[None], layer.pool)[0]
                 target = self._buffer(index + 1, *pooled.shape[1:])
                 target.map.copy_(pooled.permute(1, 2, 0))

@@ -4,16 +4,23 @@ Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", CVPR 2016: 
 filtering F(2×2, 3×3), and F(3×3, 2×2), which shares its input transform. Four inputs give
 two (three) outputs along each axis. With dilation d, the inputs of a tile are d pixels
 apart, so d tiles interleave along each axis. The image is worked through in bands that
-stay in the cache; all buffers are kept, since allocating them costs as much as computing.
-The additions are exact enough for float32 only.
+stay in the cache, by one thread each; all buffers are kept, since allocating them costs as
+much as computing. The additions are exact enough for float32 only.
 """
 
 from __future__ import annotations
 
+import itertools
+import threading
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
+
+_Band = TypeVar("_Band")
 
 _POINTS = 4
 # Rows of the input transform: each is the sum or difference of two of the four inputs.
@@ -39,6 +46,30 @@ class Workspace:
         if buffer is None or buffer.numel() < size:
             buffer = self._buffers[name] = torch.empty(size)
         return buffer[:size].view(shape)
+
+
+class BandWorkers:
+    """Threads that work on bands, each on one core and with scratch memory of its own.
+
+    Splitting each of the many small operations of a band over all cores instead would make
+    the cores wait for each other, without end when something else runs on one of them.
+    """
+
+    def __init__(self) -> None:
+        count = torch.get_num_threads()
+        self._scratch = threading.local()
+        self._pool = ThreadPoolExecutor(count, "bands", self._begin)
+        started = threading.Barrier(count)
+        list(self._pool.map(lambda _: started.wait(), range(count)))
+        torch.set_num_threads(count)  # what _begin set also became the default of new threads
+
+    def _begin(self) -> None:
+        torch.set_num_threads(1)
+        self._scratch.workspace = Workspace()
+
+    def run(self, work: Callable[[Workspace, _Band], None], bands: Iterable[_Band]) -> None:
+        """Call `work(scratch, band)` for every band; returns when all are done."""
+        list(self._pool.map(lambda band: work(self._scratch.workspace, band), bands))
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,10 +141,11 @@ class DirectConv:
         """Rows and columns that are read, from the buffer's corner."""
         return height + self._reach, width + self._reach
 
-    def __call__(self, source: PaddedMap, target: PaddedMap, _workspace: Workspace) -> None:
+    def __call__(self, source: PaddedMap, target: PaddedMap, workers: BandWorkers) -> None:
         """Convolve `source`, whose padding is this layer's and zero, into `target`."""
         rows = max(1, _BAND_BYTES // (4 * source.width * self.out_channels))
-        for top in range(0, source.height, rows):
+
+        def convolve(_scratch: Workspace, top: int) -> None:
             bottom = min(top + rows, source.height)
             band = source.buffer[top : bottom + self._reach, : source.width + self._reach]
             result = nn.functional.conv2d(
@@ -124,6 +156,8 @@ class DirectConv:
                 torch.clamp(result, min=0, out=output)
             else:
                 output.copy_(result)
+
+        workers.run(convolve, range(0, source.height, rows))
 
 
 class WinogradConv:
@@ -159,29 +193,31 @@ class WinogradConv:
             tiles.across * tiles.step + tiles.overhang,
         )
 
-    def __call__(self, source: PaddedMap, target: PaddedMap, workspace: Workspace) -> None:
+    def __call__(self, source: PaddedMap, target: PaddedMap, workers: BandWorkers) -> None:
         """Convolve `source`, whose padding is this layer's and zero, into `target`.
 
         Pixels beyond the target's map are overwritten with what whole tiles give.
         """
         tiles = self.tiles(source.height, source.width)
         phases, groups = _band_shape(tiles, self.in_channels)
-        for first in range(0, tiles.down, groups):
-            rows = min(groups, tiles.down - first)
-            for phase in range(0, tiles.dilation, phases):
-                top = first * tiles.step + phase
-                band = (rows, min(phases, tiles.dilation - phase))
-                transformed = self._transform_input(source.buffer[top:], tiles, band, workspace)
-                products = workspace.take(
-                    "products", _POINTS**2, transformed.shape[1], self.out_channels
-                )
-                torch.bmm(transformed, self._weight, out=products)
-                products[_BIAS_PRODUCT].add_(self._bias)
-                output = target.buffer[target.pad + top :, target.pad :]
-                self._transform_output(products, output, tiles, band, workspace)
+
+        def convolve(scratch: Workspace, start: tuple[int, int]) -> None:
+            first, phase = start
+            top = first * tiles.step + phase
+            band = (min(groups, tiles.down - first), min(phases, tiles.dilation - phase))
+            transformed = self._transform_input(source.buffer[top:], tiles, band, scratch)
+            shape = (_POINTS**2, transformed.shape[1], self.out_channels)
+            products = scratch.take("products", *shape)
+            torch.bmm(transformed, self._weight, out=products)
+            products[_BIAS_PRODUCT].add_(self._bias)
+            output = target.buffer[target.pad + top :, target.pad :]
+            self._transform_output(products, output, tiles, band, scratch)
+
+        starts = itertools.product(range(0, tiles.down, groups), range(0, tiles.dilation, phases))
+        workers.run(convolve, starts)
 
     def _transform_input(
-        self, rows: Tensor, tiles: _Tiles, band: tuple[int, int], workspace: Workspace
+        self, rows: Tensor, tiles: _Tiles, band: tuple[int, int], scratch: Workspace
     ) -> Tensor:
         """(16, tiles, Cin) of one band: first along y, then along x."""
         d, channels = tiles.dilation, self.in_channels
@@ -193,7 +229,7 @@ class WinogradConv:
             )
             for point in range(_POINTS)
         ]
-        half = workspace.take("half", _POINTS, *band, width, channels)
+        half = scratch.take("half", _POINTS, *band, width, channels)
         for out, (combine, a, b) in zip(half, _INPUT_ROWS, strict=True):
             combine(inputs[a], inputs[b], out=out)
         columns = [
@@ -204,7 +240,7 @@ class WinogradConv:
             for point in range(_POINTS)
         ]
         shape = (_POINTS, _POINTS, *band, tiles.across, d, channels)
-        full = workspace.take("transformed", *shape)
+        full = scratch.take("transformed", *shape)
         for out, (combine, a, b) in zip(full.unbind(1), _INPUT_ROWS, strict=True):
             combine(columns[a], columns[b], out=out)
         return full.view(_POINTS**2, -1, channels)
@@ -215,12 +251,12 @@ class WinogradConv:
         output: Tensor,
         tiles: _Tiles,
         band: tuple[int, int],
-        workspace: Workspace,
+        scratch: Workspace,
     ) -> None:
         """Products (16, tiles, Cout) of one band to pixels, along y, then along x."""
         d, m, channels = tiles.dilation, tiles.outputs, self.out_channels
         shape = (*band, tiles.across, d, channels)
-        half = workspace.take("half", m, _POINTS, *shape)
+        half = scratch.take("half", m, _POINTS, *shape)
         planes = products.view(_POINTS, _POINTS, *shape)
         _combine_outputs(planes.unbind(0), half.unbind(0))
         row, column = output.stride(0), output.stride(1)
