@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import REPOSITORY
 from synthetic_map import (
     CAM_FROM_BASE,
     CAMERA,
@@ -31,6 +31,8 @@ from kapture_ros.localization.options import (
 from kapture_ros.localization.query import Query, QueryFeatures, QueryImage, Reason
 from kapture_ros.localization.refinement import GravityPrior, PosePrior
 from kapture_ros.mapping.manifest import FeatureTypes
+
+REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")

@@ -18,8 +18,8 @@ from kapture_ros.localization.motion_filter import (
     MotionState,
     OdometrySample,
 )
-from kapture_ros.transforms.se3 import difference
 from kapture_ros.transforms import Transform
+from kapture_ros.transforms.se3 import difference
 
 START = 1_700_000_000 * SECOND
 TENTH = SECOND // 10

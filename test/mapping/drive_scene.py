@@ -7,6 +7,7 @@ global descriptor to a place and a heading. Odometry drifts, GNSS is noisy.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -23,12 +24,8 @@ STEP_NS = 200_000_000
 DATUM = Datum(45.18, 5.72, 212.0)
 FOCAL, WIDTH, HEIGHT = 320.0, 640, 480
 # x of the rig is ahead, y left, z up; a camera looks along its z.
-FRONT_FROM_RIG = Transform.from_matrix(
-    [[0, -1, 0, 0.3], [0, 0, -1, 1.2], [1, 0, 0, -0.5]]
-)
-LEFT_FROM_RIG = Transform.from_matrix(
-    [[1, 0, 0, -0.2], [0, 0, -1, 1.2], [0, 1, 0, -0.4]]
-)
+FRONT_FROM_RIG = Transform.from_matrix([[0, -1, 0, 0.3], [0, 0, -1, 1.2], [1, 0, 0, -0.5]])
+LEFT_FROM_RIG = Transform.from_matrix([[1, 0, 0, -0.2], [0, 0, -1, 1.2], [0, 1, 0, -0.4]])
 CAMERAS = {"front": FRONT_FROM_RIG, "left": LEFT_FROM_RIG}
 ANTENNA_FROM_RIG = Transform(translation=np.array([0.5, 0.0, -1.6]))
 
@@ -123,7 +120,7 @@ def _street(rng: np.random.Generator, count: int) -> tuple[np.ndarray, np.ndarra
 def _drifting(truth: list[Transform], rng: np.random.Generator) -> list[Transform]:
     """Odometry from the origin: 2 % too long, turning 0.04° a metre to the left."""
     poses = [Transform()]
-    for before, after in zip(truth, truth[1:], strict=False):
+    for before, after in pairwise(truth):
         step = before.inverse() @ after
         length = np.linalg.norm(step.translation)
         turn = Rotation.from_rotvec([0, 0, np.radians(0.04) * length + rng.normal(0, 2e-4)])
