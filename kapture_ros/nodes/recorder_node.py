@@ -352,7 +352,9 @@ def run(node_of: Callable[[], RecorderNode], ros_arguments: Sequence[str] | None
         args=list(ros_arguments) if ros_arguments is not None else None,
         signal_handler_options=SignalHandlerOptions.NO,
     )
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # Set, not left as it was: a shell's background job inherits SIGINT ignored.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     node = node_of()
     try:
         if node.get_parameter("autostart").value and not _bring_up(node):

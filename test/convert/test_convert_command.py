@@ -60,7 +60,7 @@ def test_the_plan_names_topics_sensors_models_rigs_and_writes_nothing(bag, capsy
     plan = capsys.readouterr().out
     for words in (
         "/cam/image_raw    sensor_msgs/Image        20        10.0  cam.image_raw",
-        "PINHOLE 64 48 50 50 32 24",
+        "PINHOLE 64 48 50 50 31.5 23.5",
         "rig-base_link  1 0 0 0 -1 0 -0.5",
         "trajectory: of rig-base_link in 'odom', from tf",
         "(unknown type)",

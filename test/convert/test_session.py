@@ -125,7 +125,7 @@ def test_a_camera_has_the_calibration_of_the_camera_info_beside_it() -> None:
     player.image(START)
     recorded = player.finish()
     assert recorded.sensors["cam.image_raw"].params == (
-        "PINHOLE", "6", "4", "50.0", "50.0", "4.0", "3.0",
+        "PINHOLE", "6", "4", "50.0", "50.0", "3.5", "2.5",
     )  # fmt: skip
     origin = recorded.sensors["cam.image_raw"].origin
     assert origin["camera_info_topic"] == "/cam/camera_info"
