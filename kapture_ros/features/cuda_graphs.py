@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -52,7 +53,8 @@ class Recorded:
                     self._recordings.popitem(last=False)
             else:
                 self._seen.add(shapes)
-                outputs = self._function(*(_moved(item, self._device) for item in inputs))
+                with _exact_float32(benchmark=False):
+                    outputs = self._function(*(_moved(item, self._device) for item in inputs))
                 return tuple(item.cpu() for item in outputs)
             recording = self._recordings[shapes]
             for kept, given in zip(recording.inputs, inputs, strict=True):
@@ -64,19 +66,28 @@ class Recorded:
 
     def _record(self, inputs: tuple[Tensor | None, ...]) -> _Recording:
         pinned = tuple(None if item is None else item.pin_memory() for item in inputs)
-        side = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):  # libraries choose their kernels outside the recording
-            for _ in range(_WARM_UPS):
-                computed = self._function(*(_moved(item, self._device) for item in pinned))
-        torch.cuda.current_stream().wait_stream(side)
-        outputs = tuple(torch.empty_like(item, device="cpu").pin_memory() for item in computed)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            computed = self._function(*(_moved(item, self._device) for item in pinned))
-            for host, item in zip(outputs, computed, strict=True):
-                host.copy_(item, non_blocking=True)
+
+        def compute() -> tuple[Tensor, ...]:
+            return self._function(*(_moved(item, self._device) for item in pinned))
+
+        with _exact_float32(benchmark=True):
+            side = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
+            side.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(side):  # kernels are chosen outside the recording
+                for _ in range(_WARM_UPS):
+                    computed = compute()
+            torch.cuda.current_stream().wait_stream(side)
+            outputs = tuple(torch.empty_like(item, device="cpu").pin_memory() for item in computed)
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                for host, item in zip(outputs, compute(), strict=True):
+                    host.copy_(item, non_blocking=True)
         return _Recording(graph, pinned, outputs)
+
+
+def _exact_float32(*, benchmark: bool) -> contextlib.AbstractContextManager[None]:
+    """cuDNN without TF32, which is float32 in name only; benchmark tries all its kernels."""
+    return torch.backends.cudnn.flags(enabled=True, benchmark=benchmark, allow_tf32=False)
 
 
 def _moved(item: Tensor | None, device: torch.device) -> Tensor | None:

@@ -8,6 +8,7 @@ so that those checkpoints load strictly; `naver_config` and `naver_state` transl
 from __future__ import annotations
 
 import ast
+import functools
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import NamedTuple
@@ -273,6 +274,11 @@ def count_macs(net: R2D2Net, height: int, width: int) -> int:
 
 def normalise_images(images: Tensor) -> Tensor:
     """Bytes (B, 3, H, W), RGB, to the float32 that the network takes."""
-    mean = torch.tensor(IMAGE_MEAN, device=images.device).view(1, 3, 1, 1)
-    std = torch.tensor(IMAGE_STD, device=images.device).view(1, 3, 1, 1)
+    mean, std = _image_statistics(images.device)
     return images.float().div_(255).sub_(mean).div_(std)
+
+
+@functools.cache  # a copy to a GPU cannot be part of a CUDA graph
+def _image_statistics(device: torch.device) -> tuple[Tensor, Tensor]:
+    mean, std = (torch.tensor(values, device=device) for values in (IMAGE_MEAN, IMAGE_STD))
+    return mean.view(1, 3, 1, 1), std.view(1, 3, 1, 1)

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 CROP = (480, 640)  # rows, columns: the middle at full resolution, since shrinking hides blur
 BLUR_WINDOW = 9
+FRACTION_BITS = 6  # of fixed-point grey values; four times as fast as floats
 NEARLY_BLACK = 12
 NEARLY_WHITE = 243
 
@@ -34,14 +35,18 @@ class ImageQuality:
 
 def measure(file: bytes) -> ImageQuality | None:
     """Look at a JPEG or PNG file; None if it cannot be decoded."""
+    if not file:
+        return None
     image = cv2.imdecode(np.frombuffer(file, np.uint8), cv2.IMREAD_GRAYSCALE)
     if image is None:
         return None
+    grey = np.asarray(image, np.uint8)
+    levels = cv2.calcHist([grey], [0], None, [256], [0, 256]).ravel() / grey.size
     return ImageQuality(
-        brightness=float(image.mean()),
-        dark=float((image <= NEARLY_BLACK).mean()),
-        bright=float((image >= NEARLY_WHITE).mean()),
-        blur=blur(_middle(np.asarray(image, np.uint8))),
+        brightness=float(levels @ np.arange(256)),
+        dark=float(levels[: NEARLY_BLACK + 1].sum()),
+        bright=float(levels[NEARLY_WHITE:].sum()),
+        blur=blur(_middle(grey)),
     )
 
 
@@ -51,15 +56,18 @@ def blur(image: npt.NDArray[np.uint8]) -> float:
     Blurring a sharp image takes most of the variation between neighbours away, blurring a
     blurred one hardly any; the worse of both directions counts. 0 for a blank image.
     """
-    values = image.astype(np.float32)
+    values = image.astype(np.uint16) << FRACTION_BITS
     worst = 0.0
-    for axis, window in ((0, (1, BLUR_WINDOW)), (1, (BLUR_WINDOW, 1))):
-        variation = np.abs(np.diff(values, axis=axis))
-        left = np.abs(np.diff(cv2.blur(values, window), axis=axis))
-        total = float(variation.sum())
-        if total > 0:
-            lost = float(np.maximum(variation - left, 0).sum())
-            worst = max(worst, (total - lost) / total)
+    for here, there, window in (
+        (np.s_[1:], np.s_[:-1], (1, BLUR_WINDOW)),
+        (np.s_[:, 1:], np.s_[:, :-1], (BLUR_WINDOW, 1)),
+    ):
+        variation = cv2.absdiff(values[here], values[there])
+        blurred = cv2.blur(values, window)
+        left = cv2.absdiff(blurred[here], blurred[there])
+        if total := cv2.sumElems(variation)[0]:
+            lost = cv2.sumElems(cv2.subtract(variation, left))[0]  # 0 where it would be negative
+            worst = max(worst, 1.0 - lost / total)
     return worst
 
 

@@ -1,0 +1,93 @@
+"""Statistics in constant memory say what the whole stream would say."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kapture_ros.recording.streaming import (
+    RATE_BINS,
+    RESERVOIR_SIZE,
+    WORST_GAPS,
+    Intervals,
+    RateHistory,
+    Reservoir,
+)
+
+SECOND = 1_000_000_000
+START = 1_700_000_000 * SECOND
+
+
+def fed(stamps: list[int]) -> Intervals:
+    intervals = Intervals()
+    for start, end in itertools.pairwise(stamps):
+        intervals.add(start, end)
+    return intervals
+
+
+@given(st.integers(1, 10_000_000_000), st.integers(1, 300))
+def test_the_usual_interval_is_known_to_half_a_percent(interval: int, count: int) -> None:
+    intervals = fed([START + number * interval for number in range(count + 1)])
+    assert intervals.median_s == pytest.approx(interval / SECOND, rel=0.006)
+    assert intervals.gaps(3.0) == (0, [])
+
+
+def test_gaps_are_counted_against_the_usual_interval_and_the_longest_are_placed() -> None:
+    steps = [0.1] * 200
+    for place, length in ((20, 0.25), (50, 0.35), (90, 4.0), (130, 1.5)):
+        steps[place] = length
+    stamps = [START, *(START + round(s * SECOND) for s in np.cumsum(steps))]
+    count, worst = fed(stamps).gaps(3.0)
+    assert count == 3, "0.25 s is less than three intervals"
+    assert [round(length, 3) for _, length in worst] == [4.0, 1.5, 0.35]
+    assert worst[0][0] == stamps[90]
+
+
+def test_only_the_worst_gaps_are_kept() -> None:
+    steps = [0.1] * 100 + [float(length) for length in range(1, 21)]
+    stamps = [START, *(START + round(s * SECOND) for s in np.cumsum(steps))]
+    count, worst = fed(stamps).gaps(3.0)
+    assert count == 20
+    assert [round(length) for _, length in worst] == [20, 19, 18, 17, 16][:WORST_GAPS]
+
+
+def test_without_two_stamps_nothing_is_said() -> None:
+    assert Intervals().median_s is None
+    assert Intervals().gaps(3.0) == (0, [])
+
+
+def test_a_sample_of_a_long_stream_gives_its_quantiles_and_exact_extremes() -> None:
+    values = np.random.default_rng(1).normal(5.0, 2.0, 50_000)
+    sample = Reservoir()
+    for value in values:
+        sample.add(float(value))
+    assert (sample.smallest, sample.largest) == (values.min(), values.max())
+    spread = 2.0 / math.sqrt(RESERVOIR_SIZE)
+    assert sample.quantile(0.5) == pytest.approx(5.0, abs=5 * spread)
+
+
+def test_nan_is_no_value() -> None:
+    sample = Reservoir()
+    sample.add(math.nan)
+    assert sample.quantile(0.5) is None
+
+
+def test_a_rate_history_keeps_its_size_and_its_counts() -> None:
+    history = RateHistory()
+    for number in range(5_000):
+        history.add(START + number * SECOND)
+    assert len(history.rates) <= RATE_BINS
+    assert sum(history.rates) * history.bin_s == 5_000
+    assert set(history.rates[:-1]) == {1.0}
+
+
+def test_an_earlier_time_does_not_break_the_history() -> None:
+    history = RateHistory()
+    history.add(START)
+    history.add(START - 100 * SECOND)
+    assert history.rates == [2.0]
