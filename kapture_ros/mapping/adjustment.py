@@ -40,11 +40,7 @@ class Motion:
 
     def step(self, first: int, second: int) -> tuple[Transform, float]:
         """first_from_second between two rows of the track, and the metres between them."""
-        start, end = (
-            Transform(self.track.rotations[row], self.track.translations[row])
-            for row in (first, second)
-        )
-        relative = start.inverse() @ end
+        relative = self.track.pose(first).inverse() @ self.track.pose(second)
         return relative, float(np.linalg.norm(relative.translation))
 
 

@@ -21,13 +21,13 @@ def colored(
     """The structure with the mean colour of every point's observations.
 
     Images that are not at hand or cannot be read are passed over; a point that none of the
-    others sees stays black.
+    others sees keeps the colour it has.
     """
     total = np.zeros((len(structure.xyz), 3))
     seen = np.zeros(len(structure.xyz))
     for row, name in enumerate(tqdm(images.names, "colours", disable=None)):
         part = slice(structure.offsets[row], structure.offsets[row + 1])
-        if part.start == part.stop or not files[name].is_file():
+        if part.start == part.stop or name not in files or not files[name].is_file():
             continue
         picture = cv2.imread(str(files[name]), cv2.IMREAD_COLOR)
         if picture is None:
@@ -37,5 +37,5 @@ def colored(
         y = np.clip(xy[:, 1], 0, picture.shape[0] - 1)
         np.add.at(total, structure.points[part], picture[y, x, ::-1])
         np.add.at(seen, structure.points[part], 1)
-    rgb = total / np.maximum(seen, 1)[:, None]
-    return replace(structure, rgb=rgb.round().astype(np.uint8))
+    mean = (total / np.maximum(seen, 1)[:, None]).round().astype(np.uint8)
+    return replace(structure, rgb=np.where(seen[:, None] > 0, mean, structure.rgb))

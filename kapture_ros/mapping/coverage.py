@@ -18,11 +18,10 @@ from tqdm import tqdm
 
 from kapture_ros.files import new_output
 from kapture_ros.localization.localizer import Localizer
-from kapture_ros.localization.query import Query, QueryFeatures, QueryImage
-from kapture_ros.mapping.feature_files import unit_rows
-from kapture_ros.mapping.gnss import map_from_rig, sensor_from_rig
+from kapture_ros.mapping.gnss import map_from_rig
 from kapture_ros.mapping.index import build_index
 from kapture_ros.mapping.options import CoverageOptions
+from kapture_ros.mapping.relocate import query_of
 from kapture_ros.mapping.subset import OpenMap, open_map, write_subset
 from kapture_ros.mapping.visual_map import VisualMap
 
@@ -118,8 +117,9 @@ def _position(source: OpenMap, frame: int) -> npt.NDArray[np.float64]:
 def _try(source: OpenMap, localizer: Localizer, frame: int, way: float) -> HeldOut:
     images = source.images
     rows = np.flatnonzero((images.frames == frame) & images.posed).tolist()
-    views = tuple(_view(source, row) for row in rows)
-    estimate = localizer.localize(Query(int(images.stamps[rows[0]]), views))
+    types = source.manifest.features
+    query = query_of(images, rows, images.names, source.folders, types)
+    estimate = localizer.localize(query)
     truth = map_from_rig(images, rows[0])
     metres, radians = np.nan, np.nan
     if estimate.map_from_base is not None:
@@ -129,19 +129,6 @@ def _try(source: OpenMap, localizer: Localizer, frame: int, way: float) -> HeldO
         int(images.stamps[rows[0]]), way, (x, y, z), estimate.reason.name,
         estimate.scores.inliers, metres, radians,
     )  # fmt: skip
-
-
-def _view(source: OpenMap, row: int) -> QueryImage:
-    name = source.images.names[row]
-    types = source.manifest.features
-    features = QueryFeatures(
-        np.ascontiguousarray(source.folders["keypoints"].read(name)[:, :2], np.float32),
-        unit_rows(source.folders["descriptors"].read(name)),
-        {types.global_features: unit_rows(source.folders["global_features"].read(name))[0]},
-        types,
-    )
-    camera = source.images.cameras[source.images.camera[row]]
-    return QueryImage(camera, sensor_from_rig(source.images, row), features=features)
 
 
 def to_markdown(name: str, found: Sequence[HeldOut], options: CoverageOptions) -> str:

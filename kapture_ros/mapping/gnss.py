@@ -133,6 +133,10 @@ class RigTrack:
     rotations: Rotation
     translations: Array
 
+    def pose(self, row: int) -> Transform:
+        """map_from_rig of one instant."""
+        return Transform(self.rotations[row], self.translations[row])
+
     @property
     def breaks(self) -> npt.NDArray[np.bool_]:
         """(F - 1,) where the next instant is of another drive."""

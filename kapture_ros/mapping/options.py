@@ -19,6 +19,9 @@ class PairOptions:
     """Which images are matched with which."""
 
     retrieval_top_k: int = option(20, "most similar images of an image, in time apart", minimum=0)
+    retrieval_distance: float = option(
+        80.0, "of such images at most, by GNSS: no camera sees further", unit="m", minimum=0
+    )
     sequence_neighbours: int = option(
         5, "next images of the same camera in time; then every second power", minimum=0
     )
@@ -52,6 +55,10 @@ class VerifyOptions:
 
     max_error: float = option(4.0, "epipolar error of an inlier at most", unit="px", minimum=0.1)
     min_inliers: int = option(15, "inliers of a pair at least", minimum=5)
+    min_ratio: float = option(
+        0.25, "share of the matches at least, where a motion is estimated: any two images "
+        "have some matches that fit some motion", minimum=0.0, maximum=1.0,
+    )  # fmt: skip
     seed: int = option(0, "of the random sampling", minimum=0)
 
 

@@ -35,14 +35,13 @@ def choose_pairs(
 
     Args:
         descriptors: (N, D) global descriptors of unit length.
-        positions: (N, 3) by GNSS, for images without poses; None if there are none.
+        positions: (N, 3) by GNSS; NaN where unknown, None if there are none.
     """
     sequence = sequence_pairs(images, options.sequence_neighbours)
-    sources = [
-        sequence,
-        rig_pairs(images),
-        retrieval_pairs(descriptors, options.retrieval_top_k, apart_from=sequence),
-    ]
+    alike = retrieval_pairs(descriptors, options.retrieval_top_k, apart_from=sequence)
+    if positions is not None:
+        alike = alike[~farther_than(positions, alike, options.retrieval_distance)]
+    sources = [sequence, rig_pairs(images), alike]
     if images.posed.any():
         directions = images.view_directions()
         sources.append(near_pairs(images.centers(), directions, options.pose_distance, options))
@@ -84,6 +83,13 @@ def retrieval_pairs(
         pair = np.stack([np.repeat(rows, k), best.ravel()], axis=1)
         found.append(pair[np.isfinite(np.take_along_axis(scores, best, axis=1).ravel())])
     return union(*found)
+
+
+def farther_than(positions: Array, pairs: Pairs, distance: float) -> npt.NDArray[np.bool_]:
+    """Which pairs (K,) are known to be farther apart than a distance in metres."""
+    apart = np.linalg.norm(positions[pairs[:, 0]] - positions[pairs[:, 1]], axis=1)
+    with np.errstate(invalid="ignore"):
+        return np.asarray(apart > distance)
 
 
 def sequence_pairs(images: ImageTable, neighbours: int) -> Pairs:

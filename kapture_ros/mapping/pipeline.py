@@ -43,6 +43,7 @@ from kapture_ros.mapping.sessions import (
     FeatureSource,
     Session,
     copy_records,
+    image_files,
     link_features,
     merged,
     read_session,
@@ -188,15 +189,6 @@ def joined(sessions: Sequence[Session]) -> tuple[ImageTable, npt.NDArray[np.int3
     images = merged([session.images for session in sessions])
     lengths = [len(session.images) for session in sessions]
     return images, np.repeat(np.arange(len(sessions)), lengths).astype(np.int32)
-
-
-def image_files(sessions: Sequence[Session]) -> dict[str, Path]:
-    """Where the image file of each image of the map lies, whether it is there or not."""
-    return {
-        name: session.dataset / "sensors" / "records_data" / original
-        for session in sessions
-        for name, original in zip(session.images.names, session.originals, strict=True)
-    }
 
 
 def begin(map_dir: Path, sessions: Sequence[Session], settings: MapSettings) -> Path:

@@ -40,6 +40,28 @@ def triangulate(
     Raises:
         InputError: if no point could be triangulated.
     """
+    settings = _triangulation(options, looseness)
+    model = new_reconstruction(images, keypoints)
+    with quiet_colmap(), tempfile.TemporaryDirectory() as nowhere:
+        model = pycolmap.triangulate_points(model, database, nowhere, nowhere, options=settings)
+    require_points(model, "triangulation")
+    return model
+
+
+def triangulate_more(
+    model: pycolmap.Reconstruction, database: Path, options: ReconstructOptions
+) -> pycolmap.Reconstruction:
+    """Further points from the matches of a database; those of the model stay and may grow."""
+    settings = _triangulation(options, 1.0)
+    with quiet_colmap(), tempfile.TemporaryDirectory() as nowhere:
+        return pycolmap.triangulate_points(
+            model, database, nowhere, nowhere, clear_points=False, options=settings
+        )
+
+
+def _triangulation(
+    options: ReconstructOptions, looseness: float
+) -> pycolmap.IncrementalPipelineOptions:
     settings = pycolmap.IncrementalPipelineOptions()
     error = options.max_reprojection * looseness
     settings.triangulation.complete_max_reproj_error = error
@@ -55,11 +77,7 @@ def triangulate(
     settings.extract_colors = False
     settings.num_threads = options.threads
     settings.random_seed = 0
-    model = new_reconstruction(images, keypoints)
-    with quiet_colmap(), tempfile.TemporaryDirectory() as nowhere:
-        model = pycolmap.triangulate_points(model, database, nowhere, nowhere, options=settings)
-    require_points(model, "triangulation")
-    return model
+    return settings
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from kapture_ros.dataset import sidecar
 from kapture_ros.dataset.tables import (
     FORMAT_LINE,
     HEADERS,
+    RECORDS_DATA,
     RIGS,
     RIGS_HEADER,
     SENSORS,
@@ -189,6 +190,15 @@ def same_types(sessions: Sequence[Session]) -> FeatureTypes:
                 )
     names = {kind: folder.type_name for kind, folder in first.features.items()}
     return FeatureTypes(**names)
+
+
+def image_files(sessions: Sequence[Session]) -> dict[str, Path]:
+    """Where the image file of each image of the map lies, whether it is there or not."""
+    return {
+        name: session.dataset / RECORDS_DATA / original
+        for session in sessions
+        for name, original in zip(session.images.names, session.originals, strict=True)
+    }
 
 
 def link_features(sessions: Sequence[Session], map_dir: Path) -> dict[str, FeatureFolder]:

@@ -166,7 +166,7 @@ def _estimate(rays: Rays, i: int, j: int, matches: Matches, options: VerifyOptio
         first[finite] * focal, second[finite] * focal, pinhole, pinhole, ransac, {}
     )
     inliers = matches[finite][np.asarray(report["inliers"], bool)]
-    if len(inliers) < options.min_inliers:
+    if len(inliers) < max(options.min_inliers, options.min_ratio * len(matches)):
         return PairGeometry(i, j, matches[:0], None, len(matches))
     motion = Transform(Rotation.from_matrix(pose.R), np.asarray(pose.t, float))
     return PairGeometry(i, j, inliers, motion, len(matches))
