@@ -6,16 +6,20 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 from matplotlib.figure import Figure
 
 from kapture_ros.dataset.reader import Dataset
-from kapture_ros.dataset.records import GnssRecord
+from kapture_ros.dataset.records import GnssRecord, OdometryRecord
 from kapture_ros.errors import OutputError
+from kapture_ros.messages.table import TRANSFORMS
 from kapture_ros.transforms.geodesy import Datum
 from kapture_ros.transforms.se3 import Array
 
 NANOSECONDS = 1_000_000_000
 MAX_BINS = 600
+MIN_SHARED = 5
+Stamps = npt.NDArray[np.int64]
 
 
 def write_plots(dataset: Dataset, folder: Path) -> list[Path]:
@@ -42,32 +46,34 @@ def write_plots(dataset: Dataset, folder: Path) -> list[Path]:
 
 
 def plot_trajectory(dataset: Dataset) -> Figure | None:
-    """The dataset's trajectory beside its GNSS fixes, both from above, in metres.
+    """Where the drive went, from above in metres, with the GNSS fixes laid over it.
 
-    The two have frames of their own (GNSS is shown east and north of its first fix), so
-    they are laid side by side rather than over each other.
+    The path is the dataset's trajectory, or else its longest odometry. GNSS fixes are turned
+    and moved (not scaled) onto it if both cover the same time. Without a path they are it.
     """
-    panels = [
-        (title, axes, points)
-        for title, axes, points in (
-            ("trajectory", ("x [m]", "y [m]"), _trajectory_points(dataset)),
-            ("GNSS", ("east [m]", "north [m]"), _gnss_points(dataset)),
-        )
-        if len(points)
-    ]
-    if not panels:
+    title, path = _path(dataset)
+    fixes = _gnss_points(dataset)
+    if not len(path) and not len(fixes):
         return None
-    figure = Figure(figsize=(6.5 * len(panels), 6))
-    for number, (title, labels, points) in enumerate(panels, 1):
-        axes = figure.add_subplot(1, len(panels), number)
-        seconds = points[:, 0] - points[0, 0]
-        dots = axes.scatter(points[:, 1], points[:, 2], c=seconds, s=6, cmap="viridis")
-        axes.plot(points[0, 1], points[0, 2], "k^", label="start")
-        axes.set(xlabel=labels[0], ylabel=labels[1], title=f"{title} ({len(points)} positions)")
-        axes.set_aspect("equal", adjustable="datalim")
-        axes.grid(visible=True, alpha=0.3)
-        axes.legend()
-        figure.colorbar(dots, ax=axes, label="time [s]", shrink=0.8)
+    figure = Figure(figsize=(7.5, 6.5))
+    axes = figure.add_subplot()
+    labels = ("x [m]", "y [m]")
+    if not len(path):
+        title, path, fixes, labels = "GNSS", fixes, fixes[:0], ("east [m]", "north [m]")
+    seconds = path[:, 0] - path[0, 0]
+    dots = axes.scatter(path[:, 1], path[:, 2], c=seconds, s=6, cmap="viridis", label=title)
+    axes.plot(path[0, 1], path[0, 2], "k^", label="start")
+    heading = f"{title}: {len(path)} positions"
+    if len(fixes) and (aligned := _onto(path, fixes)) is not None:
+        points, error = aligned
+        label = f"GNSS, turned and moved onto it (rms {error:.2f} m)"
+        axes.plot(points[:, 0], points[:, 1], "+", color="tab:red", ms=4, alpha=0.6, label=label)
+        heading += f", {len(fixes)} GNSS fixes"
+    axes.set(xlabel=labels[0], ylabel=labels[1], title=heading)
+    axes.set_aspect("equal", adjustable="datalim")
+    axes.grid(visible=True, alpha=0.3)
+    axes.legend(loc="best", fontsize=8)
+    figure.colorbar(dots, ax=axes, label="time [s]", shrink=0.8)
     return figure
 
 
@@ -79,10 +85,10 @@ def plot_rates(dataset: Dataset) -> Figure | None:
     start = min(int(values[0]) for values in stamps.values())
     end = max(int(values[-1]) for values in stamps.values())
     seconds = max((end - start) / NANOSECONDS, 1.0)
-    edges = np.linspace(0, seconds, int(min(max(seconds, 2), MAX_BINS)) + 1)
     figure = Figure(figsize=(11, 1.1 + 1.0 * len(stamps)))
     for number, (name, values) in enumerate(stamps.items(), 1):
         axes = figure.add_subplot(len(stamps), 1, number)
+        edges = _bin_edges(values, seconds)
         counts, _ = np.histogram((values - start) / NANOSECONDS, edges)
         axes.stairs(counts / np.diff(edges), edges, fill=True, alpha=0.7)
         axes.set_xlim(0, seconds)
@@ -96,13 +102,54 @@ def plot_rates(dataset: Dataset) -> Figure | None:
     return figure
 
 
-def _trajectory_points(dataset: Dataset) -> Array:
-    """(N, 4): seconds and position in the world."""
+def _bin_edges(stamps: Stamps, seconds: float) -> Array:
+    """Bins of a second, or of a few intervals of a slow sensor: fewer would show the beat."""
+    usual = float(np.median(np.diff(stamps))) / NANOSECONDS
+    width = max(1.0, 5 * usual, seconds / MAX_BINS)
+    return np.linspace(0, seconds, max(1, int(seconds / width)) + 1)
+
+
+def _path(dataset: Dataset) -> tuple[str, Array]:
+    """What moves, and (N, 4): seconds and position in its world."""
     rows = [
         (row.stamp_ns / NANOSECONDS, *row.device_from_world.inverse().translation)
         for row in dataset.trajectory()
     ]
-    return np.array(rows).reshape(-1, 4)
+    title = "trajectory"
+    if not rows:
+        for sensor in dataset.sensors.values():
+            if sensor.kind != "odometry" or sensor.origin.get("type") in TRANSFORMS:
+                continue
+            found = [
+                (record.stamp_ns / NANOSECONDS, *record.parent_from_child.translation)
+                for record in dataset.records(sensor.sensor_id)
+                if isinstance(record, OdometryRecord)
+            ]
+            title, rows = max((title, rows), (sensor.sensor_id, found), key=lambda it: len(it[1]))
+    return title, np.array(sorted(rows)).reshape(-1, 4)
+
+
+def _onto(path: Array, fixes: Array) -> tuple[Array, float] | None:
+    """Fixes (M, 2) in the frame of the path, and how far they lie off it.
+
+    The least-squares turn and shift between the two at the same time, in the plane, where
+    complex numbers are points; None if they share less than a few instants, or stand still.
+    """
+    inside = (fixes[:, 0] >= path[0, 0]) & (fixes[:, 0] <= path[-1, 0])
+    here = fixes[inside, 1] + 1j * fixes[inside, 2]
+    if len(here) < MIN_SHARED:
+        return None
+    there = np.interp(fixes[inside, 0], path[:, 0], path[:, 1]) + 1j * np.interp(
+        fixes[inside, 0], path[:, 0], path[:, 2]
+    )
+    turn = np.vdot(here - here.mean(), there - there.mean())
+    if abs(turn) < 1e-9:
+        return None
+    turn /= abs(turn)
+    shift = there.mean() - turn * here.mean()
+    error = float(np.sqrt(np.mean(np.abs(turn * here + shift - there) ** 2)))
+    moved = turn * (fixes[:, 1] + 1j * fixes[:, 2]) + shift
+    return np.column_stack([moved.real, moved.imag]), error
 
 
 def _gnss_points(dataset: Dataset) -> Array:
@@ -122,7 +169,7 @@ def _gnss_points(dataset: Dataset) -> Array:
     return np.column_stack([fixes[:, 0], enu])
 
 
-def _stamps(dataset: Dataset) -> Iterator[tuple[str, np.ndarray]]:
+def _stamps(dataset: Dataset) -> Iterator[tuple[str, Stamps]]:
     for sensor_id in dataset.sensors:
         found = sorted(record.stamp_ns for record in dataset.records(sensor_id))
         yield sensor_id, np.array(found, np.int64)
