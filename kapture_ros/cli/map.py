@@ -1,4 +1,4 @@
-"""`kapture_ros map`: build, prune and judge visual maps."""
+"""`kapture_ros map`: build, extend, import, export, prune and judge visual maps."""
 
 from __future__ import annotations
 
@@ -16,20 +16,26 @@ from kapture_ros.mapping.options import (
 )
 from kapture_ros.options import add_arguments as add_options
 
-HELP = "Build a visual map from drives; prune and judge maps."
+HELP = "Build a visual map from drives; extend, import, export, prune and judge maps."
 EXAMPLES = """\
   kapture_ros map lap1/ map/                        drive to map, all by default
   kapture_ros map monday/ friday/ map/              several drives, one map
   kapture_ros map drive/ map/ --poses none          structure from motion, scale by GNSS
   kapture_ros map mapping/ map/ --local-features local_features/r2d2_500 \\
       --global-features global_features/AP-GeM-LM18
+  kapture_ros map add map/ night/                   extend a map by a drive
   kapture_ros map prune map/ --max-images 500
   kapture_ros map coverage map/ report/             where will localization be weak?
+  kapture_ros map import reconstruction/ map/       a kapture or COLMAP reconstruction
+  kapture_ros map export map/ colmap/               COLMAP model, and points as PLY
   kapture_ros map info map/ --plot map.png
 """
 WORDS = {
+    "add": "MAP DATASET",
     "prune": "MAP",
     "coverage": "MAP OUT",
+    "import": "SOURCE MAP",
+    "export": "MAP OUT",
     "info": "MAP",
 }
 
@@ -69,8 +75,11 @@ def run(args: argparse.Namespace) -> None:
     if len(rest) != len(WORDS[word].split()):
         raise OptionError(f"`kapture_ros map {word}` wants {WORDS[word]}")
     handlers: dict[str, Callable[..., None]] = {
+        "add": _add,
         "prune": _prune,
         "coverage": _coverage,
+        "import": _import,
+        "export": _export,
         "info": _info,
     }
     handlers[word](args, *(Path(name) for name in rest))
@@ -87,6 +96,14 @@ def _build(args: argparse.Namespace, datasets: list[Path], map_dir: Path) -> Non
     print(summary(map_dir))
 
 
+def _add(args: argparse.Namespace, map_dir: Path, dataset: Path) -> None:
+    from kapture_ros.mapping.extend import extend_map
+    from kapture_ros.mapping.report import summary
+
+    extend_map(map_dir, dataset, settings_from(args))
+    print(summary(map_dir))
+
+
 def _prune(args: argparse.Namespace, map_dir: Path) -> None:
     from kapture_ros.mapping.prune import prune_map
     from kapture_ros.mapping.report import summary
@@ -99,6 +116,21 @@ def _coverage(args: argparse.Namespace, map_dir: Path, out: Path) -> None:
     from kapture_ros.mapping.coverage import write_coverage
 
     print(write_coverage(map_dir, out, options_from(CoverageOptions, args), args.overwrite))
+
+
+def _import(args: argparse.Namespace, source: Path, map_dir: Path) -> None:
+    from kapture_ros.mapping.exchange import import_map
+    from kapture_ros.mapping.report import summary
+
+    import_map(source, map_dir, settings_from(args), overwrite=args.overwrite)
+    print(summary(map_dir))
+
+
+def _export(args: argparse.Namespace, map_dir: Path, out: Path) -> None:
+    from kapture_ros.mapping.exchange import export_map
+
+    export_map(map_dir, out, overwrite=args.overwrite)
+    print(f"{out}: COLMAP model and points.ply")
 
 
 def _info(args: argparse.Namespace, map_dir: Path) -> None:

@@ -376,15 +376,17 @@ class DatasetWriter:
         self._append(extra, sidecar.encode(sidecar.dropped_content(record, reason)))
 
     def _append(self, path: Path, data: bytes) -> tuple[int, int]:
-        file = self._files.get(path)
-        if file is None:
-            file = self._files[path] = AppendFile(self.path / path, tables.HEADERS.get(path, ""))
         try:
-            self._statistics.bytes_written += len(data)
-            return file.append(data)
+            file = self._files.get(path)
+            if file is None:
+                header = tables.HEADERS.get(path, "")
+                file = self._files[path] = AppendFile(self.path / path, header)
+            place = file.append(data)
         except OutputError as error:
             self._failure = error
             raise
+        self._statistics.bytes_written += len(data)
+        return place
 
     def _check_usable(self) -> None:
         if self._failure is not None:

@@ -46,6 +46,9 @@ OPTIONS = (RecorderOptions, RecordingOptions, WriterOptions, SplitOptions, Healt
 
 STATUS_PERIOD_S = 1.0
 MIDDLEWARE_LOST = "lost in the middleware"
+NOT_INSTALLED = "not recorded: its message package is not installed"
+SEVERAL_TYPES = "not recorded: published with several types"
+NEVER_HEARD = "asked for, but nobody published it"
 WHILE_PAUSED = ("tf_static", "camera_info")  # said once, so heard even while paused
 
 
@@ -73,7 +76,7 @@ class RecorderNode(LifecycleNode):
         self.recording: Recording | None = None
         self._active = False
         self._subscriptions_by_topic: dict[str, _Subscription] = {}
-        self._unknown_types: set[str] = set()
+        self._missed: set[str] = set()
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         self.create_service(Trigger, "~/start", self._on_start)
         self.create_service(Trigger, "~/stop", self._on_stop)
@@ -162,10 +165,15 @@ class RecorderNode(LifecycleNode):
 
     def stop(self) -> str:
         """End the recording, if there is one; returns what to tell about it."""
+        heard = set(self._subscriptions_by_topic)
         self._unsubscribe()
         if self.recording is None:
             return "nothing was being recorded"
         recording, self.recording = self.recording, None
+        asked = {topic for topic in recording.settings.recorder.topics if "*" not in topic}
+        for topic in sorted(asked - heard - self._missed):
+            recording.missed(topic, NEVER_HEARD)
+        self._missed.clear()
         recording.stop()
         status = recording.status()
         places = ", ".join(map(str, recording.paths))
@@ -216,7 +224,7 @@ class RecorderNode(LifecycleNode):
             if not recording.uses(topic, types[0]):
                 continue
             if len(types) > 1:
-                self._warn_once(topic, f"{topic} has several types, {types}; not recorded")
+                self._miss_once(topic, SEVERAL_TYPES, ", ".join(types))
                 continue
             publishers = self.get_publishers_info_by_topic(topic)
             if not publishers:
@@ -226,7 +234,7 @@ class RecorderNode(LifecycleNode):
             if known is not None and known.profile == wanted:
                 continue
             if (message_type := message_class(types[0])) is None:
-                self._warn_once(types[0], f"{topic}: the package of {types[0]} is not installed")
+                self._miss_once(topic, NOT_INSTALLED, types[0])
                 continue
             if known is not None:
                 self.destroy_subscription(known.handle)
@@ -270,10 +278,11 @@ class RecorderNode(LifecycleNode):
         except RuntimeError as error:  # what rclpy raises for a message that is not whole
             raise ValueError(str(error)) from error
 
-    def _warn_once(self, key: str, text: str) -> None:
-        if key not in self._unknown_types:
-            self._unknown_types.add(key)
-            self.get_logger().warning(text)
+    def _miss_once(self, topic: str, reason: str, types: str) -> None:
+        if self.recording is not None and topic not in self._missed:
+            self._missed.add(topic)
+            self.recording.missed(topic, reason)
+            self.get_logger().warning(f"{topic} ({types}): {reason}")
 
     # -- status ---------------------------------------------------------------------------------
 
@@ -352,7 +361,7 @@ def run(node_of: Callable[[], RecorderNode], ros_arguments: Sequence[str] | None
         args=list(ros_arguments) if ros_arguments is not None else None,
         signal_handler_options=SignalHandlerOptions.NO,
     )
-    # Set, not left as it was: a shell's background job inherits SIGINT ignored.
+    # SIGINT too: a shell's background job begins with it ignored, and launch ends nodes by it.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
     node = node_of()

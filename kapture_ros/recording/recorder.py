@@ -171,6 +171,10 @@ class Recording:
             self._dropped += count
         self._monitor.dropped(topic, reason, count)
 
+    def missed(self, topic: str, reason: str) -> None:
+        """A topic could not be recorded at all; told in the report."""
+        self._monitor.warned(topic, reason)
+
     def stop(self) -> None:
         """Record what has arrived, write the report and close the dataset."""
         with self._arrived:

@@ -1,9 +1,9 @@
 """A process that plays a small drive on real topics, and prints what it sent as JSON.
 
-    python drive_publisher.py SECONDS [WAIT_FOR_SUBSCRIBERS]
+    python drive_publisher.py SECONDS [TOPIC…]
 
-Cameras publish best effort as drivers do, /tf_static is latched. It waits until every topic
-has a subscriber, so that what it sends is what can be received.
+Cameras publish best effort as drivers do, /tf_static is latched. It waits until the topics
+(all if none is named) have a subscriber, so that what it sends is what can be received.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def transform(stamp, parent: str, child: str, x: float) -> TFMessage:
 
 
 def main() -> None:
-    seconds, wait = float(sys.argv[1]), "--no-wait" not in sys.argv
+    seconds, awaited = float(sys.argv[1]), sys.argv[2:]
     rclpy.init()
     node = rclpy.create_node("drive")
     sensor = qos_profile_sensor_data
@@ -45,11 +45,15 @@ def main() -> None:
     wifi = node.create_publisher(WifiScan, "/wifi", 10)
     moving = node.create_publisher(TFMessage, "/tf", 100)
     static = node.create_publisher(TFMessage, "/tf_static", LATCHED)
-    publishers = (image, info, fix, imu, wifi, moving, static)
+    publishers = [
+        publisher
+        for publisher in (image, info, fix, imu, wifi, moving, static)
+        if not awaited or publisher.topic_name in awaited
+    ]
     static.publish(transform(node.get_clock().now().to_msg(), "base_link", "camera", 0.5))
 
     end = time.monotonic() + 30
-    while wait and any(p.get_subscription_count() == 0 for p in publishers):
+    while any(p.get_subscription_count() == 0 for p in publishers):
         if time.monotonic() > end:
             sys.exit("nobody subscribed")
         time.sleep(0.05)

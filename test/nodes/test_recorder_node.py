@@ -202,6 +202,25 @@ def test_impatience_and_sigterm_end_it_as_cleanly(ros_environment: dict[str, str
     assert stamps(dataset, "gnss.fix") == sent
 
 
+def test_a_background_job_of_a_shell_ends_by_sigint_too(
+    ros_environment: dict[str, str], tmp_path: Path
+):
+    """It begins with SIGINT ignored; and it tells of topics that nobody published."""
+    usual = signal.signal(signal.SIGINT, signal.SIG_IGN)  # a child inherits it
+    try:
+        with recorder(ros_environment, tmp_path, "--topics", "/gnss/fix", "/nobody") as process:
+            signal.signal(signal.SIGINT, usual)
+            sent = publish(ros_environment, 1, "/gnss/fix")
+            interrupted(process)
+    finally:
+        signal.signal(signal.SIGINT, usual)
+    dataset = only_dataset(tmp_path)
+    assert list(dataset.sensors) == ["gnss.fix"]
+    assert stamps(dataset, "gnss.fix") == sent
+    (session,) = read_report(dataset.path)
+    assert "/nobody: asked for, but nobody published it (1 time)" in session["problems"]
+
+
 def test_too_little_space_at_the_start_is_one_clear_error(
     ros_environment: dict[str, str], tmp_path: Path
 ):
