@@ -7,6 +7,7 @@ the answers are rows of the map's images, to be matched by `matching`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +17,6 @@ from scipy.sparse.csgraph import connected_components
 from kapture_ros.localization.options import RetrievalOptions
 from kapture_ros.localization.query import Candidate, Query, Reason, Rejected
 from kapture_ros.localization.wifi import WifiLocator
-from kapture_ros.mapping.retrieval_index import RetrievalIndex
 from kapture_ros.mapping.visual_map import VisualMap
 from kapture_ros.transforms.se3 import Array
 
@@ -24,6 +24,20 @@ Rows = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
 GATE_SIGMAS = 3.0
 MIN_SHARED = 3  # points that two images must share to be one place
+
+
+class Retriever(Protocol):
+    """Search over the map's images by one type of global descriptor."""
+
+    def search(
+        self, query: npt.NDArray[Any], k: int, rows: Rows | None = None
+    ) -> tuple[Rows, Floats]:
+        """Rows and cosine similarities of the k most similar images (among `rows`)."""
+        ...
+
+    def scores(self, query: Floats, rows: Rows | None = None) -> Floats:
+        """Cosine similarities of a unit query to all images or to `rows`."""
+        ...
 
 
 def gated_rows(
@@ -60,7 +74,7 @@ def gated_rows(
 
 
 def retrieve(
-    retrievers: Mapping[str, RetrievalIndex],
+    retrievers: Mapping[str, Retriever],
     descriptors: Mapping[str, Floats],
     rows: Rows | None,
     options: RetrievalOptions,

@@ -22,7 +22,7 @@ FLOOR_DBM = -100.0
 POWER = 2.0  # of the strength above the floor: near access points tell more
 TEMPERATURE = 0.015  # of the cosines, in the weights
 MIN_SIMILARITY = 0.3  # below, the scan is of another place
-MIN_SIGMA = 3.0  # metres; people and doors move the signals by as much
+MIN_SIGMA = 4.0  # metres; people and doors move the signals by as much
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -19,6 +20,7 @@ from synthetic_map import (
 )
 
 from kapture_ros.localization.approximation import approximate_pose
+from kapture_ros.localization.gpu_retrieval import GpuRetrieval
 from kapture_ros.localization.options import APPROXIMATIONS, RetrievalOptions
 from kapture_ros.localization.query import Candidate
 from kapture_ros.localization.retrieval import covisibility_clusters, fuse, retrieve
@@ -98,6 +100,17 @@ def test_fusions_are_what_their_names_say() -> None:
     assert fuse(values, "max")[1] == pytest.approx([0.9, 0.8, 0.95])
     assert fuse(values, "min")[1] == pytest.approx([0.1, 0.8, 0.1])
     assert fuse(values, "round_robin")[0].tolist() == [0, 2, 1]
+
+
+def test_the_search_for_gpus_finds_what_the_index_finds(world) -> None:
+    resident = GpuRetrieval(world.map.retrieval, torch.device("cpu"))
+    query = 3 * _descriptor(world, 17.0, 1)
+    for rows in (None, np.array([3, 5, 9, 20], np.int64)):
+        ours, theirs = resident.search(query, 3, rows), world.map.retrieval.search(query, 3, rows)
+        assert ours[0].tolist() == theirs[0].tolist()
+        assert ours[1] == pytest.approx(theirs[1], abs=1e-5)
+    unit = query / np.linalg.norm(query)
+    assert resident.scores(unit) == pytest.approx(world.map.retrieval.scores(unit), abs=1e-5)
 
 
 def test_streets_are_two_places(world) -> None:
