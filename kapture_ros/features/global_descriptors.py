@@ -7,8 +7,6 @@ datasets and by the localizer's retrieval.
 from __future__ import annotations
 
 import copy
-import dataclasses
-import hashlib
 import itertools
 import threading
 from collections.abc import Callable, Sequence
@@ -27,7 +25,13 @@ from kapture_ros.features.cuda_graphs import Recorded
 from kapture_ros.features.images import MAX_BATCH, batches
 from kapture_ros.features.r2d2_network import normalise_images
 from kapture_ros.features.runtime import RuntimeOptions, resolve
-from kapture_ros.features.weights_file import NetworkFile, Whitening, find_weights, load_network
+from kapture_ros.features.weights_file import (
+    NetworkFile,
+    Whitening,
+    find_weights,
+    load_network,
+    type_name,
+)
 from kapture_ros.options import option
 
 
@@ -35,13 +39,13 @@ from kapture_ros.options import option
 class ApGemOptions:
     """How an image becomes one vector; all of it decides what vectors can be compared."""
 
-    max_size: int = option(
+    global_max_size: int = option(
         1024, "longest side at which an image is looked at", unit="px", minimum=32
     )
-    scales: tuple[float, ...] = option(
+    global_scales: tuple[float, ...] = option(
         (1.0,), "scales that are looked at and pooled", minimum=0.1, maximum=4
     )
-    scale_power: float = option(3.0, "power of the mean over scales", minimum=1)
+    global_scale_power: float = option(3.0, "power of the mean over scales", minimum=1)
     whitening: str = option("", "name of the whitening in the weights; empty for none")
     whitening_power: float = option(
         0.25, "power of the variance that components are divided by", minimum=0, maximum=1
@@ -54,10 +58,11 @@ class ApGemExtractor:
 
     Attributes:
         options: as given.
-        type_name: name of the kapture feature type: the model and a hash of its weights and
-            settings. Equal names mean vectors that can be compared.
+        type_name: name of the kapture feature type: model, hash of its weights, settings.
+            Equal names mean vectors that can be compared.
         descriptor_size: D.
         runtime: what runs, in words: device, precision, way of computing.
+        batch_size: images that are computed at once, if they are of one size.
     """
 
     def __init__(
@@ -80,12 +85,10 @@ class ApGemExtractor:
         if not isinstance(loaded.network, ApGemNet):
             raise InputError(f"{path} holds R2D2, expected AP-GeM")
         self.options = options or ApGemOptions()
-        settings = repr(dataclasses.astuple(self.options))
-        digest = hashlib.sha256(f"{loaded.sha256} {settings}".encode()).hexdigest()
-        self.type_name = f"{loaded.name}-{digest[:8]}"
+        self.type_name = type_name(loaded, f"{self.options.global_max_size}px", self.options)
         target = resolve(runtime or RuntimeOptions())
         self._dtype = target.dtype
-        self._batch = 1 if target.device.type == "cpu" else MAX_BATCH
+        self.batch_size = 1 if target.device.type == "cpu" else MAX_BATCH
         self._network = fold(loaded.network).to(target.device)
         # Pooling and what follows stay float32: half precision overflows and costs nothing less.
         self._network.trunk.to(target.dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -107,7 +110,7 @@ class ApGemExtractor:
             InputError: if an image is not of that kind.
         """
         found = np.empty((len(images), self.descriptor_size), np.float32)
-        for places, pixels, _ in batches(images, [None] * len(images), self._batch):
+        for places, pixels, _ in batches(images, [None] * len(images), self.batch_size):
             with self._lock:
                 (vectors,) = self._run(pixels)
                 found[places] = vectors.numpy()
@@ -117,15 +120,15 @@ class ApGemExtractor:
     def _describe(self, pixels: Tensor) -> tuple[Tensor]:
         """(B, 3, H, W) uint8 to (B, D)."""
         images = normalise_images(pixels)
-        shrink = min(1.0, self.options.max_size / max(images.shape[2:]))
+        shrink = min(1.0, self.options.global_max_size / max(images.shape[2:]))
         parts = []
-        for scale in self.options.scales:
+        for scale in self.options.global_scales:
             scaled = _resized(images, shrink * scale)
             features = self._network.trunk(
                 scaled.to(self._dtype, memory_format=torch.channels_last)
             )
             parts.append(self._network.head(features.float()))
-        vectors = pool_scales(torch.stack(parts), self.options.scale_power)
+        vectors = pool_scales(torch.stack(parts), self.options.global_scale_power)
         if self._whitening is not None:
             vectors = whiten(vectors, self._whitening, self.options.whitening_power)
         return (vectors,)

@@ -24,7 +24,7 @@ from kapture_ros.features.images import MAX_BATCH, batches
 from kapture_ros.features.r2d2_inference import prepare
 from kapture_ros.features.r2d2_network import R2D2Net
 from kapture_ros.features.runtime import RuntimeOptions, resolve
-from kapture_ros.features.weights_file import find_weights, load_network
+from kapture_ros.features.weights_file import find_weights, load_network, type_name
 
 Detect: TypeAlias = Callable[[Tensor, Tensor | None], tuple[Tensor, ...]]
 
@@ -50,11 +50,12 @@ class R2D2Extractor:
 
     Attributes:
         options: as given.
-        type_name: name of the kapture feature type: the model and a hash of its weights.
-            Equal names mean descriptors that can be compared; which keypoints are kept and
-            at which scales does not matter for that and is not part of it.
+        model_name: the model and a hash of its weights; equal names mean descriptors that
+            can be compared, whichever keypoints were kept and at which scales.
+        type_name: name of the kapture feature type: `model_name` and the settings.
         descriptor_size: D.
         runtime: what runs, in words: device, precision, way of computing.
+        batch_size: images that are computed at once, if they are of one size.
     """
 
     def __init__(
@@ -77,10 +78,12 @@ class R2D2Extractor:
         if not isinstance(loaded.network, R2D2Net):
             raise InputError(f"{path} holds AP-GeM, expected R2D2")
         self.options = options or R2D2Options()
-        self.type_name = f"{loaded.name}-{loaded.sha256[:8]}"
+        self.model_name = loaded.model_name
+        readable = f"top{self.options.top_k}_{self.options.max_size}px"
+        self.type_name = type_name(loaded, readable, self.options)
         self.descriptor_size = loaded.network.config.descriptor_size
         target = resolve(runtime or RuntimeOptions())
-        self._batch = 1 if target.device.type == "cpu" else MAX_BATCH
+        self.batch_size = 1 if target.device.type == "cpu" else MAX_BATCH
         engine = prepare(loaded.network, target)
         self._detect: Detect = functools.partial(detect, engine, self.options)
         self.runtime = f"{target}, {engine.how}"
@@ -105,7 +108,7 @@ class R2D2Extractor:
         """
         given = masks if masks is not None else [None] * len(images)
         found: dict[int, LocalFeatures] = {}
-        for places, pixels, allowed in batches(images, given, self._batch):
+        for places, pixels, allowed in batches(images, given, self.batch_size):
             with self._lock:
                 candidates = Candidates(*self._detect(pixels, allowed))
                 found.update(zip(places, _separate(candidates), strict=True))

@@ -24,8 +24,8 @@ from kapture_ros.features.winograd import (
 )
 
 _QUAD_LAYERS = 3
-_HEAD_ROWS = 16
-"""Rows of the map whose squares are made at a time on a CPU: they stay in the cache."""
+_CACHE_BYTES = {"cpu": 4 << 20, "cuda": 24 << 20}
+"""How much of the squared features is made at a time, so that it stays in the cache."""
 _WINOGRAD_CHANNELS = 32 * 64
 """Input times output channels from which Winograd's transforms pay off (measured)."""
 
@@ -132,10 +132,7 @@ class Heads:
             coarse = self._logits(features).permute(0, 3, 1, 2)
             reliability = reliability_of(upsample(coarse, self.stride))
             return reliability[:, 0], repeatability_of(self.pixel_head(shared.float()))[:, 0]
-        if features.device.type != "cpu":
-            logits = self._logits(self._upsampled(features))
-        else:
-            logits = torch.cat(list(self._logits_by_band(features)), dim=1)
+        logits = torch.cat(self._logits_by_band(features), dim=1)
         return reliability_of(logits[..., :2].movedim(3, 1))[:, 0], repeatability_of(logits[..., 2])
 
     def _logits(self, features: Tensor) -> Tensor:
@@ -154,12 +151,14 @@ class Heads:
         """The full-resolution logits in bands of rows, whose squares stay in the cache."""
         halo = 1 if self.stride > 1 else 0  # rows that bilinear upsampling looks at
         bands = []
-        for first in range(0, features.shape[1], _HEAD_ROWS):
-            last = min(first + _HEAD_ROWS, features.shape[1])
+        row_bytes = 4 * self.stride**2 * features[:, 0].numel()
+        step = max(1, _CACHE_BYTES[features.device.type] // row_bytes)
+        for first in range(0, features.shape[1], step):
+            last = min(first + step, features.shape[1])
             above = min(halo, first)
             full = self._upsampled(features[:, first - above : last + halo])
-            rows = slice(above * self.stride, (above + last - first) * self.stride)
-            bands.append(self._logits(full[:, rows]))
+            own = slice(above * self.stride, (above + last - first) * self.stride)
+            bands.append(self._logits(full[:, own]))
         return bands
 
 

@@ -7,9 +7,11 @@ under the names of the module's `state_dict`, in float32 or float16.
 
 from __future__ import annotations
 
+import dataclasses
 import glob
 import hashlib
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,6 +68,38 @@ class NetworkFile:
     licence: str
     sha256: str
     whitenings: Mapping[str, Whitening]
+
+    @property
+    def model_name(self) -> str:
+        """NAME-HASH: which weights these are."""
+        # kapture's tables know no escape, so nothing may need one.
+        return re.sub(r"[^\w.+-]+", "_", self.name) + f"-{self.sha256[:8]}"
+
+
+def type_name(network: NetworkFile, readable: str, options: Any) -> str:
+    """The kapture feature type NAME-HASH-SETTINGS of a network with these settings.
+
+    Args:
+        readable: what people want to see of the settings, without hyphens.
+        options: the dataclass of all settings, of which the name holds a hash.
+    """
+    settings = hashlib.sha256(repr(dataclasses.astuple(options)).encode()).hexdigest()
+    return f"{network.model_name}-{readable}_{settings[:6]}"
+
+
+def weights_of_type(name: str) -> str:
+    """The name of the weights in a feature type's name.
+
+    Raises:
+        InputError: if the type was not made by `kapture_ros extract`.
+    """
+    match = re.fullmatch(r"(.+)-[0-9a-f]{8}-[^-]+", name)
+    if match is None:
+        raise InputError(
+            f"features of type '{name}' do not tell their weights: they were not made by "
+            "`kapture_ros extract`"
+        )
+    return match[1]
 
 
 def save_network(

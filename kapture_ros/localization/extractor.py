@@ -1,0 +1,105 @@
+"""Features of query images by the networks a map was made with.
+
+Pixels come from the query, networks from the installed weights; the localizer matches
+what comes out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from kapture_ros.errors import InputError
+from kapture_ros.features.detection import R2D2Options
+from kapture_ros.features.global_descriptors import ApGemExtractor, ApGemOptions
+from kapture_ros.features.local import R2D2Extractor
+from kapture_ros.features.runtime import RuntimeOptions
+from kapture_ros.features.weights_file import weights_of_type
+from kapture_ros.localization.query import QueryFeatures
+from kapture_ros.mapping.manifest import FeatureTypes
+
+Pixels = npt.NDArray[np.uint8]
+
+
+class Extractor(Protocol):
+    """What makes features from pixels."""
+
+    @property
+    def types(self) -> FeatureTypes:
+        """Names (with hashes) of the map's features that these can be compared with."""
+        ...
+
+    def extract(self, images: Sequence[Pixels]) -> list[QueryFeatures]:
+        """Features of images (H, W) or (H, W, 3) RGB."""
+        ...
+
+
+class NetworkExtractor:
+    """R2D2 and AP-GeM for the queries of one map; may be called from several threads.
+
+    Attributes:
+        runtime: what runs, in words.
+    """
+
+    def __init__(self, types: FeatureTypes, local: R2D2Extractor, global_: ApGemExtractor):
+        """Keep both, if the features of a map (`types`) can be compared with theirs.
+
+        Raises:
+            InputError: if the map's were made with other weights or, as far as it matters,
+                settings.
+        """
+        # Which keypoints are kept of a query need not be as in the map.
+        if not types.descriptors.startswith(f"{local.model_name}-"):
+            raise _other("local", types.descriptors, local.type_name)
+        if types.global_features != global_.type_name:
+            raise _other("global", types.global_features, global_.type_name)
+        self.types = types
+        self.runtime = f"R2D2 {local.runtime}; AP-GeM {global_.runtime}"
+        self._local = local
+        self._global = global_
+
+    def extract(self, images: Sequence[Pixels]) -> list[QueryFeatures]:
+        """Features of images (H, W) or (H, W, 3) RGB.
+
+        Raises:
+            InputError: if an image is not of that kind.
+        """
+        described = self._global.extract(images)
+        return [
+            QueryFeatures(
+                found.keypoints[:, :2],
+                found.descriptors,
+                {self.types.global_features: vector},
+                self.types,
+            )
+            for found, vector in zip(self._local.extract(images), described, strict=True)
+        ]
+
+
+def _other(kind: str, wanted: str, found: str) -> InputError:
+    return InputError(
+        f"the map's {kind} features are '{wanted}' but the installed weights with these settings "
+        f"make '{found}'; use the weights and settings of the map (`kapture_ros weights list`)"
+    )
+
+
+def extractor_for(
+    types: FeatureTypes,
+    local: R2D2Options | None = None,
+    global_: ApGemOptions | None = None,
+    runtime: RuntimeOptions | None = None,
+) -> NetworkExtractor:
+    """The networks that a map's features were made with, from the installed weights.
+
+    Raises:
+        InputError: if they are not installed, or those of that name are others.
+        OptionError: if the device or precision is not available.
+    """
+    return NetworkExtractor(
+        types,
+        R2D2Extractor(weights_of_type(types.descriptors), local, runtime),
+        ApGemExtractor(weights_of_type(types.global_features), global_, runtime),
+    )
