@@ -12,7 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,8 @@ from kapture_ros.errors import InputError, KaptureRosError
 from kapture_ros.localization.acceptance import judge, score
 from kapture_ros.localization.approximation import approximate_pose
 from kapture_ros.localization.cameras import MountedCamera
+from kapture_ros.localization.extractor import Extractor
+from kapture_ros.localization.gpu_retrieval import GpuRetrieval, fits
 from kapture_ros.localization.matching import ImageMatches, gather, match_candidates
 from kapture_ros.localization.options import LocalizerOptions
 from kapture_ros.localization.pose import (
@@ -42,6 +44,7 @@ from kapture_ros.localization.query import (
 )
 from kapture_ros.localization.refinement import Matches, PositionPrior, Priors, residuals
 from kapture_ros.localization.retrieval import (
+    Retriever,
     covisibility_clusters,
     gated_rows,
     retrieve,
@@ -49,7 +52,7 @@ from kapture_ros.localization.retrieval import (
 from kapture_ros.localization.wifi import WifiLocator
 from kapture_ros.mapping.images import Camera
 from kapture_ros.mapping.manifest import FeatureTypes
-from kapture_ros.mapping.retrieval_index import RetrievalIndex
+from kapture_ros.mapping.matching import chosen_device
 from kapture_ros.mapping.visual_map import VisualMap
 
 log = logging.getLogger(__name__)
@@ -58,19 +61,6 @@ MAX_CLUSTERS = 3  # places solved for; more are as good as none
 SECOND_ITERATIONS = 1000  # RANSAC samples for the second-best pose
 SAME_PLACE = (1.0, np.deg2rad(10.0))  # metres, radians
 MIN_CONTRAST = 2.0  # standard deviation of the grey values of an image with anything in it
-
-
-class Extractor(Protocol):
-    """What makes features from pixels: `kapture_ros.features`, or anything like it."""
-
-    @property
-    def types(self) -> FeatureTypes:
-        """Names (with hashes) of the features it makes."""
-        ...
-
-    def extract(self, pixels: npt.NDArray[np.uint8]) -> QueryFeatures:
-        """Features of one image (H, W) or (H, W, 3) RGB."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +115,7 @@ class Localizer:
         visual_map: VisualMap,
         options: LocalizerOptions | None = None,
         extractor: Extractor | None = None,
-        retrievers: Mapping[str, RetrievalIndex] | None = None,
+        retrievers: Mapping[str, Retriever] | None = None,
     ):
         if len(visual_map) == 0 or len(visual_map.points) == 0:
             raise InputError(f"{visual_map.path} has no images with points: nothing to match with")
@@ -134,8 +124,12 @@ class Localizer:
         self.map = visual_map
         self.options = options or LocalizerOptions()
         self.extractor = extractor
-        own = {visual_map.feature_types.global_features: visual_map.retrieval}
-        self.retrievers = own | dict(retrievers or {})
+        own: Retriever = visual_map.retrieval
+        device = chosen_device(self.options.matching)
+        if device.type == "cuda" and fits(visual_map.retrieval, device):
+            own = GpuRetrieval(visual_map.retrieval, device)
+        name = visual_map.feature_types.global_features
+        self.retrievers: dict[str, Retriever] = {name: own, **(retrievers or {})}
         self.wifi = WifiLocator(visual_map.wifi) if len(visual_map.wifi.positions) else None
 
     def localize(self, query: Query) -> Estimate:
@@ -173,12 +167,22 @@ class Localizer:
         Raises:
             Rejected: if there is none, with the first image's reason.
         """
-        found = [self._view(number, image) for number, image in enumerate(query.images)]
-        views = [view for view in found if isinstance(view, View)]
-        if not views:
-            problems = [problem for problem in found if isinstance(problem, Rejected)]
-            raise problems[0] if problems else Rejected(Reason.BAD_INPUT, "the query has no image")
-        return views
+        checked = [self._checked(image) for image in query.images]
+        cameras = {n: found for n, found in enumerate(checked) if isinstance(found, MountedCamera)}
+        problems = [found for found in checked if isinstance(found, Rejected)]
+        features = self._features([query.images[number] for number in cameras])
+        views = [
+            View(number, camera, found)
+            for (number, camera), found in zip(cameras.items(), features, strict=True)
+            if len(found.keypoints)
+        ]
+        if views:
+            return views
+        if problems:
+            raise problems[0]
+        if not query.images:
+            raise Rejected(Reason.BAD_INPUT, "the query has no image")
+        raise Rejected(Reason.NO_FEATURES, "nothing to see: no keypoint in any image")
 
     def retrieve(self, query: Query, views: Sequence[View]) -> list[Candidates]:
         """Map images for each view.
@@ -299,33 +303,30 @@ class Localizer:
         covariance = map_from_enu @ fix.covariance @ map_from_enu.T
         return Priors(PositionPrior(place, covariance, fix.lever_arm), gravity=query.gravity)
 
-    def _view(self, number: int, image: QueryImage) -> View | Rejected:
-        """A usable image, or why it is not: the instant's other images may do."""
+    def _checked(self, image: QueryImage) -> MountedCamera | Rejected:
+        """The camera of a usable image, or why it is not: the instant's others may do."""
+        what = f"camera '{image.camera.sensor_id}'"
         try:
-            return View(number, _mounted(image), self._features(image))
+            if image.features is not None:
+                refuse_other_features(image.features.types, self.map.feature_types)
+            elif image.pixels is None:
+                return Rejected(Reason.BAD_INPUT, f"{what}: no image")
+            elif self.extractor is None:
+                return Rejected(Reason.BAD_INPUT, f"{what}: images need an extractor")
+            else:
+                _check_pixels(image.pixels, image.camera)
+            return MountedCamera(image.camera, image.cam_from_base)
+        except InputError as error:
+            return Rejected(Reason.BAD_INPUT, str(error))
         except Rejected as problem:
             return problem
 
-    def _features(self, image: QueryImage) -> QueryFeatures:
-        """Given or extracted features.
-
-        Raises:
-            Rejected: if the image is no image or shows nothing.
-        """
-        features = image.features
-        if features is not None:
-            refuse_other_features(features.types, self.map.feature_types)
-        elif image.pixels is None:
-            raise Rejected(Reason.BAD_INPUT, f"camera '{image.camera.sensor_id}': no image")
-        elif self.extractor is None:
-            raise Rejected(Reason.BAD_INPUT, "images need an extractor; this localizer has none")
-        else:
-            _check_pixels(image.pixels, image.camera)
-            features = self.extractor.extract(image.pixels)
-        if len(features.keypoints) == 0:
-            text = f"camera '{image.camera.sensor_id}': nothing to see (no keypoint)"
-            raise Rejected(Reason.NO_FEATURES, text)
-        return features
+    def _features(self, images: Sequence[QueryImage]) -> list[QueryFeatures]:
+        """Given features, the others extracted together (a GPU takes them as one batch)."""
+        missing = [image.pixels for image in images if image.features is None]
+        pixels = [image for image in missing if image is not None]
+        extracted = iter(self.extractor.extract(pixels) if self.extractor and pixels else ())
+        return [image.features or next(extracted) for image in images]
 
     def _places(self, known: Correspondences) -> npt.NDArray[np.int32]:
         """The place (N,) of every match: candidates with common points are one place."""
@@ -399,13 +400,6 @@ def refuse_other_features(given: FeatureTypes, wanted: FeatureTypes) -> None:
                 f"the query's {kind} are '{ours}' but the map's are '{theirs}'; extract with the "
                 "weights and settings of the map"
             )
-
-
-def _mounted(image: QueryImage) -> MountedCamera:
-    try:
-        return MountedCamera(image.camera, image.cam_from_base)
-    except InputError as error:
-        raise Rejected(Reason.BAD_INPUT, str(error)) from error
 
 
 def _check_pixels(pixels: npt.NDArray[np.uint8], camera: Camera) -> None:

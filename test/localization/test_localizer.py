@@ -228,8 +228,35 @@ class Nothing:
 
     types = TYPES
 
-    def extract(self, pixels: np.ndarray) -> QueryFeatures:
-        return _features(0)
+    def extract(self, images: list[np.ndarray]) -> list[QueryFeatures]:
+        return [_features(0) for _ in images]
+
+
+def test_images_in_memory_are_looked_at_together(world) -> None:
+    truth = base_at(22.0)
+    query = world.query(truth, cameras=(CAM_FROM_BASE, SIDE_FROM_BASE))
+    known = [image.features for image in query.images]
+    noise = np.random.default_rng(0).integers(0, 255, (2, 480, 640, 3), dtype=np.uint8)
+    noise[:, 0, 0, 0] = 0, 1  # which camera it is
+    seen = []
+
+    class Eyes(Nothing):
+        def extract(self, images):
+            seen.append(len(images))
+            return [known[image[0, 0, 0]] for image in images]
+
+    images = [replace(i, features=None, pixels=p) for i, p in zip(query.images, noise, strict=True)]
+    estimate = Localizer(world.map, extractor=Eyes()).localize(replace(query, images=tuple(images)))
+    assert seen == [2], "one batch"
+    assert estimate.accepted, estimate.reason_text
+    assert estimate.map_from_base.distance_to(truth)[0] < 0.05
+
+
+def test_images_without_an_extractor_get_a_reason(world, localizer) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (480, 640, 3), dtype=np.uint8)
+    estimate = localizer.localize(Query(7, (QueryImage(CAMERA, pixels=noise),)))
+    assert estimate.reason is Reason.BAD_INPUT
+    assert "extractor" in estimate.reason_text
 
 
 def test_a_query_without_images_gets_a_reason(localizer) -> None:
