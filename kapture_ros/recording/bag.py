@@ -17,24 +17,16 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from rosbags.interfaces import Connection, MessageDefinitionFormat
+from rosbags.interfaces import Connection, MessageDefinitionFormat, QosDurability
 from rosbags.rosbag1 import Reader as Reader1
 from rosbags.rosbag2 import Reader as Reader2
 from rosbags.rosbag2.storage_mcap import McapReader
-from rosbags.serde import SerdeError
-from rosbags.typesys import (
-    Stores,
-    TypesysError,
-    get_types_from_idl,
-    get_types_from_msg,
-    get_typestore,
-)
-from rosbags.typesys.store import Typestore
 
 from kapture_ros.errors import InputError
 from kapture_ros.messages import nmea
-from kapture_ros.messages.common import Message, MessageError, time_ns
+from kapture_ros.messages.common import Message, time_ns
 from kapture_ros.recording.bagscan import Damage, FoundChannel, FoundMessage, scan
+from kapture_ros.recording.bagtypes import Channel, MessageTypes
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -48,24 +40,7 @@ FOLDER_SUFFIXES = tuple(s + packed for s in BAG_SUFFIXES for packed in ("", ".zs
 NMEA_SUFFIXES = (".nmea", ".nmea0183")
 NMEA_TOPIC, SENTENCE = "/nmea", "sentence"
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
-UNKNOWN_DEFINITION = "unknown type"
 END_OF_TIME = (1 << 63) - 1
-
-
-@dataclass(frozen=True, slots=True)
-class Channel:
-    """One topic of one file.
-
-    Attributes:
-        encoding: of the messages: cdr, ros1, or sentence (a line of an NMEA log).
-        definition: how the type is defined: "msg" or "idl" and the text; ("", "") if the
-            bag does not say.
-    """
-
-    topic: str
-    type_name: str
-    encoding: str
-    definition: tuple[str, str] = ("", "")
 
 
 @dataclass(slots=True)
@@ -102,7 +77,7 @@ class Bag:
     def __init__(self, paths: Sequence[Path], definitions: Sequence[Path] = ()) -> None:
         self.paths = tuple(paths)
         self.problems: list[str] = []
-        self._types = _Types(definitions)
+        self._types = MessageTypes(definitions)
         self._stack = ExitStack()
         try:
             files = [file for path in paths for file in self._files(path)]
@@ -169,6 +144,16 @@ class Bag:
         if message.channel.encoding == SENTENCE:
             return message.data
         return self._types.decode(message.channel, message.data)
+
+    def as_ros2(self, message: BagMessage) -> bytes:
+        """The message in ROS 2's encoding (CDR); what is ROS 2 already stays as it is.
+
+        Raises:
+            MessageError: `unknown type` where `ros2_type` is None, `not decodable`.
+        """
+        if message.channel.encoding == "cdr":
+            return bytes(message.data)
+        return self._types.as_ros2(message.channel, message.data)
 
     # -- opening ------------------------------------------------------------------------------
 
@@ -342,7 +327,25 @@ def _channel(connection: Connection) -> Channel:
     )
     ros1 = not hasattr(connection.ext, "serialization_format")
     definition = (kind, connection.msgdef.data if kind else "")
-    return Channel(connection.topic, connection.msgtype, "ros1" if ros1 else "cdr", definition)
+    encoding = "ros1" if ros1 else "cdr"
+    return Channel(
+        connection.topic, connection.msgtype, encoding, definition, _is_latched(connection)
+    )
+
+
+def _is_latched(connection: Connection) -> bool:
+    """As its publishers said; /tf_static is by its meaning."""
+    if _is_static(connection.topic):
+        return True
+    extra: Any = connection.ext
+    if hasattr(extra, "latching"):
+        return bool(extra.latching)
+    offered = extra.offered_qos_profiles
+    return bool(offered) and all(qos.durability is QosDurability.TRANSIENT_LOCAL for qos in offered)
+
+
+def _is_static(topic: str) -> bool:
+    return topic.rpartition("/")[2] == "tf_static"
 
 
 def _found_channel(found: FoundChannel) -> Channel:
@@ -351,81 +354,8 @@ def _found_channel(found: FoundChannel) -> Channel:
     )
     package, _, rest = found.type_name.partition("/")
     name = f"{package}/msg/{rest.rpartition('/')[2]}"
-    return Channel(found.topic, name, found.encoding, (kind, found.definition if kind else ""))
-
-
-# -- types ------------------------------------------------------------------------------------
-
-
-class _Types:
-    """Decodes messages, each channel by the definition in its bag, else by a known one."""
-
-    def __init__(self, definitions: Sequence[Path]) -> None:
-        self._given = _read_definitions(definitions)
-        self._stores: dict[tuple[str, str, tuple[str, str]], Typestore | None] = {}
-
-    def decode(self, channel: Channel, data: Any) -> Message:
-        key = (channel.type_name, channel.encoding, channel.definition)
-        if key not in self._stores:
-            self._stores[key] = self._store(channel)
-        store = self._stores[key]
-        if store is None:
-            raise MessageError(UNKNOWN_DEFINITION, f"no definition of {channel.type_name}")
-        try:
-            if channel.encoding == "ros1":
-                return store.deserialize_ros1(data, channel.type_name)
-            return store.deserialize_cdr(data, channel.type_name)
-        except (SerdeError, AssertionError, IndexError, KeyError, MemoryError) as error:
-            raise MessageError("not decodable", f"{channel.type_name}: {error}") from error
-
-    def _store(self, channel: Channel) -> Typestore | None:
-        kind, text = channel.definition
-        try:
-            if kind:
-                store = get_typestore(Stores.EMPTY)
-                for types in _definition_types(kind, text, channel.type_name):
-                    store.register(types)
-                return store
-        except (TypesysError, ValueError, KeyError, IndexError, SyntaxError) as error:
-            log.warning("%s: bad definition of %s: %s", channel.topic, channel.type_name, error)
-        ros1 = channel.encoding == "ros1"
-        store = get_typestore(Stores.ROS1_NOETIC if ros1 else Stores.LATEST)
-        try:
-            store.register({k: v for k, v in self._given.items() if k not in store.fielddefs})
-        except TypesysError as error:
-            raise InputError(f"message definitions: {error}") from error
-        return store if channel.type_name in store.fielddefs else None
-
-
-def _definition_types(kind: str, text: str, type_name: str) -> Iterator[Any]:
-    if kind == "msg":
-        yield get_types_from_msg(text, type_name)
-        return
-    separator = "=" * 80 + "\n"
-    for piece in text.split(separator) if text.startswith(separator) else [text]:
-        if piece.startswith("IDL: "):
-            yield get_types_from_idl(piece.partition("\n")[2])
-        elif piece:
-            yield get_types_from_idl(piece)
-
-
-def _read_definitions(paths: Sequence[Path]) -> dict[str, Any]:
-    """Types of .msg files; their package is the folder above `msg`."""
-    types: dict[str, Any] = {}
-    for path in paths:
-        files = sorted(path.rglob("*.msg")) if path.is_dir() else [path]
-        if not files:
-            raise InputError(f"{path} holds no .msg files")
-        for file in files:
-            folder = file.absolute().parent
-            package = folder.parent.name if folder.name == "msg" else folder.name
-            try:
-                types |= get_types_from_msg(file.read_text("utf-8"), f"{package}/msg/{file.stem}")
-            except OSError as error:
-                raise InputError(f"cannot read {file}: {error.strerror}") from error
-            except (TypesysError, UnicodeDecodeError) as error:
-                raise InputError(f"{file} is not a message definition: {error}") from error
-    return types
+    definition = (kind, found.definition if kind else "")
+    return Channel(found.topic, name, found.encoding, definition, _is_static(found.topic))
 
 
 # -- files ------------------------------------------------------------------------------------

@@ -268,7 +268,8 @@ def test_a_drive_recorded_live_equals_its_converted_bag(
     live = tmp_path / "live"
     live.mkdir()
     with recorder(ros_environment, live) as process:
-        play = [sys.executable, str(HERE / "bag_publisher.py"), str(drive / "lap1")]
+        play = [sys.executable, "-m", "kapture_ros.cli.main", "play", str(drive / "lap1")]
+        play += ["--wait-for", "*", "--clock-rate", "0"]
         done = subprocess.run(play, env=ros_environment, capture_output=True, text=True, timeout=90)
         assert done.returncode == 0, done.stderr
         assert ", 0 lost" in interrupted(process)
