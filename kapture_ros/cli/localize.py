@@ -17,7 +17,7 @@ from kapture_ros.options import describe, from_arguments, load_yaml
 
 HELP = "localize a query dataset in a map: poses, covariances, diagnostics"
 EXAMPLES = """\
-  kapture_ros localize lap1_map/ lap2/ localized/
+  kapture_ros localize lap1_map/ lap2/ localized/           features are made if there are none
   kapture_ros localize map/ query/ localized/ --preset naver --no-rigs
   kapture_ros localize map/ query/ localized/ --local-features local_features/r2d2_500 \\
       --global-features global_features/AP-GeM-LM18
@@ -29,7 +29,7 @@ EXAMPLES = """\
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("map", type=Path, help="visual map (`kapture_ros map`)")
-    parser.add_argument("query", type=Path, help="kapture dataset with features")
+    parser.add_argument("query", type=Path, help="kapture dataset with images or features")
     parser.add_argument(
         "out", type=Path, help="folder for the results; an interrupted run goes on there"
     )
@@ -46,7 +46,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Localize every query, write the results, print what became of them."""
     # COLMAP, torch and FAISS take seconds to import: only when they are used.
+    from kapture_ros.features.runtime import RuntimeOptions
     from kapture_ros.localization.batch import localize_all
+    from kapture_ros.localization.extractor import extractor_for
     from kapture_ros.localization.localizer import Localizer
     from kapture_ros.localization.query_set import QuerySet
     from kapture_ros.mapping.sessions import FeatureSource
@@ -66,6 +68,10 @@ def run(args: argparse.Namespace) -> None:
     visual_map = VisualMap.load(args.map)
     source = FeatureSource(args.local_features, args.global_features)
     queries = QuerySet(args.query, source, visual_map.feature_types, rigs=batch.rigs)
-    localizer = Localizer(visual_map, options)
+    extractor = None
+    if not queries.has_features:
+        runtime = RuntimeOptions(device=options.matching.device)
+        extractor = extractor_for(visual_map.feature_types, runtime=runtime)
+    localizer = Localizer(visual_map, options, extractor)
     print(localize_all(localizer, queries, args.out, batch, overwrite=args.overwrite))
     print(f"results: {args.out}")

@@ -1,26 +1,38 @@
 """The queries of a kapture dataset: one per image, or one per instant of its rigs.
 
-Read from `sensors/` and the features of the dataset (or of folders as NAVER ships them);
-consumed by `batch`.
+Read from `sensors/` and the features of the dataset (or of folders as NAVER ships them),
+or from its images where it has no features; consumed by `batch`.
 """
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from kapture_ros.dataset.tables import RECORDS_DATA
+from kapture_ros.errors import InputError
+from kapture_ros.features.images import read_image
 from kapture_ros.localization.localizer import refuse_other_features
 from kapture_ros.localization.query import GnssFix, Query, QueryFeatures, QueryImage
-from kapture_ros.mapping.feature_files import unit_rows
+from kapture_ros.mapping.feature_files import (
+    SUFFIXES,
+    FeatureFolder,
+    checked_name,
+    feature_types,
+    unit_rows,
+)
 from kapture_ros.mapping.gnss import read_fixes
 from kapture_ros.mapping.images import ImageTable, read_images
 from kapture_ros.mapping.manifest import FeatureTypes
 from kapture_ros.mapping.priors import read_records
 from kapture_ros.mapping.sessions import FeatureSource
 from kapture_ros.transforms.se3 import Transform
+
+log = logging.getLogger(__name__)
 
 MAX_FIX_AGE_NS = 150_000_000  # 2 m of driving at 50 km/h
 MAX_SCAN_AGE_NS = 5_000_000_000
@@ -48,13 +60,14 @@ class QuerySet:
 
     Attributes:
         infos: what every query is called, in the order of time.
+        has_features: whether queries come with features; otherwise with pixels.
 
     Args:
         wanted: the map's features.
         rigs: whether the images of a rig's instant are one query.
 
     Raises:
-        InputError: if it is no dataset with images and features, or the features are others.
+        InputError: if it is no dataset with images, or its features are others than the map's.
     """
 
     def __init__(
@@ -62,11 +75,9 @@ class QuerySet:
     ):
         self.dataset = dataset
         self.images: ImageTable = read_images(dataset)
-        self._features = source.folders(dataset)
-        self._types = FeatureTypes(
-            **{kind: folder.type_name for kind, folder in self._features.items()}
-        )
-        refuse_other_features(self._types, wanted)
+        self._types = wanted
+        self._features = _feature_folders(dataset, source, wanted)
+        self.has_features = bool(self._features)
         self._fixes = read_fixes(dataset, GNSS_SIGMA)
         scans = read_records(dataset, "wifi")
         self._scans = dict(scans)
@@ -79,7 +90,7 @@ class QuerySet:
         return len(self.infos)
 
     def __getitem__(self, number: int) -> Query:
-        """One query with its features.
+        """One query with its features or its pixels (None where the file is damaged).
 
         Raises:
             IndexError: beyond the last.
@@ -93,8 +104,12 @@ class QuerySet:
             cam_from_base = Transform()
             if info.device in self.images.rigs:
                 cam_from_base = self.images.rigs[info.device][camera.sensor_id]
-            features = self._read(self.images.names[row])
-            images.append(QueryImage(camera, cam_from_base, features=features))
+            name = self.images.names[row]
+            if self.has_features:
+                image = QueryImage(camera, cam_from_base, features=self._read(name))
+            else:
+                image = QueryImage(camera, cam_from_base, pixels=self._pixels(name))
+            images.append(image)
         return Query(
             info.stamp_ns,
             tuple(images),
@@ -123,6 +138,13 @@ class QuerySet:
         by_type = {self._types.global_features: described}
         return QueryFeatures(keypoints, descriptors, by_type, self._types)
 
+    def _pixels(self, name: str) -> npt.NDArray[np.uint8] | None:
+        try:
+            return read_image(self.dataset / RECORDS_DATA / checked_name(name))
+        except InputError as error:
+            log.warning("%s", error)
+            return None
+
     def _fix(self, stamp: int, rig_and_base: tuple[str, Transform]) -> GnssFix | None:
         """The nearest fix in time, with the antenna in the base frame if rigs.txt has it."""
         row = _nearest(self._fixes.stamps, stamp, MAX_FIX_AGE_NS)
@@ -147,6 +169,29 @@ class QuerySet:
             for heard in sensors.values()
             for bssid, signal in heard.items()
         }
+
+
+def _feature_folders(
+    dataset: Path, source: FeatureSource, wanted: FeatureTypes
+) -> dict[str, FeatureFolder]:
+    """Where features of the map's types lie, by kind; empty if the dataset has none at all.
+
+    Raises:
+        InputError: if there are others only, or some kinds only.
+    """
+    if source == FeatureSource():
+        known = {kind: feature_types(dataset, kind) for kind in SUFFIXES}
+        if not any(known.values()):
+            return {}
+        if all(getattr(wanted, kind) in names for kind, names in known.items()):
+            return {
+                kind: FeatureFolder.in_dataset(dataset, kind, getattr(wanted, kind))
+                for kind in SUFFIXES
+            }
+    folders = source.folders(dataset)
+    names = {kind: folder.type_name for kind, folder in folders.items()}
+    refuse_other_features(FeatureTypes(**names), wanted)
+    return folders
 
 
 def _groups(images: ImageTable, rigs: bool) -> list[list[int]]:

@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+import shutil
+
 import kapture.io.csv as kapture_csv
 import numpy as np
 import pytest
-from synthetic_map import ANTENNA_IN_RIG, QUERY_CAMERAS, base_at, make_query_dataset, make_world
+from PIL import Image
+from synthetic_map import (
+    ANTENNA_IN_RIG,
+    QUERY_CAMERAS,
+    TYPES,
+    base_at,
+    make_query_dataset,
+    make_world,
+)
 
 from kapture_ros.cli.main import main
 from kapture_ros.evaluation.estimates import matches_path, read_estimates, read_matches
+from kapture_ros.localization.localizer import Localizer
+from kapture_ros.localization.query import Reason
 from kapture_ros.localization.query_set import QuerySet
+from kapture_ros.mapping.feature_files import FeatureFolder
 from kapture_ros.mapping.sessions import FeatureSource
 
 TRUTH = [base_at(x, street, side) for x, street, side in ((9, 0, 0.5), (21, 0, 0), (30, 1, -0.5))]
@@ -151,6 +164,54 @@ def test_features_of_another_type_are_refused_by_name(world, query, tmp_path, ca
         (renamed / kind).symlink_to(query / "reconstruction" / kind / type_name)
     assert localize(world, other, tmp_path / "out", "--local-features", str(renamed)) == 1
     assert "'foreign'" in capsys.readouterr().err
+
+
+@pytest.fixture
+def images_only(tmp_path, query):
+    """The query dataset as a recorder leaves it: no features, and one image file is torn."""
+    dataset = tmp_path / "images_only"
+    shutil.copytree(query / "sensors", dataset / "sensors")
+    pixels = np.random.default_rng(0).integers(0, 255, (480, 640, 3), dtype=np.uint8)
+    for info in QuerySet(query, FeatureSource(), TYPES, rigs=False).infos:
+        path = dataset / "sensors" / "records_data" / info.images[0]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(path, quality=90)
+    torn = dataset / "sensors" / "records_data" / "front" / "001.jpg"
+    torn.write_bytes(torn.read_bytes()[:1000])
+    return dataset
+
+
+def test_without_features_the_images_are_the_queries(images_only, world) -> None:
+    queries = QuerySet(images_only, FeatureSource(), TYPES)
+    assert not queries.has_features
+    seen = {
+        name: image.pixels
+        for number, info in enumerate(queries.infos)
+        for name, image in zip(info.images, queries[number].images, strict=True)
+    }
+    assert len(seen) == 6
+    assert seen["front/001.jpg"] is None, "one torn file does not end the run"
+    assert seen["side/001.jpg"].shape == (480, 640, 3)
+    torn = Localizer(world.map).localize(queries[1])
+    assert torn.reason is Reason.BAD_INPUT
+
+
+def test_a_map_of_features_of_unknown_origin_asks_for_features(
+    world, images_only, tmp_path, capsys
+) -> None:
+    assert localize(world, images_only, tmp_path / "out") == 1
+    assert "'synthetic-desc'" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_of_several_feature_types_the_maps_own_is_taken(world, query, tmp_path) -> None:
+    both = tmp_path / "both"
+    shutil.copytree(query, both)
+    FeatureFolder.create(
+        both, "keypoints", "another", {"name": "x", "dtype": "float32", "dsize": "2"}
+    )
+    assert localize(world, both, tmp_path / "out") == 0
+    assert all(row.accepted for row in read_estimates(tmp_path / "out" / "estimates.csv"))
 
 
 def test_the_antenna_comes_from_the_rig(world, query) -> None:
