@@ -29,7 +29,7 @@ Rows = npt.NDArray[np.int64]
 
 SAMPLE = 16  # pairs of each kind; more do not change the verdict
 MIN_INLIERS = 30  # a pair must be sure of its own geometry to be a witness
-FITS = 0.7  # share of a pair's inliers that a correct pose explains, at least
+FITS = 0.9  # of what neighbouring images show, at least, where poses do not drift
 MISFIT = 0.5
 
 
@@ -52,8 +52,8 @@ class PoseCheck:
 
     @property
     def drifts(self) -> bool:
-        """Whether places seen again contradict the poses."""
-        return self.far is not None and self.far < FITS
+        """Whether places seen again fit the poses clearly worse than neighbours do."""
+        return self.far is not None and self.far < FITS * max(self.near.values(), default=1.0)
 
 
 def check_poses(

@@ -8,7 +8,7 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from kapture_ros.mapping.images import ImageTable
-from kapture_ros.transforms.se3 import Array
+from kapture_ros.transforms.se3 import Array, quaternions, rotations
 
 ITERATIONS = 20
 CAUCHY = 2.8  # sigma; the square root of the 95 % quantile of χ² with three degrees
@@ -68,8 +68,7 @@ def upright_alignment(
 def up_of_cameras(images: ImageTable) -> Array:
     """The direction (3,) that is up on average for cameras mounted level: −y of the images."""
     poses = images.poses[images.posed]
-    rotations = Rotation.from_quat(np.roll(poses[:, :4], -1, axis=1))
-    mean = rotations.inv().apply([0.0, -1.0, 0.0]).mean(axis=0)
+    mean = rotations(poses[:, :4]).inv().apply([0.0, -1.0, 0.0]).mean(axis=0)
     return np.asarray(mean / max(float(np.linalg.norm(mean)), 1e-12))
 
 
@@ -113,8 +112,8 @@ def scale_by_steps(images: ImageTable, reference: ImageTable) -> float | None:
 def align_to_trajectory(images: ImageTable, reference: ImageTable, scale: float) -> Similarity:
     """reference_from_images of a given scale: mean rotation, then median translation."""
     both = np.flatnonzero(images.posed & reference.posed)
-    ours = Rotation.from_quat(np.roll(images.poses[both, :4], -1, axis=1))
-    theirs = Rotation.from_quat(np.roll(reference.poses[both, :4], -1, axis=1))
+    ours = rotations(images.poses[both, :4])
+    theirs = rotations(reference.poses[both, :4])
     turn = (theirs.inv() * ours).mean()
     offset = reference.centers()[both] - scale * turn.apply(images.centers()[both])
     return Similarity(scale, turn, np.median(offset, axis=0))
@@ -142,10 +141,9 @@ def moved(images: ImageTable, target_from_source: Similarity) -> ImageTable:
     """The table with poses in another frame; rigs keep their size unless scaled too."""
     poses = images.poses.copy()
     known = images.posed
-    rotations = Rotation.from_quat(np.roll(poses[known, :4], -1, axis=1))
-    turned = rotations * target_from_source.rotation.inv()
+    turned = rotations(poses[known, :4]) * target_from_source.rotation.inv()
     centers = target_from_source.apply(images.centers()[known])
-    poses[known, :4] = np.roll(turned.as_quat(canonical=True), 1, axis=1)
+    poses[known, :4] = quaternions(turned)
     poses[known, 4:] = -turned.apply(centers)
     return replace(images, poses=poses)
 

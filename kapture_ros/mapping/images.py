@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.spatial.transform import Rotation
 
 from kapture_ros.errors import InputError
-from kapture_ros.transforms.se3 import Array, Transform
+from kapture_ros.transforms.se3 import Array, Transform, rotations
 
 if TYPE_CHECKING:
     import kapture
@@ -86,8 +85,7 @@ class ImageTable:
         result = np.full((len(self), 3), np.nan)
         known = self.posed
         if known.any():
-            rotations = Rotation.from_quat(np.roll(self.poses[known, :4], -1, axis=1))
-            result[known] = rotations.inv().apply([0.0, 0.0, 1.0])
+            result[known] = rotations(self.poses[known, :4]).inv().apply([0.0, 0.0, 1.0])
         return result
 
     def with_poses(self, rows: npt.NDArray[np.int64], poses: Array) -> ImageTable:
@@ -135,8 +133,7 @@ def centers(poses: Array) -> Array:
     result = np.full((len(poses), 3), np.nan)
     known = np.isfinite(poses).all(axis=1)
     if known.any():
-        rotations = Rotation.from_quat(np.roll(poses[known, :4], -1, axis=1))
-        result[known] = -rotations.inv().apply(poses[known, 4:])
+        result[known] = -rotations(poses[known, :4]).inv().apply(poses[known, 4:])
     return result
 
 

@@ -90,7 +90,7 @@ class ReconstructOptions:
     """How points and poses are computed."""
 
     max_reprojection: float = option(
-        2.5, "reprojection error of an observation at most", unit="px", minimum=0.1
+        2.4, "reprojection error of an observation at most", unit="px", minimum=0.1
     )
     min_angle: float = option(
         1.0, "between two rays of a point at least", unit="deg", minimum=0.01, maximum=45

@@ -46,6 +46,7 @@ from kapture_ros.mapping.sessions import (
     image_files,
     link_features,
     merged,
+    pose_frame,
     read_session,
     same_types,
     write_images,
@@ -269,8 +270,11 @@ def pose_step(
     _warn_of_misfits(run, check)
     if wanted != "auto":
         return wanted
-    with_gnss = any(len(session.fixes) for session in sessions)
-    return "refine" if check.drifts or (with_gnss and not _fits_gnss(images, sessions)) else "fixed"
+    # REP-105: poses in `odom` drift, whatever a sample of pairs may show.
+    if check.drifts or any(pose_frame(session.dataset) == "odom" for session in sessions):
+        return "refine"
+    with_gnss = [session for session in sessions if len(session.fixes)]
+    return "fixed" if all(_fits_gnss(session) for session in with_gnss) else "refine"
 
 
 def _warn_of_misfits(run: Run, check: PoseCheck) -> None:
@@ -288,14 +292,12 @@ def _warn_of_misfits(run: Run, check: PoseCheck) -> None:
         )
 
 
-def _fits_gnss(images: ImageTable, sessions: Sequence[Session]) -> bool:
-    """Whether the poses as they are agree with the fixes, after one shift and turn."""
-    for number, session in enumerate(sessions):
-        datum = session.fixes.datum() if len(session.fixes) else None
-        if datum is not None and not routes.rigid_fit(session.images, session.fixes, datum):
-            log.info("the poses of %s bend against GNSS", sessions[number].name)
-            return False
-    return True
+def _fits_gnss(session: Session) -> bool:
+    """Whether the poses of a drive agree with its fixes, after one shift and turn."""
+    fits = routes.rigid_fit(session.images, session.fixes, session.fixes.datum())
+    if not fits:
+        log.info("the poses of %s bend against GNSS", session.name)
+    return fits
 
 
 def verify_step(

@@ -6,6 +6,7 @@ that equal names and equal stamps of different drives stay apart.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -131,6 +132,17 @@ def read_session(
         replace(fixes, sensors=tuple(_join(prefix, ".", sensor) for sensor in fixes.sensors)),
         features,
     )
+
+
+def pose_frame(dataset: Path) -> str | None:
+    """The frame the poses of a drive are in, as our recorder reports it; None if unknown."""
+    report = dataset / "report.json"
+    try:
+        sessions = json.loads(report.read_text(encoding="utf-8"))["sessions"]
+        frame = sessions[-1]["poses"]["world_frame"]
+    except (OSError, ValueError, KeyError, IndexError, TypeError):
+        return None  # recorded by others, or by another version: nothing is known
+    return frame if isinstance(frame, str) else None
 
 
 def _join(prefix: str, separator: str, name: str) -> str:

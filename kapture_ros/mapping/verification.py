@@ -25,7 +25,7 @@ from kapture_ros.mapping.images import ImageTable
 from kapture_ros.mapping.matching import Matches, MatchStore
 from kapture_ros.mapping.options import VerifyOptions
 from kapture_ros.mapping.pairs import Pairs
-from kapture_ros.transforms.se3 import Array, Transform
+from kapture_ros.transforms.se3 import Array, Transform, cross_matrix
 
 MAX_SAMPLES = 1000
 
@@ -136,9 +136,7 @@ def epipolar_error(second_from_first: Transform, first: Array, second: Array) ->
         with np.errstate(divide="ignore", invalid="ignore"):
             apart = np.linalg.norm(turned[:, :2] / turned[:, 2:] - second, axis=1)
         return np.where(turned[:, 2] > 0, apart, np.inf)
-    x, y, z = baseline
-    cross = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
-    essential = cross @ second_from_first.rotation.as_matrix()
+    essential = cross_matrix(baseline) @ second_from_first.rotation_matrix()
     line_2, line_1 = start @ essential.T, end @ essential
     residual = (end * line_2).sum(axis=1)
     slope = (line_2[:, :2] ** 2).sum(axis=1) + (line_1[:, :2] ** 2).sum(axis=1)

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from scipy.spatial.transform import Rotation
 
+from kapture_ros.dataset import sidecar
 from kapture_ros.dataset.tables import number, pose_row
 from kapture_ros.mapping.feature_files import FeatureFolder
 from kapture_ros.transforms.geodesy import Datum
@@ -34,9 +35,9 @@ ANTENNA_FROM_RIG = Transform(translation=np.array([0.5, 0.0, -1.6]))
 class DriveOptions:
     """What kind of drive."""
 
-    frames: int = 110
-    step: float = 2.0
-    points: int = 3000
+    frames: int = 50
+    step: float = 4.0
+    points: int = 1500
     pixel_noise: float = 0.5
     gnss_sigma: float = 0.4
     poses: str = "odometry"  # or "truth", "none"
@@ -165,6 +166,12 @@ def _write_gnss(path, options, truth, stamps, rng) -> None:
             f"{number(altitude[k])}, {stamps[k] // 10**9}, 0"
             for k in range(0, len(truth), 2)]  # fmt: skip
     _table(path / "sensors/records_gnss.txt", "# timestamp, device_id, x, y, z, utc, dop", rows)
+    extra = path / sidecar.extra_path("gps")
+    extra.parent.mkdir(parents=True)
+    covariance = (np.diag([1.0, 1.0, 4.0]) * options.gnss_sigma**2).ravel().tolist()
+    told = {"position_covariance": covariance, "position_covariance_type": 2}
+    lines = [sidecar.encode({"stamp": stamps[k], "extra": told}) for k in range(0, len(truth), 2)]
+    extra.write_bytes(b"".join(lines))
 
 
 def _table(path: Path, header: str, rows: list[str]) -> None:
