@@ -8,10 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING
 
 from kapture_ros.errors import OptionError
 from kapture_ros.options import option
-from kapture_ros.recording.bag import Bag, BagMessage
+
+if TYPE_CHECKING:  # the command line loads the options alone
+    from kapture_ros.recording.bag import Bag, BagMessage
 
 SECOND_NS = 1_000_000_000
 
