@@ -14,8 +14,9 @@ replayed.
 
 from __future__ import annotations
 
-from bisect import bisect_right, insort
+from bisect import bisect_left, bisect_right, insort
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -78,10 +79,18 @@ class MotionOptions:
 
 @dataclass(frozen=True, slots=True)
 class OdometrySample:
-    """Where the odometry says the vehicle is."""
+    """Where the odometry says the vehicle is.
+
+    Attributes:
+        odom_from_base: metres; the frame is the odometry's own and may drift.
+        covariance: (6, 6) of (δp, δθ) of the motion since the sample before, in the axes of
+            the base there, m² and rad²; None: as the options say. (The covariance of a
+            twist, times the square of the seconds between samples.)
+    """
 
     stamp_ns: int
     odom_from_base: Transform
+    covariance: Array | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,9 +189,35 @@ class Odometry:
         motion = start.odom_from_base.inverse() @ end.odom_from_base
         return end.odom_from_base @ Transform.exp((fraction - 1.0) * motion.log())
 
+    def covariance(self, start_ns: int, end_ns: int) -> Array | None:
+        """(6, 6) of a piece of the motion that is within one step of the samples.
+
+        None where the samples bring no covariance.
+        """
+        after = bisect_left(self._samples, end_ns, key=lambda sample: sample.stamp_ns)
+        after = min(after, len(self._samples) - 1)
+        if after < 1 or (covariance := self._samples[after].covariance) is None:
+            return None
+        step_ns = self._samples[after].stamp_ns - self._samples[after - 1].stamp_ns
+        return covariance * (end_ns - start_ns) / step_ns
+
     def stamps_between(self, start_ns: int, end_ns: int) -> list[int]:
         """Stamps of the samples after `start_ns` and before `end_ns`."""
         return [s.stamp_ns for s in self._samples if start_ns < s.stamp_ns < end_ns]
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """Motion between two times: start_from_end, and its covariance if the samples bring it."""
+
+    start_ns: int
+    end_ns: int
+    motion: Transform
+    covariance: Array | None
+
+    @property
+    def seconds(self) -> float:
+        return (self.end_ns - self.start_ns) / SECOND
 
 
 class MotionFilter:
@@ -308,20 +343,43 @@ class MotionFilter:
             (covariance + covariance.T) / 2,
         )
 
-    def _propagate(self, state: MotionState, stamp_ns: int) -> MotionState:
-        if stamp_ns <= state.stamp_ns:
-            return state
-        stamps = [*self.odometry.stamps_between(state.stamp_ns, stamp_ns), stamp_ns]
-        before = self.odometry.at(state.stamp_ns)
+    def variances_between(self, start_ns: int, end_ns: int) -> tuple[float, float]:
+        """Of odometry's random error between two times, each axis of position and rotation."""
+        position = rotation = 0.0
+        for piece in self._pieces(start_ns, end_ns):
+            noise = self._noise(piece)
+            position += float(np.trace(noise[:3, :3])) / 3
+            rotation += float(np.trace(noise[3:, 3:])) / 3
+        return position, rotation
+
+    def _pieces(self, start_ns: int, end_ns: int) -> Iterator[_Piece]:
+        """Odometry between two times, cut at its samples."""
+        stamps = [*self.odometry.stamps_between(start_ns, end_ns), end_ns]
+        before = self.odometry.at(start_ns)
         for stamp in stamps:
             now = self.odometry.at(stamp)
-            state = self._step(state, before.inverse() @ now, stamp)
-            before = now
+            covariance = self.odometry.covariance(start_ns, stamp)
+            yield _Piece(start_ns, stamp, before.inverse() @ now, covariance)
+            start_ns, before = stamp, now
+
+    def _noise(self, piece: _Piece) -> Array:
+        """(6, 6) of (δp, δθ) in the axes of the base at the piece's start."""
+        if piece.covariance is not None:
+            return piece.covariance
+        metres = float(np.linalg.norm(piece.motion.translation))
+        turned = float(piece.motion.rotation.magnitude())
+        variances = self.options.variances(metres, turned, piece.seconds)
+        return np.diag(np.repeat(variances, 3))
+
+    def _propagate(self, state: MotionState, stamp_ns: int) -> MotionState:
+        if stamp_ns > state.stamp_ns:
+            for piece in self._pieces(state.stamp_ns, stamp_ns):
+                state = self._step(state, piece)
         return state
 
-    def _step(self, state: MotionState, motion: Transform, stamp_ns: int) -> MotionState:
+    def _step(self, state: MotionState, piece: _Piece) -> MotionState:
         """One piece of odometry, as the vehicle's frame at its start saw it."""
-        seconds = (stamp_ns - state.stamp_ns) / SECOND
+        motion, seconds = piece.motion, piece.seconds
         pose = state.map_from_base
         axes = pose.rotation.as_matrix()
         moved = axes @ motion.translation
@@ -334,13 +392,9 @@ class MotionFilter:
         jacobian[:3, SCALE] = moved
         jacobian[3:6, BIAS] = end.rotation.as_matrix()[:, 2] * seconds
         covariance = jacobian @ state.covariance @ jacobian.T
-
-        metres = float(np.linalg.norm(motion.translation))
-        turned = float(motion.rotation.magnitude())
-        position, rotation = self.options.variances(metres, turned, seconds)
-        covariance[range(3), range(3)] += position
-        covariance[range(3, 6), range(3, 6)] += rotation
-        return replace(state, stamp_ns=stamp_ns, map_from_base=end, covariance=covariance)
+        to_map = np.kron(np.eye(2), axes)
+        covariance[:6, :6] += to_map @ self._noise(piece) @ to_map.T
+        return replace(state, stamp_ns=piece.end_ns, map_from_base=end, covariance=covariance)
 
     def _drop_old(self) -> None:
         """Keep one state at the beginning of the history, to propagate from."""

@@ -39,12 +39,18 @@ SAMPLE = 4  # matches that agree with a pose because it was made from them
 
 @dataclass(frozen=True, slots=True)
 class Keyframe:
-    """One instant: its matches, its cameras, and where odometry says it was."""
+    """One instant: its matches, its cameras, and where odometry says it was.
+
+    Attributes:
+        drift: variances of odometry's random error since the keyframe before, m² and rad²
+            for each axis; None: as the options say.
+    """
 
     stamp_ns: int
     odom_from_base: Transform
     cameras: tuple[MountedCamera, ...]
     matches: Matches
+    drift: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,11 +271,13 @@ class _Problem:
         jacobian[:, 6:12] = -np.eye(6)
         jacobian[:3, 12] = moved
         jacobian[3:, 13] = reached.rotation_matrix()[:, 2] * seconds
-        return difference(reached, poses[number + 1]), jacobian, self._noise(motion, seconds)
+        noise = self._noise(second, motion, seconds)
+        return difference(reached, poses[number + 1]), jacobian, noise
 
-    def _noise(self, motion: Transform, seconds: float) -> Array:
+    def _noise(self, second: Keyframe, motion: Transform, seconds: float) -> Array:
         metres = float(np.linalg.norm(motion.translation))
-        position, rotation = self.motion.variances(metres, motion.rotation.magnitude(), seconds)
+        turned = motion.rotation.magnitude()
+        position, rotation = second.drift or self.motion.variances(metres, turned, seconds)
         # On the way the heading wanders: a third of its final variance, over the whole way.
         position += rotation * metres**2 / 3
         return np.diag(np.repeat([position + 1e-8, rotation + 1e-10], 3))
