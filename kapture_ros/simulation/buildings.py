@@ -21,10 +21,11 @@ def swatch(builder: MeshBuilder, random: Random, colour: Colour, contrast: float
 
 
 def add_building(
-    builder: MeshBuilder, frame: Frame, design: Design, random: Random, detail: float
+    builder: MeshBuilder, frame: Frame, design: Design, painter: Random, detail: float
 ) -> None:
     """Paint a building and put it at `frame` (lower left of its façade)."""
-    coat = paint_facade(random, design, detail)
+    coat = paint_facade(painter, design, detail)
+    random = np.random.default_rng(design.seed)
     lower = (0.0, 0.0, design.width, design.ground)
     upper = (0.0, design.ground, design.width, design.height)
     accent = swatch(builder, random, coat.accent)

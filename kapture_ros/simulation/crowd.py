@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from kapture_ros.simulation.furnish import PEOPLE, STRIDES, VEHICLES
+from kapture_ros.simulation.furnish import PEOPLE, VEHICLES
 from kapture_ros.simulation.ground import KERB
 from kapture_ros.simulation.layout import STREET_HALF
 from kapture_ros.simulation.motion import Trajectory, ring_path
@@ -15,6 +15,7 @@ from kapture_ros.simulation.vehicle import make_camera
 from kapture_ros.transforms.se3 import Transform
 
 _WALKERS = 44
+_GAIT = (0, 1, 2, 1)  # of furnish.STRIDES
 _STEPS_HZ = 3.6  # phases of a step a second
 _VAN = VEHICLES.index("van")
 _VAN_AREA = 3.7  # square metres seen from behind
@@ -52,8 +53,8 @@ class Crowd:
         return actors
 
     def _walker(self, index: int, time: float) -> Actor:
-        phase = int(time * _STEPS_HZ + index) % len(STRIDES)
-        part = f"person{index % PEOPLE}.{STRIDES.index(STRIDES[phase])}"
+        phase = _GAIT[int(time * _STEPS_HZ + index) % len(_GAIT)]
+        part = f"person{index % PEOPLE}.{phase}"
         along = self._start[index] + self._pace[index] * time
         actor = _on_path(part, round(float(self._offset[index]), 1), along, KERB)
         if self._pace[index] < 0:

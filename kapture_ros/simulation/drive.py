@@ -238,15 +238,11 @@ def _truth(
     """The true pose, regularly and at the stamp of every image."""
     regular = np.arange(0.0, options.duration, 1 / TRUTH_HZ)
     exact = np.zeros((6, 6))
-    for time in sorted({*regular.tolist(), *(shot.time for shot in wanted)}):
-        stamp = _stamp(lap, time)
-        content = messages.odometry(
-            stamp,
-            ("map", "base_link"),
-            trajectory.pose(time),
-            trajectory.twist(time),
-            (exact, exact),
-        )
+    times = sorted({*regular.tolist(), *(shot.time for shot in wanted)})
+    for time, *twist in zip(times, *trajectory.twists(times), strict=True):
+        stamp, pose = _stamp(lap, time), trajectory.pose(time)
+        frames = ("map", "base_link")
+        content = messages.odometry(stamp, frames, pose, (twist[0], twist[1]), (exact, exact))
         yield Message("/ground_truth/odometry", "nav_msgs/msg/Odometry", stamp, content)
 
 

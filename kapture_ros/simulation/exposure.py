@@ -14,7 +14,7 @@ _TAPS = 9
 _FAR = 2000.0  # metres at which the sky is taken to be
 _SHOT_NOISE = 5e-5  # variance for each unit of light, at gain 1
 _READ_NOISE = 1.2e-3  # standard deviation, at gain 1
-_MAX_GAIN = 24.0
+_MAX_GAIN = 14.0
 _TONE_STEPS = 4096
 _CURVE = np.clip(
     255.0 * (1.055 * np.linspace(0, 1, _TONE_STEPS) ** (1 / 2.4) - 0.055) + 0.5, 0, 255

@@ -39,6 +39,7 @@ class Design:
         ground: height of the ground floor.
         extras: names of what is added in relief (sills, cornice, awning, …).
         balconies: the windows that have one.
+        seed: of the relief's measures and colours, which no painter changes.
         shell: which of left side, right side and top (with the back) are built.
     """
 
@@ -51,6 +52,7 @@ class Design:
     upper_openings: tuple[Opening, ...]
     extras: frozenset[str]
     balconies: tuple[Rect, ...]
+    seed: int
     shell: str = "lrt"
 
 
@@ -81,6 +83,7 @@ def draw_up(random: Random, width: float, height: float | None = None) -> Design
         upper_openings=upper,
         extras=frozenset(extras),
         balconies=balconies,
+        seed=int(random.integers(2**32)),
     )
 
 
@@ -109,17 +112,17 @@ def _ground_openings(random: Random, kind: str, width: float, top: float) -> tup
     head = top - random.uniform(0.9, 1.2)
     if kind in ("shop", "cafe"):
         door = random.uniform(0.9, 1.2)
-        at_left = random.random() < 0.5
-        spans = [(0.5 + door, width - 0.4)] if at_left else [(0.4, width - 0.5 - door)]
-        doors = (0.3, 0.3 + door) if at_left else (width - 0.3 - door, width - 0.3)
-        left, right = spans[0]
+        if random.random() < 0.5:
+            entrance, left, right = 0.3, 0.5 + door, width - 0.4
+        else:
+            entrance, left, right = width - 0.3 - door, 0.4, width - 0.5 - door
         panes = max(int((right - left) / random.uniform(1.8, 3.2)), 1)
         step = (right - left) / panes
         found = [
             Opening((left + i * step + 0.08, 0.5, left + (i + 1) * step - 0.08, head), 0.12, "shop")
             for i in range(panes)
         ]
-        return (*found, Opening((doors[0], 0.08, doors[1], head), 0.3, "door"))
+        return (*found, Opening((entrance, 0.08, entrance + door, head), 0.3, "door"))
     if kind == "home":
         slots = max(int(width / random.uniform(1.9, 2.6)), 2)
         pitch = width / slots

@@ -19,7 +19,7 @@ from kapture_ros.transforms.se3 import Array
 
 _TREES, _LAMPS, _SMALL, _TOWERS, _PARKED, _ACTORS = range(20, 26)
 PAVEMENT = 3.5
-STRIDES = (-0.45, 0.0, 0.45, 0.0)
+STRIDES = (-0.45, 0.0, 0.45)  # angles of the legs, radians
 PEOPLE = 6
 VEHICLES = ("car", "van", "car", "car")
 
@@ -81,7 +81,7 @@ def _tower_picture(random: paint.Random, wide: float, tall: float) -> np.ndarray
         for column in range(columns):
             y, x = int((row + 0.3) * shape[0] / rows), int((column + 0.25) * shape[1] / columns)
             part = np.s_[y : y + 14, x : x + int(0.5 * shape[1] / columns)]
-            picture[part] = paint.jitter(random, (110, 96, 84), 22)
+            picture[part] = paint.dimmed((110, 96, 84), random.uniform(0.6, 1.3))
             emission[part] = 130 if random.random() < 0.4 else 0
     return np.dstack([picture, emission])
 
@@ -124,7 +124,7 @@ def _in_the_way(place: Array) -> bool:
 def add_actors(builder: MeshBuilder, options: StreetOptions, changes: Changes) -> None:
     """People in three phases of a step, and cars, each as a part of the mesh."""
     for person in range(PEOPLE):
-        for phase, stride in enumerate(STRIDES[:3]):
+        for phase, stride in enumerate(STRIDES):
             with builder.actor(f"person{person}.{phase}"):
                 random = generator(options, _ACTORS, changes.day, person)
                 vehicles.add_person(builder, vehicles.ACTOR_FRAME, random, stride)

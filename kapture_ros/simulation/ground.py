@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 
 from kapture_ros.simulation import paint
 from kapture_ros.simulation.mesh import Image, MeshBuilder, Rect
 from kapture_ros.simulation.paint import Random
+from kapture_ros.transforms.se3 import Array
+
+Mask = npt.NDArray[np.bool_]
 
 SCALE = 32.0  # texels per metre
 KERB = 0.12  # metres the pavement is higher than the road
@@ -66,32 +70,29 @@ def add_ground(builder: MeshBuilder, plan: Plan, random: Random, detail: float) 
     places[..., 1] = 1 - places[..., 1]
     builder.quads(corners, texture, places)
     stone = builder.texture(paint.ashlar(random, (16, 128), 64.0, (165, 172, 176)))
-    for axis in (0, 1):
-        step = np.diff(raised.astype(int), axis=1 - axis)
-        rows, columns = np.nonzero(step)
-        rising = step[rows, columns] > 0
-        if axis == 0:
-            at, low, high = x_cuts[columns + 1], y_cuts[rows], y_cuts[rows + 1]
-            first, second = np.stack([at, low], 1), np.stack([at, high], 1)
-            forward = ~rising
-        else:
-            at, low, high = y_cuts[rows + 1], x_cuts[columns], x_cuts[columns + 1]
-            first, second = np.stack([low, at], 1), np.stack([high, at], 1)
-            forward = rising
-        # The face looks to the road: begin and end swap with the side that is lower.
-        begin = np.where(forward[:, None], first, second)
-        end = np.where(forward[:, None], second, first)
-        zero, one = np.zeros((len(begin), 1)), np.full((len(begin), 1), KERB)
-        faces = [
-            np.hstack([begin, zero]),
-            np.hstack([end, zero]),
-            np.hstack([end, one]),
-            np.hstack([begin, one]),
-        ]
-        builder.quads(np.stack(faces, axis=1), stone)
+    _kerbs(builder, stone, raised, (x_cuts, y_cuts))
 
 
-def _cuts(plan: Plan, axis: int) -> np.ndarray:
+def _kerbs(builder: MeshBuilder, stone: int, raised: Mask, cuts: tuple[Array, Array]) -> None:
+    """Upright faces between pieces of pavement and of road; each looks to the road."""
+    x_cuts, y_cuts = cuts
+    rows, columns = np.nonzero(raised[:, 1:] != raised[:, :-1])
+    x, low, high = x_cuts[columns + 1], y_cuts[rows], y_cuts[rows + 1]
+    west_is_road = raised[rows, columns + 1]
+    begin = np.stack([x, np.where(west_is_road, high, low)], axis=1)
+    end = np.stack([x, np.where(west_is_road, low, high)], axis=1)
+    rows, columns = np.nonzero(raised[1:] != raised[:-1])
+    y, left, right = y_cuts[rows + 1], x_cuts[columns], x_cuts[columns + 1]
+    south_is_road = raised[rows + 1, columns]
+    begin = np.vstack([begin, np.stack([np.where(south_is_road, left, right), y], axis=1)])
+    end = np.vstack([end, np.stack([np.where(south_is_road, right, left), y], axis=1)])
+    foot, top = np.zeros((len(begin), 1)), np.full((len(begin), 1), KERB)
+    corners = [(begin, foot), (end, foot), (end, top), (begin, top)]
+    builder.quads(np.stack([np.hstack(corner) for corner in corners], axis=1), stone)
+
+
+def _cuts(plan: Plan, axis: int) -> Array:
+    """Where the ground is cut along an axis: at every edge, and between them."""
     edges = {plan.bounds[axis], plan.bounds[axis + 2], plan.road[axis], plan.road[axis + 2]}
     for grown, block in zip(plan.grown_blocks(), plan.blocks, strict=True):
         edges |= {grown[axis], grown[axis + 2], block[axis], block[axis + 2]}
@@ -103,15 +104,15 @@ def _cuts(plan: Plan, axis: int) -> np.ndarray:
     return np.concatenate([*pieces, [ordered[-1]]])
 
 
-def _inside(rectangles: tuple[Rect, ...] | list[Rect], x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    result: np.ndarray = np.zeros(x.shape, bool)
+def _inside(rectangles: Sequence[Rect], x: Array, y: Array) -> Mask:
+    result = np.zeros(x.shape, bool)
     for x0, y0, x1, y1 in rectangles:
         result |= (x > x0) & (x < x1) & (y > y0) & (y < y1)
     return result
 
 
-def _on_pavement(plan: Plan, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    free: np.ndarray = ~_inside([plan.road], x, y) | _inside(plan.grown_blocks(), x, y)
+def _on_pavement(plan: Plan, x: Array, y: Array) -> Mask:
+    free: Mask = ~_inside([plan.road], x, y) | _inside(plan.grown_blocks(), x, y)
     return free
 
 

@@ -77,19 +77,17 @@ def build(
 ) -> list[Lookalike]:
     """Build on every lot; returns the places that look alike."""
     lots, alike = divide(options, sides)
-    heights: dict[tuple[int, int], float] = {}
+    heights = []
     for side, row in zip(sides, lots, strict=True):
-        for index, lot in enumerate(row):
-            at_corner = index in (0, len(row) - 1)
-            design = _build_lot(builder, options, changes, (side, lot, at_corner))
-            heights[side.number, index - len(row) if index else 0] = design.height
+        places = [(side, lot, lot in (row[0], row[-1])) for lot in row]
+        designs = [_build_lot(builder, options, changes, place) for place in places]
+        heights.append((designs[0].height, designs[-1].height))
     for side in sides:
         if side.corners:
-            left, right = side.corners
             # The left end is the last building of one side, the right end another's first.
-            _build_end_wall(builder, options, changes, (side, 0.0, heights[left, -1]))
-            begin = side.length - BUILDING_DEPTH
-            _build_end_wall(builder, options, changes, (side, begin, heights[right, 0]))
+            left, right = heights[side.corners[0]][1], heights[side.corners[1]][0]
+            _build_end_wall(builder, options, changes, (side, 0.0, left))
+            _build_end_wall(builder, options, changes, (side, side.length - BUILDING_DEPTH, right))
     return alike
 
 
@@ -107,7 +105,7 @@ def _build_lot(
     painter = _painter(options, changes, lot.source)
     frame = side.frame.at(lot.x)
     if not at_corner and lot.width > 7.0 and random.random() < 0.12:
-        _yard(builder, frame, lot.width, painter)
+        _yard(builder, frame, lot.width, random)
         frame = frame.at(0.0, 0.0, -_YARD_DEPTH)
     elif not at_corner:
         frame = frame.at(0.0, 0.0, random.uniform(0.0, 0.15))

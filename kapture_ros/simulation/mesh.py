@@ -25,6 +25,7 @@ ATLAS_WIDTH = 8192
 ATLAS_MAX_HEIGHT = 32_000  # cv2.remap addresses less than 2**15 rows
 GUTTER = 8  # texels around each texture, so that coarse mip levels do not mix neighbours
 MIP_LEVELS = 6
+_AROUND = [[0, 3], [2, 3], [2, 1], [0, 1]]  # x, y of a rectangle's corners from its four numbers
 STATIC = ""
 
 
@@ -128,11 +129,8 @@ class MeshBuilder:
         self._corners[self._part].append(corners)
         places = np.asarray(places, float)
         if places.ndim < 3:
-            left, top, right, bottom = np.broadcast_to(places, (count, 4)).T
-            around = np.stack([left, bottom, right, bottom, right, top, left, top], axis=1)
-            places = around.reshape(-1, 4, 2)
-        shade = np.broadcast_to(np.asarray(shade, float), (count,))
-        self._places[self._part].append((texture, places, shade))
+            places = np.broadcast_to(places[..., _AROUND], (count, 4, 2))
+        self._places[self._part].append((texture, places, np.asarray(shade, float)))
 
     def panel(
         self, frame: Frame, area: Rect, texture: int, rect: Rect = WHOLE, depth: float = 0.0
@@ -198,7 +196,7 @@ class MeshBuilder:
                 corners.append(points)
                 # From the first texel's centre to the last one's.
                 texels.append(where * (sizes[texture] - 1.0) + origins[texture])
-                shades.append(np.repeat(shade[:, None], 4, axis=1))
+                shades.append(np.broadcast_to(shade[..., None], (len(points), 4)))
                 count += len(points)
             parts[part] = (begin, count)
         return Mesh(

@@ -48,7 +48,7 @@ class Path:
         return np.stack([x, y], axis=-1), heading + 2 * np.pi * rounds
 
 
-@lru_cache(maxsize=32)
+@lru_cache(maxsize=128)
 def ring_path(offset: float) -> Path:
     """Counter-clockwise around the ring road, `offset` metres outwards of its middle."""
     x0, y0, x1, y1 = RING
@@ -98,60 +98,56 @@ class Trajectory:
         )
         self._kidnap = kidnap
         self._legs = [
-            _Leg(path, times, along + jump, weave, shake) for jump in (0.0, path.length / 2)
+            _leg(path, times, along + jump, weave, shake) for jump in (0.0, path.length / 2)
         ]
 
-    def _leg(self, time: float) -> _Leg:
-        return self._legs[self._kidnap is not None and time >= self._kidnap]
+    def _six(self, times: npt.ArrayLike, derivative: int) -> Array:
+        """x, y, z, yaw, pitch, roll (N, 6), or their derivatives in time."""
+        times = np.atleast_1d(np.asarray(times, float))
+        six: Array = self._legs[0](times, derivative)
+        if self._kidnap is not None:
+            later = times >= self._kidnap
+            six[later] = self._legs[1](times[later], derivative)
+        return six
 
     def pose(self, time: float) -> Transform:
         """map_from_base."""
-        leg = self._leg(time)
-        x, y, z, yaw, pitch, roll = leg.spline(time)
-        return Transform(Rotation.from_euler("ZYX", [yaw, pitch, roll]), np.array([x, y, z]))
+        (six,) = self._six(time, 0)
+        return Transform(_rotation(six), six[:3])
 
-    def twist(self, time: float) -> tuple[Array, Array]:
-        """Linear (3,) and angular (3,) velocity in base_link."""
-        leg = self._leg(time)
-        rotation = self.pose(time).rotation
-        linear: Array = rotation.inv().apply(leg.velocity(time)[:3])
-        return linear, _body_rates(leg.spline(time)[3:], leg.velocity(time)[3:])
+    def twists(self, times: npt.ArrayLike) -> tuple[Array, Array]:
+        """Linear and angular velocities (N, 3) in base_link."""
+        six, rates = self._six(times, 0), self._six(times, 1)
+        linear: Array = _rotation(six).inv().apply(rates[:, :3])
+        return linear, _body_rates(six, rates)
 
-    def specific_force(self, time: float, lever: Array, gravity: float) -> Array:
-        """What an accelerometer at `lever` (base_link) feels, in base_link: (3,) m/s²."""
-        leg = self._leg(time)
+    def specific_forces(self, times: npt.ArrayLike, lever: Array, gravity: float) -> Array:
+        """What an accelerometer at `lever` (base_link) feels, in base_link: (N, 3) m/s²."""
         step = 1e-3
-        rate = _body_rates(leg.spline(time)[3:], leg.velocity(time)[3:])
-        later = _body_rates(leg.spline(time + step)[3:], leg.velocity(time + step)[3:])
+        six = self._six(times, 0)
+        rate = _body_rates(six, self._six(times, 1))
+        after = np.asarray(times, float) + step
+        later = _body_rates(self._six(after, 0), self._six(after, 1))
         swing = np.cross((later - rate) / step, lever) + np.cross(rate, np.cross(rate, lever))
-        pulled = leg.acceleration(time)[:3] + np.array([0.0, 0.0, gravity])
-        felt: Array = self.pose(time).rotation.inv().apply(pulled) + swing
+        pulled = self._six(times, 2)[:, :3] + np.array([0.0, 0.0, gravity])
+        felt: Array = _rotation(six).inv().apply(pulled) + swing
         return felt
 
 
-class _Leg:
-    """Splines of x, y, z, yaw, pitch, roll over time and their derivatives."""
-
-    spline: BSpline
-    velocity: BSpline
-    acceleration: BSpline
-
-    def __init__(self, path: Path, times: Array, along: Array, weave: Array, shake: Array):
-        points, headings = path.at(along)
-        points = points + weave[:, None] * np.stack([-np.sin(headings), np.cos(headings)], -1)
-        moved = make_interp_spline(times, points, k=5)
-        velocity, acceleration = moved(times, 1), moved(times, 2)
-        yaw = np.unwrap(np.arctan2(velocity[:, 1], velocity[:, 0]))
-        forward = np.stack([np.cos(yaw), np.sin(yaw)], -1)
-        pushed = np.sum(acceleration * forward, -1)
-        sideways = acceleration[:, 1] * forward[:, 0] - acceleration[:, 0] * forward[:, 1]
-        # Springs: the nose dips when braking, the body leans out of the curve.
-        pitch = -0.004 * pushed + shake[:, 1]
-        roll = 0.008 * sideways + shake[:, 0]
-        six = np.column_stack([points, shake[:, 2], yaw, pitch, roll])
-        self.spline = make_interp_spline(times, six, k=5)
-        self.velocity = self.spline.derivative(1)
-        self.acceleration = self.spline.derivative(2)
+def _leg(path: Path, times: Array, along: Array, weave: Array, shake: Array) -> BSpline:
+    """x, y, z, yaw, pitch, roll as splines of time, `along` metres along a path."""
+    points, headings = path.at(along)
+    points = points + weave[:, None] * np.stack([-np.sin(headings), np.cos(headings)], -1)
+    moved = make_interp_spline(times, points, k=5)
+    velocity, acceleration = moved(times, 1), moved(times, 2)
+    yaw = np.unwrap(np.arctan2(velocity[:, 1], velocity[:, 0]))
+    forward = np.stack([np.cos(yaw), np.sin(yaw)], -1)
+    pushed = np.sum(acceleration * forward, -1)
+    sideways = acceleration[:, 1] * forward[:, 0] - acceleration[:, 0] * forward[:, 1]
+    # Springs: the nose dips when braking, the body leans out of the curve.
+    pitch = -0.004 * pushed + shake[:, 1]
+    roll = 0.008 * sideways + shake[:, 0]
+    return make_interp_spline(times, np.column_stack([points, shake[:, 2], yaw, pitch, roll]), k=5)
 
 
 def _travelled(path: Path, times: Array, speed: float) -> Array:
@@ -173,14 +169,19 @@ def _smooth_noise(random: np.random.Generator, count: int, seconds: float, size:
     return result
 
 
-def _body_rates(angles: Array, rates: Array) -> Array:
-    """Angular velocity in the body's axes of yaw, pitch, roll and their rates."""
-    _, pitch, roll = angles
-    yaw_rate, pitch_rate, roll_rate = rates
-    return np.array(
+def _rotation(six: Array) -> Rotation:
+    return Rotation.from_euler("ZYX", six[..., 3:])
+
+
+def _body_rates(six: Array, rates: Array) -> Array:
+    """Angular velocities (N, 3) in the body's axes from poses and their derivatives (N, 6)."""
+    pitch, roll = six[:, 4], six[:, 5]
+    yaw_rate, pitch_rate, roll_rate = rates[:, 3:].T
+    return np.stack(
         [
             roll_rate - yaw_rate * np.sin(pitch),
             pitch_rate * np.cos(roll) + yaw_rate * np.cos(pitch) * np.sin(roll),
             -pitch_rate * np.sin(roll) + yaw_rate * np.cos(pitch) * np.cos(roll),
-        ]
+        ],
+        axis=-1,
     )

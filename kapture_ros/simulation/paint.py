@@ -329,18 +329,14 @@ def motif(random: Random, image: Image) -> None:
     height, width = image.shape[:2]
     for _ in range(int(random.integers(2, 6))):
         colour = vivid(random)
-        centre = tuple(
-            random.integers((width // 4, height // 4), (3 * width // 4, 3 * height // 4))
-        )
+        x, y = (random.uniform(0.25, 0.75, 2) * (width, height)).astype(int).tolist()
         size = int(random.uniform(0.08, 0.32) * min(width, height)) + 1
         if random.random() < 0.45:
             axes = (size, int(size * random.uniform(0.4, 1.0)) + 1)
             angle = float(random.uniform(0, 180))
-            cv2.ellipse(
-                image, [int(c) for c in centre], axes, angle, 0, 360, colour, -1, cv2.LINE_AA
-            )
+            cv2.ellipse(image, (x, y), axes, angle, 0, 360, colour, -1, cv2.LINE_AA)
         else:
-            corners = np.array(centre) + random.normal(0, size, (int(random.integers(3, 7)), 2))
+            corners = np.array((x, y)) + random.normal(0, size, (int(random.integers(3, 7)), 2))
             cv2.fillPoly(image, [corners.astype(np.int32)], colour, cv2.LINE_AA)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TypeVar
 
 import cv2
@@ -27,6 +28,7 @@ Ints = npt.NDArray[np.int64]
 _Sample = TypeVar("_Sample", np.uint8, np.float32)
 
 _SUBPIXELS = ((-0.25, -0.375), (0.375, -0.125), (-0.125, 0.375))
+_TRIANGLES = np.array([[0, 1, 2], [0, 2, 3]])  # of a quad
 _OFFSET = 2e-3  # metres a secondary ray starts above its surface
 _GRAIN = 0.004  # metres of a texel of the fine grain that all surfaces have
 _REMAP_COLUMNS = 1024  # cv2.remap wants images, not lists; less than 2**15 rows of this
@@ -76,13 +78,12 @@ class Renderer:
 
     def __init__(self, mesh: Mesh, lamps: npt.ArrayLike = ()):
         self._mesh = mesh
-        triangles = np.array([[0, 1, 2], [0, 2, 3]])
-        self._corners = mesh.corners[:, triangles].reshape(-1, 3, 3)
+        self._corners = mesh.corners[:, _TRIANGLES].reshape(-1, 3, 3)
         a, b, c = (self._corners[:, i] for i in range(3))
         normals = np.cross(b - a, c - a)
         doubled = np.linalg.norm(normals, axis=1, keepdims=True)
         self._normals = normals / np.maximum(doubled, 1e-12)
-        texels = mesh.texel_corners[:, triangles].reshape(-1, 3, 2)
+        texels = mesh.texel_corners[:, _TRIANGLES].reshape(-1, 3, 2)
         edge1, edge2 = texels[:, 1] - texels[:, 0], texels[:, 2] - texels[:, 0]
         texel_area = np.abs(edge1[:, 0] * edge2[:, 1] - edge1[:, 1] * edge2[:, 0])
         # Metres a texel is wide, the geometric mean of both directions.
@@ -94,9 +95,8 @@ class Renderer:
         self._static = _scene(self._corners[2 * begin : 2 * end])
         grain = fractal_noise(np.random.default_rng(5), (512, 512), 24, 5) - 0.5
         self._grain = (1.0 + 0.75 * grain).astype(np.float32)
-        shade, lit = self._bake(np.asarray(lamps, float).reshape(-1, 3))
-        self._shade = shade[:, triangles].reshape(-1, 3)
-        self._lit = lit[:, triangles].reshape(-1, 3)
+        self._lamps = np.asarray(lamps, float).reshape(-1, 3)
+        self._shade = self._ambient_light()
 
     def render(
         self,
@@ -124,22 +124,35 @@ class Renderer:
             return None
         return _scene(np.concatenate(corners)), np.concatenate(numbers)
 
-    def _bake(self, lamps: Array) -> tuple[Floats, Floats]:
-        """Ambient light and lamp light (Q, 4) that arrive at every corner."""
-        mesh = self._mesh
-        centre = mesh.corners.mean(axis=1, keepdims=True)
+    def _corner_points(self) -> tuple[Floats, Floats]:
+        """Points just inside and above every quad's corners and their normals: (Q, 4, 3)."""
+        corners = self._mesh.corners
+        centre = corners.mean(axis=1, keepdims=True)
         normals = np.repeat(self._normals[::2, None], 4, axis=1)
-        points = mesh.corners + 0.04 * (centre - mesh.corners) + 0.01 * normals
-        shade, lit = mesh.shade.copy(), np.zeros_like(mesh.shade)
-        begin, end = mesh.parts[STATIC]
-        open_quads = np.zeros(len(shade), bool)
-        open_quads[begin:end] = np.isnan(shade[begin:end, 0])
-        at, out = points[open_quads].reshape(-1, 3), normals[open_quads].reshape(-1, 3)
-        shade[open_quads] = self._openness(at, out).reshape(-1, 4)
+        return corners + 0.04 * (centre - corners) + 0.01 * normals, normals
+
+    def _ambient_light(self) -> Floats:
+        """Ambient light that arrives at the triangles' corners (T, 3)."""
+        points, normals = self._corner_points()
+        shade = self._mesh.shade.copy()
+        begin, end = self._mesh.parts[STATIC]
+        unknown = np.zeros(len(shade), bool)
+        unknown[begin:end] = np.isnan(shade[begin:end, 0])
+        at, out = points[unknown].reshape(-1, 3), normals[unknown].reshape(-1, 3)
+        shade[unknown] = self._openness(at, out).reshape(-1, 4)
+        shade = np.nan_to_num(shade, nan=0.85)  # of actors, who are anywhere
+        return shade[:, _TRIANGLES].reshape(-1, 3)
+
+    @cached_property
+    def _lit(self) -> Floats:
+        """Lamp light that arrives at the triangles' corners (T, 3); needed after dusk only."""
+        points, normals = self._corner_points()
+        begin, end = self._mesh.parts[STATIC]
+        lit = np.zeros((len(points), 4), np.float32)
         lit[begin:end] = self._lamp_light(
-            points[begin:end].reshape(-1, 3), normals[begin:end].reshape(-1, 3), lamps
+            points[begin:end].reshape(-1, 3), normals[begin:end].reshape(-1, 3), self._lamps
         ).reshape(-1, 4)
-        return np.nan_to_num(shade, nan=0.85), lit
+        return lit[:, _TRIANGLES].reshape(-1, 3)
 
     def _openness(self, points: Floats, normals: Floats) -> Floats:
         """How much of the hemisphere is open within reach: ambient occlusion, 0.25 to 1."""
@@ -290,7 +303,7 @@ class _View:
             lit = np.einsum("ij,ij->i", weights, renderer._lit[hits.triangle])
             warm = np.array([0.10, 0.17, 0.24], np.float32)
             arriving += light.lamps * (lit[:, None] + 0.02) * warm
-            emission *= 1.2 * light.lamps
+            emission *= 0.4 * light.lamps
             arriving += emission[:, None]
         result[hits.ray] = albedo * arriving
         return result

@@ -26,7 +26,7 @@ ACCEL_NOISE, ACCEL_BIAS = 0.03, 0.04  # m/s²
 SPEED_SCALE, SPEED_NOISE = 6e-3, 0.02  # wheel radius error (relative), m/s of a sample
 TURN_BIAS, TURN_NOISE = 6e-4, 4e-3  # rad/s
 GNSS_BIAS, GNSS_NOISE, GNSS_SECONDS = 1.1, 0.25, 40.0  # metres, metres, correlation time
-MULTIPATH = 7.0  # metres
+MULTIPATH, MULTIPATH_SECONDS = 7.0, 6.0  # metres, correlation time
 WIFI_FLOOR = -89.0  # dBm that a receiver still hears
 
 
@@ -73,12 +73,15 @@ def imu(trajectory: Trajectory, duration: float, seed: int) -> list[ImuSample]:
     random = np.random.default_rng([seed, 51])
     lever = MOUNTS["imu_link"].translation
     turn_bias, force_bias = random.normal(0, GYRO_BIAS, 3), random.normal(0, ACCEL_BIAS, 3)
-    samples = []
-    for time in np.arange(0.0013, duration, 1 / IMU_HZ):
-        rate = trajectory.twist(time)[1] + turn_bias + random.normal(0, GYRO_NOISE, 3)
-        force = trajectory.specific_force(time, lever, GRAVITY) + force_bias
-        samples.append(ImuSample(float(time), rate, force + random.normal(0, ACCEL_NOISE, 3)))
-    return samples
+    times = np.arange(0.0013, duration, 1 / IMU_HZ)
+    rates = trajectory.twists(times)[1] + turn_bias
+    forces = trajectory.specific_forces(times, lever, GRAVITY) + force_bias
+    rates += random.normal(0, GYRO_NOISE, rates.shape)
+    forces += random.normal(0, ACCEL_NOISE, forces.shape)
+    return [
+        ImuSample(time, rate, force)
+        for time, rate, force in zip(times.tolist(), rates, forces, strict=True)
+    ]
 
 
 def odometry(trajectory: Trajectory, duration: float, seed: int) -> list[OdometrySample]:
@@ -89,13 +92,14 @@ def odometry(trajectory: Trajectory, duration: float, seed: int) -> list[Odometr
     x = y = yaw = 0.0
     # Of x, y, yaw and of the two constants that nobody knows: scale and bias.
     covariance = np.diag([1e-6, 1e-6, 1e-6, SPEED_SCALE**2, TURN_BIAS**2])
+    times = np.arange(0.0, duration, step)
+    linear, angular = trajectory.twists(times)
+    speeds = scale * linear[:, 0] + random.normal(0, SPEED_NOISE, len(times))
+    turns = angular[:, 2] + bias + random.normal(0, TURN_NOISE, len(times))
     samples = []
-    for time in np.arange(0.0, duration, step):
-        linear, angular = trajectory.twist(time)
-        speed = scale * linear[0] + random.normal(0, SPEED_NOISE)
-        turn = angular[2] + bias + random.normal(0, TURN_NOISE)
+    for time, speed, turn in zip(times.tolist(), speeds.tolist(), turns.tolist(), strict=True):
         pose = Transform(Rotation.from_euler("z", yaw), np.array([x, y, 0.0]))
-        samples.append(OdometrySample(float(time), pose, speed, turn, covariance[:3, :3].copy()))
+        samples.append(OdometrySample(time, pose, speed, turn, covariance[:3, :3].copy()))
         middle = yaw + turn * step / 2
         cos, sin = np.cos(middle), np.sin(middle)
         change = np.eye(5)
@@ -113,13 +117,14 @@ def gnss(trajectory: Trajectory, duration: float, seed: int, datum: Datum) -> li
     """Fixes with a slowly wandering bias; none below the bridge, reflections in the canyon."""
     random = np.random.default_rng([seed, 53])
     keep = np.exp(-1 / (GNSS_HZ * GNSS_SECONDS))
+    keep_echo = np.exp(-1 / (GNSS_HZ * MULTIPATH_SECONDS))
     bias = random.normal(0, GNSS_BIAS, 3)
     echo = random.normal(0, MULTIPATH, 3)
     vertical = np.array([1.0, 1.0, 2.0])
     samples = []
     for time in np.arange(0.07, duration, 1 / GNSS_HZ):
         bias = keep * bias + np.sqrt(1 - keep**2) * random.normal(0, GNSS_BIAS, 3)
-        echo = 0.97 * echo + np.sqrt(1 - 0.97**2) * random.normal(0, MULTIPATH, 3)
+        echo = keep_echo * echo + np.sqrt(1 - keep_echo**2) * random.normal(0, MULTIPATH, 3)
         antenna = trajectory.pose(time).apply(MOUNTS["gnss_link"].translation)
         sigma = np.full(3, np.hypot(GNSS_BIAS, GNSS_NOISE))
         error = bias + random.normal(0, GNSS_NOISE, 3)

@@ -23,7 +23,7 @@ def make_camera(name: str, width: int, height: int) -> Camera:
         "front": (
             (1.55, 0.0, 1.46),
             0.0,
-            1.0,
+            -2.0,
             0.68,
             "plumb_bob",
             (-0.055, 0.021, 3e-4, -2e-4, 0.0),

@@ -94,26 +94,14 @@ def _add_body(
     glass = builder.texture(paint.coloured((92, 84, 74), sheen.astype(np.float32)))
     ends = [builder.texture(_end_picture(random, colour, front=front)) for front in (False, True)]
     for index, (a, b) in enumerate(pairwise(sections)):
-        for sign in (1.0, -1.0):
-            lower = _strip(a[0], b[0], (_FLOOR, a[1], b[1]), (sign * a[3], sign * b[3]), None)
-            upper = _strip(a[0], b[0], (None, a[1], b[1]), (sign * a[3], sign * b[3]),
-                           (a[2], b[2], sign * a[4], sign * b[4]))  # fmt: skip
-            for local in (lower, upper):
-                outline = local if sign > 0 else local[[1, 0, 3, 2]]
-                places = np.stack(
-                    [(outline[:, 0] - low) / (high - low), 1 - outline[:, 1] / top], axis=-1
-                )
-                if sign < 0:
-                    places[:, 0] = 1 - places[:, 0]
-                builder.quads(frame.points(outline), right if sign > 0 else left, places[None])
-        roof = np.array(
-            [[a[0], a[2], a[4]], [b[0], b[2], b[4]], [b[0], b[2], -b[4]], [a[0], a[2], -a[4]]]
-        )
-        if index in (0, len(sections) - 2):
-            # The slanted bumper continues the picture of the end below it.
-            _end(builder, frame, sections, ends[index > 0], front=index > 0)
-        else:
-            builder.quads(frame.points(roof), glass if index in body.glass else metal)
+        for texture, side in ((right, 1.0), (left, -1.0)):
+            _side(builder, frame, (a, b), (low, high, top), texture, side)
+        if 0 < index < len(sections) - 2:
+            (xa, _, ya, _, za), (xb, _, yb, _, zb) = a, b
+            roof = [[xa, ya, za], [xb, yb, zb], [xb, yb, -zb], [xa, ya, -za]]
+            builder.quads(frame.points([roof]), glass if index in body.glass else metal)
+    for texture, front in zip(ends, (False, True), strict=True):
+        _end(builder, frame, sections, texture, front=front)
     floor = swatch(builder, random, (22, 22, 24))
     builder.box(frame, (low + 0.1, _FLOOR, -0.7), (high - 0.1, _FLOOR + 0.02, 0.7), floor, "d")
     wheel = builder.texture(_wheel_picture(random))
@@ -122,33 +110,32 @@ def _add_body(
             _wheel(builder, frame, wheel, floor, np.array([axle, _WHEEL, sign * 0.84]))
 
 
-def _strip(
-    xa: float,
-    xb: float,
-    heights: tuple[float | None, float, float],
-    halves: tuple[float, float],
-    top: tuple[float, float, float, float] | None,
-) -> Array:
-    """One piece of a side: from the floor to the belt, or from the belt to the top."""
-    floor, belt_a, belt_b = heights
-    if top is None:
-        low_a = low_b = floor
-        return np.array(
-            [
-                [xa, low_a, halves[0]],
-                [xb, low_b, halves[1]],
-                [xb, belt_b, halves[1]],
-                [xa, belt_a, halves[0]],
-            ]
-        )
-    top_a, top_b, half_a, half_b = top
-    return np.array(
-        [[xa, belt_a, halves[0]], [xb, belt_b, halves[1]], [xb, top_b, half_b], [xa, top_a, half_a]]
-    )
+def _side(
+    builder: MeshBuilder,
+    frame: Frame,
+    pair: tuple[Array, Array],
+    extent: tuple[float, float, float],
+    texture: int,
+    side: float,
+) -> None:
+    """The right (1) or left (-1) side between two sections: below and above the belt line.
+
+    Args:
+        extent: rear, front and top of the side's picture.
+    """
+    (xa, belt_a, top_a, half_a, inner_a), (xb, belt_b, top_b, half_b, inner_b) = pair
+    lower = [[xa, _FLOOR, half_a], [xb, _FLOOR, half_b], [xb, belt_b, half_b], [xa, belt_a, half_a]]
+    upper = [lower[3], lower[2], [xb, top_b, inner_b], [xa, top_a, inner_a]]
+    local = np.array([lower, upper]) * [1.0, 1.0, side]
+    rear, front, top = extent
+    along = (local[..., 0] - rear) / (front - rear)
+    places = np.stack([along if side > 0 else 1 - along, 1 - local[..., 1] / top], axis=-1)
+    around = [0, 1, 2, 3] if side > 0 else [1, 0, 3, 2]
+    builder.quads(frame.points(local[:, around]), texture, places[:, around])
 
 
 def _end(builder: MeshBuilder, frame: Frame, sections: Array, texture: int, *, front: bool) -> None:
-    """Bumper and what is above it, front or rear, as one picture in two pieces."""
+    """Bumper and the slope above it, front or rear, as one picture in two pieces."""
     outer, inner = (sections[-1], sections[-2]) if front else (sections[0], sections[1])
     side = 1.0 if front else -1.0
     x, half = outer[0], side * outer[3]
