@@ -31,14 +31,17 @@ def shared_weights(shared_data: Path) -> Path:
 
 @pytest.fixture
 def ros_environment() -> dict[str, str]:
-    """Environment of a test's ROS processes: a random domain, on the loopback interface.
+    """Environment of a test's ROS processes: a domain of its own, on the loopback interface.
 
     Discovery is limited twice: by rmw, and by a Fast DDS profile, since Fast DDS itself
     listens on every interface otherwise.
     """
     profile = REPOSITORY / "config" / "fastdds_loopback.xml"
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    domains = range(1 + worker, 100, workers)  # no two workers have one in common
     return os.environ | {
-        "ROS_DOMAIN_ID": str(random.SystemRandom().randrange(1, 100)),
+        "ROS_DOMAIN_ID": str(random.SystemRandom().choice(domains)),
         "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
         "FASTRTPS_DEFAULT_PROFILES_FILE": str(profile),
         "FASTDDS_DEFAULT_PROFILES_FILE": str(profile),
