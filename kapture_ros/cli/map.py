@@ -18,7 +18,7 @@ from kapture_ros.options import add_arguments as add_options
 
 HELP = "Build a visual map from drives; extend, import, export, prune and judge maps."
 EXAMPLES = """\
-  kapture_ros map lap1/ map/                        drive to map, all by default
+  kapture_ros map lap1/ map/                        drive to map; features too, if it has none
   kapture_ros map monday/ friday/ map/              several drives, one map
   kapture_ros map drive/ map/ --poses none          structure from motion, scale by GNSS
   kapture_ros map mapping/ map/ --local-features local_features/r2d2_500 \\

@@ -118,7 +118,7 @@ def _import_kapture(source: Path, partial: Path, settings: MapSettings) -> None:
         )
     images = read_images(source)
     require_calibration(images, source)
-    apart = FeatureSource(settings.local_features, settings.global_features)
+    apart = FeatureSource.of(settings)
     folders = apart.folders(source)
     structure = read_structure(source, images, folders["keypoints"].type_name)
     if len(structure.points) == 0:

@@ -99,7 +99,7 @@ def _new_session(old: OpenMap, dataset: Path, settings: MapSettings) -> Session:
     name = dataset.resolve().name
     if name in old.manifest.sessions:
         raise InputError(f"{old.path} has a session '{name}' already: rename the dataset's folder")
-    source = FeatureSource(settings.local_features, settings.global_features)
+    source = FeatureSource.of(settings)
     sigma = settings.poses.gnss_sigma
     session = read_session(dataset, name, source, prefixed=True, gnss_sigma=sigma)
     require_calibration(session.images, dataset)

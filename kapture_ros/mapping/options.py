@@ -124,11 +124,13 @@ class PruneOptions:
 
 @dataclass(frozen=True)
 class InputOptions:
-    """What is missing in the datasets."""
+    """What of the datasets is used, and what is missing in them."""
 
     estimate_intrinsics: bool = option(
         False, "guess the focal length of uncalibrated cameras and refine it"
     )
+    local_type: str = option("", "keypoints and descriptors used, if datasets hold several types")
+    global_type: str = option("", "global features used, if datasets hold several types")
 
 
 MAP_OPTIONS: tuple[type[Any], ...] = (

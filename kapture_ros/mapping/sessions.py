@@ -36,6 +36,7 @@ from kapture_ros.mapping.feature_files import SUFFIXES, FeatureFolder, checked_n
 from kapture_ros.mapping.gnss import GnssFixes, map_from_rig, read_fixes
 from kapture_ros.mapping.images import ImageTable, read_images
 from kapture_ros.mapping.manifest import FeatureTypes
+from kapture_ros.mapping.options import MapSettings
 
 KEPT_RECORDS = ("gnss", "wifi", "bluetooth")
 """What a map keeps besides its images: priors for localization."""
@@ -49,10 +50,24 @@ class FeatureSource:
         local: folder that holds `keypoints/` and `descriptors/` as NAVER ships them, or
             None: the dataset's own `reconstruction/`.
         global_: folder that holds `global_features/`, or None likewise.
+        local_type, global_type: which type of the dataset's own; empty: the only one.
     """
 
     local: Path | None = None
     global_: Path | None = None
+    local_type: str = ""
+    global_type: str = ""
+
+    @classmethod
+    def of(cls, settings: MapSettings) -> FeatureSource:
+        """As the settings say."""
+        inputs = settings.inputs
+        return cls(
+            settings.local_features,
+            settings.global_features,
+            inputs.local_type,
+            inputs.global_type,
+        )
 
     def folders(self, dataset: Path) -> dict[str, FeatureFolder]:
         """The feature folders by kind.
@@ -66,16 +81,23 @@ class FeatureSource:
             if apart is not None:
                 found[kind] = FeatureFolder.open(apart / kind, kind, apart.name)
                 continue
-            types = feature_types(dataset, kind)
-            if not types:
-                raise InputError(f"{dataset} has no {kind}: run `kapture_ros extract {dataset}`")
-            if len(types) > 1:
-                raise InputError(
-                    f"{dataset} has several types of {kind} ({', '.join(types)}): "
-                    "choose with --keypoints-type and the like"
-                )
-            found[kind] = FeatureFolder.in_dataset(dataset, kind, types[0])
+            found[kind] = FeatureFolder.in_dataset(dataset, kind, self._type(dataset, kind))
         return found
+
+    def _type(self, dataset: Path, kind: str) -> str:
+        option = "global_type" if kind == "global_features" else "local_type"
+        wanted: str = getattr(self, option)
+        types = feature_types(dataset, kind)
+        if not types:
+            raise InputError(f"{dataset} has no {kind}: run `kapture_ros extract {dataset}`")
+        if wanted and wanted not in types:
+            raise InputError(f"{dataset} has no {kind} of type '{wanted}', only {', '.join(types)}")
+        if not wanted and len(types) > 1:
+            raise InputError(
+                f"{dataset} has several types of {kind} ({', '.join(types)}): choose with "
+                f"--{option.replace('_', '-')}"
+            )
+        return wanted or types[0]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -39,7 +39,7 @@ class DriveOptions:
     step: float = 4.0
     points: int = 1500
     pixel_noise: float = 0.5
-    gnss_sigma: float = 0.4
+    gnss_sigma: float = 0.2
     poses: str = "odometry"  # or "truth", "none"
     gnss: bool = True
     rig: bool = True
@@ -164,13 +164,13 @@ def _write_gnss(path, options, truth, stamps, rng) -> None:
     latitude, longitude, altitude = DATUM.geodetic_from_map(antenna + noise)
     rows = [f"{stamps[k]}, gps, {number(longitude[k])}, {number(latitude[k])}, "
             f"{number(altitude[k])}, {stamps[k] // 10**9}, 0"
-            for k in range(0, len(truth), 2)]  # fmt: skip
+            for k in range(len(truth))]  # fmt: skip
     _table(path / "sensors/records_gnss.txt", "# timestamp, device_id, x, y, z, utc, dop", rows)
     extra = path / sidecar.extra_path("gps")
     extra.parent.mkdir(parents=True)
     covariance = (np.diag([1.0, 1.0, 4.0]) * options.gnss_sigma**2).ravel().tolist()
     told = {"position_covariance": covariance, "position_covariance_type": 2}
-    lines = [sidecar.encode({"stamp": stamps[k], "extra": told}) for k in range(0, len(truth), 2)]
+    lines = [sidecar.encode({"stamp": stamps[k], "extra": told}) for k in range(len(truth))]
     extra.write_bytes(b"".join(lines))
 
 
