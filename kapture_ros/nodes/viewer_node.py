@@ -1,0 +1,74 @@
+"""The viewer node: what a localizer publishes, shown in a browser (`kapture_ros view`)."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import rclpy
+from geometry_msgs.msg import PoseArray, PoseWithCovarianceStamped
+from nav_msgs.msg import Path
+from rclpy.executors import ExternalShutdownException
+from rclpy.node import Node
+from rclpy.qos import DurabilityPolicy, QoSProfile, qos_profile_sensor_data
+from rclpy.signals import SignalHandlerOptions
+from sensor_msgs.msg import CompressedImage, PointCloud2
+
+from kapture_ros.messages.common import Message, MessageError
+from kapture_ros.msg import LocalizationStatus
+from kapture_ros.view import scene
+from kapture_ros.view.options import ViewerOptions
+from kapture_ros.view.server import SceneServer
+
+LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+
+
+class ViewerNode(Node):
+    """Hands the messages of a localizer to the web server, each as one frame of the scene."""
+
+    def __init__(self, options: ViewerOptions, server: SceneServer) -> None:
+        super().__init__("viewer")
+        self._server = server
+        best_effort = qos_profile_sensor_data
+
+        def points_frame(message: Message) -> scene.SceneFrame:
+            return scene.points_frame(message, options.max_points)
+
+        for name, kind, profile, frame_of in (
+            ("pose", PoseWithCovarianceStamped, best_effort, scene.pose_frame),
+            ("status", LocalizationStatus, best_effort, scene.status_frame),
+            ("path", Path, best_effort, scene.path_frame),
+            ("debug_image/compressed", CompressedImage, best_effort, scene.image_frame),
+            ("map_cameras", PoseArray, LATCHED, scene.cameras_frame),
+            ("map_points", PointCloud2, LATCHED, points_frame),
+        ):
+            topic = f"{options.localizer.rstrip('/')}/{name}"
+            self.create_subscription(kind, topic, self._show(topic, frame_of), profile)
+
+    def _show(
+        self, topic: str, frame_of: Callable[[Message], scene.SceneFrame]
+    ) -> Callable[[Any], None]:
+        def show(message: Message) -> None:
+            try:
+                self._server.put(frame_of(message))
+            except MessageError as error:
+                self.get_logger().warning(f"{topic}: {error}", throttle_duration_sec=10.0)
+
+        return show
+
+
+def run(options: ViewerOptions, server: SceneServer, ros_arguments: Sequence[str] = ()) -> None:
+    """Show what there is until a signal."""
+    rclpy.init(args=["--ros-args", *ros_arguments], signal_handler_options=SignalHandlerOptions.NO)
+    # SIGINT too: a shell's background job begins with it ignored, and launch ends nodes by it.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
+    node = ViewerNode(options, server)
+    try:
+        rclpy.spin(node)
+    except (KeyboardInterrupt, ExternalShutdownException):
+        pass
+    finally:
+        node.destroy_node()
+        rclpy.try_shutdown()

@@ -1,0 +1,1 @@
+"""The live scene in a browser: frames of the scene, a small web server, the page."""

@@ -1,0 +1,81 @@
+"""`kapture_ros view` as its own process: real topics in, the page in a real browser out."""
+
+from __future__ import annotations
+
+import io
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+pytest.importorskip("rclpy", reason="no rclpy: pip install -r requirements/ros-jazzy.txt")
+from browser import find_browser, opened
+from websocket_client import WebSocketClient
+
+HERE = Path(__file__).parent
+KINDS = {"pose", "path", "points", "cameras", "status", "image"}
+pytestmark = pytest.mark.slow
+
+
+@contextmanager
+def view(environment: dict[str, str]) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """A running view of a publishing localizer, and where its page is."""
+    command = [sys.executable, "-m", "kapture_ros.cli.main", "view", "--port", "0"]
+    publisher = subprocess.Popen(
+        [sys.executable, str(HERE / "scene_publisher.py")], env=environment
+    )
+    process = subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        assert process.stdout is not None
+        said = process.stdout.readline()
+        assert said.startswith("the scene is at http://127.0.0.1:"), said
+        yield process, said.split()[-1]
+    finally:
+        for each in (publisher, process):
+            each.kill()
+            each.communicate()
+
+
+def test_all_that_a_localizer_says_reaches_the_browser(
+    ros_environment: dict[str, str], tmp_path: Path
+):
+    with view(ros_environment) as (process, url):
+        heard = {}
+        with WebSocketClient(url.replace("http", "ws") + "live") as client:
+            while set(heard) < KINDS:
+                header, data = client.scene_frame()
+                heard[header["kind"]] = (header, data)
+        assert heard["pose"][0]["position"] == [5.25, 0, 0.5]
+        assert heard["points"][0]["count"] == 20_000
+        assert heard["status"][0]["state"] == "TRACKING"
+        assert heard["status"][0]["reason"] == "ACCEPTED"
+        assert heard["status"][0]["fix_age"] is None
+        if find_browser():
+            _look(url, tmp_path)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 0, errors
+    assert "Traceback" not in errors
+
+
+def _look(url: str, profile: Path) -> None:
+    """The page shows the state, the numbers, the image and, in both views, the points."""
+    with opened(url, profile) as tab:
+        tab.wait_for("document.body.dataset.state === 'TRACKING'")
+        tab.wait_for("document.getElementById('numbers').textContent.includes('5.25, 0.00, 0.50')")
+        tab.wait_for("document.getElementById('image').naturalWidth === 160")
+        assert "321 inliers" in tab.evaluate("document.getElementById('why').textContent")
+        tab.wait_for("document.getElementById('scale').textContent.endsWith('m wide')")
+        pixels = np.asarray(Image.open(io.BytesIO(tab.screenshot())).convert("RGB")).astype(int)
+    magenta = (pixels[:, :, 0] > 200) & (pixels[:, :, 1] < 60) & (pixels[:, :, 2] > 200)
+    inset = magenta[-360:, :360]
+    assert inset.sum() > 100, "from above"
+    assert magenta.sum() - inset.sum() > 500, "in perspective"
