@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import rclpy
-from geometry_msgs.msg import PoseArray, PoseWithCovarianceStamped
-from nav_msgs.msg import Path
+from geometry_msgs.msg import PoseWithCovarianceStamped
+from nav_msgs.msg import Odometry, Path
 from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, qos_profile_sensor_data
 from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import CompressedImage, PointCloud2
+from visualization_msgs.msg import MarkerArray
 
 from kapture_ros.messages.common import Message, MessageError
 from kapture_ros.msg import LocalizationStatus
@@ -31,16 +33,16 @@ class ViewerNode(Node):
         super().__init__("viewer")
         self._server = server
         best_effort = qos_profile_sensor_data
-
-        def points_frame(message: Message) -> scene.SceneFrame:
-            return scene.points_frame(message, options.max_points)
+        points_frame = partial(scene.points_frame, limit=options.max_points)
 
         for name, kind, profile, frame_of in (
             ("pose", PoseWithCovarianceStamped, best_effort, scene.pose_frame),
+            ("odometry", Odometry, best_effort, partial(scene.pose_frame, kind="odometry")),
             ("status", LocalizationStatus, best_effort, scene.status_frame),
             ("path", Path, best_effort, scene.path_frame),
             ("debug_image/compressed", CompressedImage, best_effort, scene.image_frame),
-            ("map_cameras", PoseArray, LATCHED, scene.cameras_frame),
+            ("map_cameras", MarkerArray, LATCHED, partial(scene.lines_frame, kind="cameras")),
+            ("candidates", MarkerArray, best_effort, partial(scene.lines_frame, kind="candidates")),
             ("map_points", PointCloud2, LATCHED, points_frame),
         ):
             topic = f"{options.localizer.rstrip('/')}/{name}"

@@ -24,6 +24,7 @@ STATUS_FIELDS = (
     "window_size", "fix_age", "latency_decode", "latency_extraction", "latency_retrieval",
     "latency_matching", "latency_pose", "latency_fusion", "latency_total", "map_id",
 )  # fmt: skip
+LINE_LIST = 5  # visualization_msgs/Marker
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +41,12 @@ class SceneFrame:
         return len(header).to_bytes(4, "little") + header + self.data
 
 
-def pose_frame(message: Message) -> SceneFrame:
-    """A PoseWithCovarianceStamped: position, orientation xyzw, covariance of the position."""
+def pose_frame(message: Message, kind: str = "pose") -> SceneFrame:
+    """A PoseWithCovarianceStamped or Odometry: position, orientation xyzw, covariance (3 × 3)."""
     pose = message.pose.pose
     covariance = np.asarray(message.pose.covariance, float).reshape(6, 6)
     return SceneFrame(
-        "pose",
+        kind,
         {
             "stamp_ns": str(time_ns(message.header.stamp)),  # too long for JavaScript's numbers
             "frame": message.header.frame_id,
@@ -63,12 +64,17 @@ def path_frame(message: Message) -> SceneFrame:
     return _positions_frame("path", np.array(positions, float).reshape(-1, 3))
 
 
-def cameras_frame(message: Message) -> SceneFrame:
-    """The map's cameras, a geometry_msgs/PoseArray: positions, then orientations xyzw."""
-    positions = [_numbers(pose.position, "xyz") for pose in message.poses]
-    turned = [_numbers(pose.orientation, "xyzw") for pose in message.poses]
-    frame = _positions_frame("cameras", np.array(positions, float).reshape(-1, 3))
-    return SceneFrame(frame.kind, frame.header, frame.data + np.array(turned, "<f4").tobytes())
+def lines_frame(message: Message, kind: str) -> SceneFrame:
+    """The LINE_LIST markers of a MarkerArray: ends of lines, then colours as three bytes each."""
+    markers = [marker for marker in message.markers if marker.type == LINE_LIST]
+    ends = [_numbers(point, "xyz") for marker in markers for point in marker.points]
+    colors = [
+        np.tile(np.uint8(255 * np.array(_numbers(marker.color, "rgb"))), (len(marker.points), 1))
+        for marker in markers
+    ]
+    frame = _positions_frame(kind, np.array(ends, float).reshape(-1, 3))
+    tints = np.concatenate([np.empty((0, 3), np.uint8), *colors])
+    return SceneFrame(kind, frame.header, frame.data + tints.tobytes())
 
 
 def points_frame(message: Message, limit: int) -> SceneFrame:

@@ -11,10 +11,11 @@ import time
 import cv2
 import numpy as np
 import rclpy
-from geometry_msgs.msg import Pose, PoseArray, PoseStamped, PoseWithCovarianceStamped
-from nav_msgs.msg import Path
+from geometry_msgs.msg import Point, Pose, PoseStamped, PoseWithCovarianceStamped
+from nav_msgs.msg import Odometry, Path
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from sensor_msgs.msg import CompressedImage, PointCloud2, PointField
+from visualization_msgs.msg import Marker, MarkerArray
 
 from kapture_ros.msg import LocalizationStatus
 
@@ -41,13 +42,18 @@ def pose(x: float) -> Pose:
     return made
 
 
+def lines(z: float) -> MarkerArray:
+    """A line across the street every two metres."""
+    marker = Marker(type=Marker.LINE_LIST)
+    marker.color.g = marker.color.b = 1.0
+    marker.points = [Point(x=float(x), y=y, z=z) for x in range(-30, 30, 2) for y in (-1.0, 1.0)]
+    return MarkerArray(markers=[marker])
+
+
 def main() -> None:
     rclpy.init()
     node = rclpy.create_node("localizer")
-    latched = {
-        "map_points": cloud(),
-        "map_cameras": PoseArray(poses=[pose(float(x)) for x in range(-30, 30, 2)]),
-    }
+    latched = {"map_points": cloud(), "map_cameras": lines(2.0)}
     for name, message in latched.items():
         node.create_publisher(type(message), f"~/{name}", LATCHED).publish(message)
     ok, jpeg = cv2.imencode(".jpg", np.full((120, 160, 3), 80, np.uint8))
@@ -60,6 +66,8 @@ def main() -> None:
     status.fix_age = float("nan")
     said = {
         "pose": here,
+        "odometry": Odometry(header=here.header, pose=here.pose),
+        "candidates": lines(3.0),
         "path": Path(poses=[PoseStamped(pose=pose(float(x))) for x in range(-20, 6)]),
         "status": status,
         "debug_image/compressed": CompressedImage(format="jpeg", data=jpeg.tobytes()),

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from kapture_ros.messages.common import MessageError
 from kapture_ros.view.scene import (
     SceneFrame,
-    cameras_frame,
     image_frame,
+    lines_frame,
     path_frame,
     points_frame,
     pose_frame,
@@ -108,12 +108,20 @@ def test_a_pose_comes_with_the_covariance_of_its_position():
     assert int(header["stamp_ns"]) == START
 
 
-def test_cameras_come_with_their_orientation():
-    poses = [pose_fields("Pose", UNTURNED, (k, 0, 0), 2) for k in range(3)]
-    frame = cameras_frame(make("geometry_msgs/PoseArray", poses=poses))
-    np.testing.assert_allclose(positions(frame), [[0, 0, 0], [1, 0, 0], [2, 0, 0]])
-    turned = np.frombuffer(frame.data[12 * 3 :], "<f4").reshape(-1, 4)
-    assert turned.tolist() == [[0, 0, 0, 1]] * 3
+def test_lines_come_with_the_color_of_their_marker_and_other_markers_do_not():
+    def marker(kind: int, x: float, red: float) -> Any:
+        ends = [make("geometry_msgs/Point", x=x, y=y, z=0.0) for y in (0.0, 1.0)]
+        color = make("std_msgs/ColorRGBA", r=red, g=0.0, b=1.0, a=1.0)
+        return make("visualization_msgs/Marker", type=kind, points=ends, color=color)
+
+    lines, sphere, delete_all = marker(5, 1.0, 1.0), marker(2, 7.0, 0.0), marker(0, 8.0, 0.0)
+    said = make("visualization_msgs/MarkerArray", markers=[delete_all, lines, sphere])
+    said.markers.append(marker(5, 2.0, 0.0))
+    frame = lines_frame(said, "candidates")
+    np.testing.assert_allclose(positions(frame), [[1, 0, 0], [1, 1, 0], [2, 0, 0], [2, 1, 0]])
+    colors = np.frombuffer(frame.data[12 * 4 :], np.uint8).reshape(-1, 3)
+    assert colors.tolist() == [[255, 0, 255]] * 2 + [[0, 0, 255]] * 2
+    assert lines_frame(make("visualization_msgs/MarkerArray"), "candidates").header["count"] == 0
 
 
 def test_an_image_is_passed_on_byte_for_byte():

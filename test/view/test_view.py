@@ -19,7 +19,7 @@ from browser import find_browser, opened
 from websocket_client import WebSocketClient
 
 HERE = Path(__file__).parent
-KINDS = {"pose", "path", "points", "cameras", "status", "image"}
+KINDS = {"pose", "odometry", "path", "points", "cameras", "candidates", "status", "image"}
 pytestmark = pytest.mark.slow
 
 
@@ -53,7 +53,7 @@ def test_all_that_a_localizer_says_reaches_the_browser(
             while set(heard) < KINDS:
                 header, data = client.scene_frame()
                 heard[header["kind"]] = (header, data)
-        assert heard["pose"][0]["position"] == [5.25, 0, 0.5]
+        assert heard["pose"][0]["position"] == heard["odometry"][0]["position"] == [5.25, 0, 0.5]
         assert heard["points"][0]["count"] == 20_000
         assert heard["status"][0]["state"] == "TRACKING"
         assert heard["status"][0]["reason"] == "ACCEPTED"
