@@ -20,7 +20,7 @@ from kapture_ros.localization.localizer import View
 from kapture_ros.localization.matching import ImageMatches, gather
 from kapture_ros.localization.options import PoseOptions
 from kapture_ros.localization.pose import PoseSolution, estimate_pose
-from kapture_ros.localization.refinement import Matches, PosePrior, Priors
+from kapture_ros.localization.refinement import NO_PRIORS, Matches, PosePrior, Priors
 from kapture_ros.mapping.visual_map import VisualMap
 from kapture_ros.options import option
 from kapture_ros.transforms.se3 import Array
@@ -89,10 +89,15 @@ def solve_guided(
     prior: PosePrior,
     pose: PoseOptions,
     options: GuidedOptions,
+    priors: Priors = NO_PRIORS,
 ) -> PoseSolution | None:
-    """PnP that begins at the prior; the prior itself is not mixed into the answer."""
+    """PnP that begins at the prior; the prior itself is not mixed into the answer.
+
+    Args:
+        priors: these are (gravity).
+    """
     tight = replace(pose, max_error=options.max_error, max_iterations=1000)
-    return estimate_pose(matches, cameras, tight, Priors(), prior.map_from_base)
+    return estimate_pose(matches, cameras, tight, priors, prior.map_from_base)
 
 
 def expect(

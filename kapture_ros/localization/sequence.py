@@ -18,6 +18,7 @@ import numpy as np
 from kapture_ros.errors import ExtrapolationError, KaptureRosError
 from kapture_ros.localization.acceptance import judge, mahalanobis, score
 from kapture_ros.localization.guided import match_guided, solve_guided
+from kapture_ros.localization.inertial import ImuSample, Inertial
 from kapture_ros.localization.localizer import Localizer, View
 from kapture_ros.localization.motion_filter import (
     SECOND,
@@ -27,23 +28,21 @@ from kapture_ros.localization.motion_filter import (
     OdometrySample,
 )
 from kapture_ros.localization.place_filter import PlaceFilter
-from kapture_ros.localization.query import Candidate, Estimate, Query, Reason, Rejected
+from kapture_ros.localization.query import Candidate, Estimate, Evidence, Query, Reason, Rejected
 from kapture_ros.localization.refinement import Matches, PosePrior, Priors
 from kapture_ros.localization.sequence_state import (
-    ConstantVelocity,
     GnssAlarm,
-    MotionSource,
     SelfCheck,
     SequenceOptions,
     State,
     TrackedPose,
 )
+from kapture_ros.localization.visual_motion import MotionSource, VisualMotion
 from kapture_ros.localization.window import Keyframe, WindowSolution, significant, solve_window
 from kapture_ros.transforms import Transform
 from kapture_ros.transforms.se3 import cross_matrix, difference
 
 PLACE_IMAGES = 5  # map images of a believed place that are matched
-WANDER = {"position_wander": 0.5, "rotation_wander": 0.1}  # a car that brakes or turns in
 AGREEMENT = (0.5, 0.1, np.deg2rad(5.0))  # metres, metres per metre, radians
 REMEMBERED = 256  # stamps, to know repeated instants
 
@@ -54,13 +53,20 @@ class SequenceLocalizer:
     def __init__(self, localizer: Localizer, options: SequenceOptions | None = None):
         self.localizer = localizer
         self.options = options or SequenceOptions()
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything, odometry and hints too: the clock jumped, or another drive begins."""
         self.motion = MotionFilter(self.options.motion)
-        self.places = PlaceFilter(localizer.map, self.options.place)
-        self._velocity: ConstantVelocity | None = None
+        self.places = PlaceFilter(self.localizer.map, self.options.place)
+        self.inertial = Inertial(self.options.inertial)
+        self._vision: VisualMotion | None = None
         self._stamps: deque[int] = deque(maxlen=REMEMBERED)
         self._window: deque[Keyframe] = deque(maxlen=self.options.tracking.window)
         self._rejected: list[Fix] = []
         self._candidates: list[Fix] = []
+        self._hint: PosePrior | None = None
+        self._hint_ns: int | None = None
         self._learned: MotionState | None = None
         self._check = SelfCheck()
         self._gnss = GnssAlarm()
@@ -68,40 +74,64 @@ class SequenceLocalizer:
         self._fix_ns: int | None = None
         self._window_size = 0
         self._supported = False
-        self._gated = False
+        self._gated = True
+        self._searched_ns: int | None = None
+        self._search_wait = self.options.tracking.search_every
+
+    def relocalize(self, hint: PosePrior | None = None) -> None:
+        """Give the pose up and search anew.
+
+        Args:
+            hint: where a person says that the vehicle is: map_from_base in metres, with the
+                covariance (6, 6) of (δp, δθ) in the axes of the map. A single pose near it
+                is believed, for `hint_time`.
+        """
+        self._lose()
+        self._hint, self._hint_ns = hint, None
 
     def add_odometry(self, sample: OdometrySample) -> bool:
         """Take a sample; False if it is not newer than the last one."""
-        if self._velocity is not None:  # it was thought that there is none
-            self._velocity = None
+        if self._vision is not None:  # it was thought that there is none
+            self._vision = None
             self._lose()
             self.motion = MotionFilter(self.options.motion)
         return self.motion.add_odometry(sample)
+
+    def add_imu(self, sample: ImuSample) -> bool:
+        """Take a sample, in the axes of the base; False if it cannot be used."""
+        return self.inertial.add(sample)
 
     def update(self, query: Query, odometry: Iterable[OdometrySample] = ()) -> TrackedPose:
         """Take an instant (in any order) and the odometry since the last one; never raises."""
         for sample in odometry:
             self.add_odometry(sample)
-        self._carry(query.stamp_ns)
         late = self._late(query.stamp_ns)
         if late is not None:
             return replace(self.pose_at(query.stamp_ns), estimate=late)
+        views: list[View] = []
         try:
             views = self.localizer.extract(query)
-            seen = _with_features(query, views)
-            if self.motion.initialized:
-                estimate = self._track(seen, views)
-            else:
-                estimate = self._search(seen, views)
+            self._carry(query, views)
+            estimate = self._localize(self._with_gravity(_with_features(query, views)), views)
         except Rejected as rejection:
             estimate = Estimate(query.stamp_ns, rejection.reason, str(rejection))
         except KaptureRosError as error:
             estimate = Estimate(query.stamp_ns, Reason.BAD_INPUT, str(error))
+        if not views:
+            self._carry(query, views)
         self._compare_with_gnss(query)
         return replace(self.pose_at(query.stamp_ns), estimate=estimate)
 
+    def _localize(self, query: Query, views: Sequence[View]) -> Estimate:
+        if self.motion.initialized:
+            return self._track(query, views)
+        return self._search(query, views)
+
     def pose_at(self, stamp_ns: int) -> TrackedPose:
-        """The pose predicted to a time; without a pose where it is not known."""
+        """The pose predicted to a time; without a pose where it is not known.
+
+        Odometry reaches up to one second beyond its newest sample.
+        """
         state, known = self._state(stamp_ns), None
         if state in (State.TRACKING, State.COASTING):
             known = self.motion.at(stamp_ns)
@@ -118,7 +148,7 @@ class SequenceLocalizer:
             inflation == 1.0,
             inflation,
             self._gnss.raised,
-            MotionSource.CONSTANT_VELOCITY if self._velocity else MotionSource.ODOMETRY,
+            MotionSource.ODOMETRY if self._vision is None else self._vision.source,
         )
 
     def _state(self, stamp_ns: int) -> State:
@@ -138,18 +168,27 @@ class SequenceLocalizer:
             return State.TRACKING
         return State.COASTING
 
-    def _carry(self, stamp_ns: int) -> None:
-        """Without odometry the last motion goes on; what is too uncertain is lost."""
-        if self.motion.odometry.newest_ns is None and self._velocity is None:
-            self._velocity = ConstantVelocity()
-            options = replace(self.options.motion, odometry_scale=0.0, **WANDER)
-            self.motion = MotionFilter(options)
-        if self._velocity is not None and stamp_ns > (self.motion.odometry.newest_ns or 0):
-            self.motion.add_odometry(self._velocity.sample(stamp_ns))
-        if self.motion.initialized and self._state(stamp_ns) is State.LOST:
+    def _carry(self, query: Query, views: Sequence[View]) -> None:
+        """Without odometry the images tell the motion; what is too uncertain is lost."""
+        stamp = query.stamp_ns
+        if self.motion.odometry.newest_ns is None and self._vision is None:
+            self._vision = VisualMotion(self.inertial)
+        if self._vision is not None and stamp > (self.motion.odometry.newest_ns or 0):
+            self.motion.add_odometry(self._vision.sample(stamp, views))
+            position = self.localizer.priors(query).position
+            if position is not None:
+                sigma = float(np.sqrt(np.linalg.eigvalsh(position.covariance)[-1]))
+                self._vision.learn_position(position.position_map, sigma)
+        if self.motion.initialized and self._state(stamp) is State.LOST:
             newest = self.motion.odometry.newest_ns
-            if newest is not None and stamp_ns >= newest - SECOND:
+            if newest is not None and stamp >= newest - SECOND:
                 self._lose()
+
+    def _with_gravity(self, query: Query) -> Query:
+        if query.gravity is not None:
+            return query
+        georeferenced = self.localizer.map.datum is not None
+        return replace(query, gravity=self.inertial.up(query.stamp_ns, georeferenced))
 
     def _late(self, stamp_ns: int) -> Estimate | None:
         """Why an instant cannot be used, by its stamp."""
@@ -176,8 +215,7 @@ class SequenceLocalizer:
         if estimate.accepted:
             self._fuse(estimate)
             return estimate
-        missing = stamp - state.fix_ns > self.options.tracking.retrieve_after * SECOND
-        if missing or self._rejected or not self._supported:
+        if self._search_is_due(stamp, state.fix_ns):
             # Look-alikes elsewhere must not hide the right place, nor the prediction a wrong one:
             # the neighbourhood and the whole map are searched in turn.
             self._gated = not self._gated and not self._rejected
@@ -187,6 +225,23 @@ class SequenceLocalizer:
                 self._fuse(estimate)
         return estimate
 
+    def _search_is_due(self, stamp_ns: int, fix_ns: int) -> bool:
+        """Whether to search the map although the pose is known: it takes long, so rarely."""
+        tracking = self.options.tracking
+        if self._rejected:
+            return True
+        missing = stamp_ns - fix_ns > tracking.retrieve_after * SECOND
+        if not missing and self._supported:
+            return False
+        searched = self._searched_ns
+        if searched is not None and 0 <= stamp_ns - searched < self._search_wait * SECOND:
+            return False
+        longest = 8 * tracking.search_every
+        if searched is not None:
+            self._search_wait = min(2 * self._search_wait, longest)
+        self._searched_ns = stamp_ns
+        return True
+
     def _guided(
         self, query: Query, views: Sequence[View], matches: Matches, prior: PosePrior
     ) -> Estimate:
@@ -195,7 +250,10 @@ class SequenceLocalizer:
         self._window_size = 1
         cameras = [view.camera for view in views]
         nothing = Estimate(query.stamp_ns, Reason.TOO_FEW_MATCHES, f"{len(matches)} near the pose")
-        solution = solve_guided(matches, cameras, prior, self.localizer.options.pose, options)
+        priors = Priors(gravity=query.gravity)
+        solution = solve_guided(
+            matches, cameras, prior, self.localizer.options.pose, options, priors
+        )
         if solution is None:
             return nothing
         scores = score(matches, cameras, solution, 0, Priors(), prior)
@@ -213,6 +271,11 @@ class SequenceLocalizer:
             reason_text=text,
             map_from_base=pose,
             covariance=solution.covariance,
+            evidence=Evidence(
+                matches=matches,
+                inliers=solution.inliers,
+                views=tuple(view.number for view in views),
+            ),
             cams_from_map=tuple(i.cam_from_base @ pose.inverse() for i in query.images),
             scores=scores,
         )
@@ -228,7 +291,9 @@ class SequenceLocalizer:
             if stamp_ns <= last.stamp_ns or (near and straight):
                 return
         cameras = tuple(view.camera for view in views)
-        self._window.append(Keyframe(stamp_ns, odom_from_base, cameras, matches))
+        since = self._window[-1].stamp_ns if self._window else stamp_ns
+        drift = self.motion.variances_between(since, stamp_ns)
+        self._window.append(Keyframe(stamp_ns, odom_from_base, cameras, matches, drift))
 
     def _solve_window(self, stamp_ns: int, predicted: Transform | None) -> Estimate | None:
         """The window's pose as an estimate of the newest keyframe; None if there is none."""
@@ -260,12 +325,17 @@ class SequenceLocalizer:
 
     def _search(self, query: Query, views: Sequence[View]) -> Estimate:
         """An instant while the pose is not known: fixes and place must agree."""
-        estimate = self._retrieve(query)
+        hint = self._hinted(query.stamp_ns)
+        estimate = self._retrieve(query, hint)
+        if hint is not None and estimate.accepted:
+            self._window_size = 1
+            self._start(_fix(estimate), estimate.evidence)
+            return estimate
         if estimate.accepted and estimate.map_from_base is not None:
             self._window_size = 1
             insort(self._candidates, _fix(estimate), key=lambda fix: fix.stamp_ns)
             self._candidates = self._candidates[-self.options.tracking.lost_rejections :]
-            self._confirm()
+            self._confirm(estimate.evidence)
             return estimate
         rows = self.places.believed()
         if rows is None:
@@ -276,8 +346,17 @@ class SequenceLocalizer:
         found = self._solve_window(query.stamp_ns, None)
         if found is None or self.places.near(_fix(found).map_from_base.translation) < 0.5:
             return estimate
-        self._start(_fix(found))
+        self._start(_fix(found), found.evidence)
         return found
+
+    def _hinted(self, stamp_ns: int) -> PosePrior | None:
+        """The place that a person named, for a while."""
+        if self._hint is None:
+            return None
+        self._hint_ns = stamp_ns if self._hint_ns is None else self._hint_ns
+        if stamp_ns - self._hint_ns > self.options.tracking.hint_time * SECOND:
+            self._hint = None
+        return self._hint
 
     def _retrieve(self, query: Query, prior: PosePrior | None = None) -> Estimate:
         """The localizer's answer, from near the prior or from the whole map.
@@ -294,7 +373,7 @@ class SequenceLocalizer:
         self.places.update(estimate.candidates, query.images[0].cam_from_base, motion)
         return estimate
 
-    def _confirm(self) -> None:
+    def _confirm(self, evidence: Evidence) -> None:
         """Begin when the newest fixes agree with each other and with the place."""
         needed = self.options.tracking.confirmations
         newest = self._candidates[-needed:]
@@ -302,9 +381,9 @@ class SequenceLocalizer:
             return
         place = self.places.near(newest[-1].map_from_base.translation)
         if place >= self.options.place.belief:
-            if self._velocity is not None:
-                self._velocity.learn(newest[-2].stamp_ns, newest[-2].map_from_base)
-            self._start(newest[-1])
+            if self._vision is not None:
+                self._vision.learn(newest[-2].stamp_ns, newest[-2].map_from_base, Evidence())
+            self._start(newest[-1], evidence)
 
     def _agree(self, fixes: Sequence[Fix]) -> bool:
         """Whether fixes lie to each other as odometry says."""
@@ -315,7 +394,7 @@ class SequenceLocalizer:
             error = difference(fix.map_from_base, first.map_from_base @ motion)
             slack = AGREEMENT[0] + AGREEMENT[1] * float(np.linalg.norm(motion.translation))
             turn = AGREEMENT[2]
-            if self._velocity is not None:
+            if self._vision is not None:
                 slack += self.options.tracking.max_speed * seconds
                 turn += seconds
             if np.linalg.norm(error[:3]) > slack or np.linalg.norm(error[3:]) > turn:
@@ -332,39 +411,41 @@ class SequenceLocalizer:
         innovation = self.motion.update(fix, self._check.inflation)
         self._check.add(innovation, self.motion.limit)
         if innovation.accepted:
-            self._rejected.clear()
-            self._window.clear()
-            self._supported, self._gated = True, False
-            self._fixed(fix)
+            self._fixed(fix, estimate.evidence)
             return
         insort(self._rejected, fix, key=lambda known: known.stamp_ns)
         newest = self._rejected[-self.options.tracking.lost_rejections :]
         if len(newest) == self.options.tracking.lost_rejections and self._agree(newest):
             self._lose()
 
-    def _start(self, fix: Fix) -> None:
+    def _start(self, fix: Fix, evidence: Evidence) -> None:
         self.motion.initialize(fix, like=self._learned)
-        self._candidates, self._rejected = [], []
-        self._window.clear()
-        self._supported, self._gated = True, False
-        self._fixed(fix)
+        self._candidates, self._hint = [], None
+        self._fixed(fix, evidence)
 
-    def _fixed(self, fix: Fix) -> None:
+    def _fixed(self, fix: Fix, evidence: Evidence) -> None:
+        """A fix is in the filter: what was in doubt is not any more."""
+        self._rejected.clear()
+        self._window.clear()
+        self._supported, self._gated = True, True
+        self._searched_ns, self._search_wait = None, self.options.tracking.search_every
         self._fix_ns = max(self._fix_ns or 0, fix.stamp_ns)
-        if self._velocity is not None:
-            self._velocity.learn(fix.stamp_ns, self.motion.at(fix.stamp_ns).map_from_base)
+        pose = self.motion.at(fix.stamp_ns).map_from_base
+        self.inertial.learn(fix.stamp_ns, pose.rotation)
+        if self._vision is not None:
+            self._vision.learn(fix.stamp_ns, pose, evidence)
 
     def _lose(self) -> None:
         """Forget pose and place, to believe fresh evidence only; odometry's errors stay known."""
-        if self.motion.initialized and self._velocity is None:
+        if self.motion.initialized and self._vision is None:
             newest = self.motion.odometry.newest_ns
             self._learned = None if newest is None else self.motion.at(newest)
         self.motion.forget()
         self.places.forget()
         self._rejected, self._candidates = [], []
         self._window.clear()
-        if self._velocity is not None:
-            self._velocity.forget()
+        if self._vision is not None:
+            self._vision.forget()
 
     def _compare_with_gnss(self, query: Query) -> None:
         prior = self.localizer.priors(query).position

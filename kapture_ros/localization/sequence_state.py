@@ -12,14 +12,15 @@ from dataclasses import dataclass, field
 from scipy.stats import chi2
 
 from kapture_ros.localization.guided import GuidedOptions
+from kapture_ros.localization.inertial import InertialOptions
 from kapture_ros.localization.motion_filter import (
     SECOND,
     Innovation,
     MotionOptions,
-    OdometrySample,
 )
 from kapture_ros.localization.place_filter import PlaceOptions
 from kapture_ros.localization.query import Estimate
+from kapture_ros.localization.visual_motion import MotionSource
 from kapture_ros.options import option
 from kapture_ros.transforms import Transform
 from kapture_ros.transforms.se3 import Array
@@ -45,13 +46,6 @@ class State(enum.IntEnum):
     LOST = 4
 
 
-class MotionSource(enum.Enum):
-    """What carries the pose from fix to fix."""
-
-    ODOMETRY = "odometry"
-    CONSTANT_VELOCITY = "constant velocity"
-
-
 @dataclass(frozen=True)
 class TrackingOptions:
     """When a sequence is believed, and when not any more."""
@@ -64,6 +58,16 @@ class TrackingOptions:
         3, "fixes elsewhere that agree with each other, to give the pose up", minimum=2
     )
     confirmations: int = option(2, "fixes that agree, for a first pose", minimum=2)
+    search_every: float = option(
+        0.4,
+        "between searches of the map while the pose is known; doubled up to eight times as "
+        "long by each that fails",
+        unit="s",
+        minimum=0,
+    )
+    hint_time: float = option(
+        30.0, "for which a place that was named is looked for", unit="s", minimum=0
+    )
     min_inliers: int = option(
         12, "of a pose near the predicted one, or of a window of keyframes", minimum=6
     )
@@ -85,6 +89,7 @@ class SequenceOptions:
     motion: MotionOptions = field(default_factory=MotionOptions)
     guided: GuidedOptions = field(default_factory=GuidedOptions)
     place: PlaceOptions = field(default_factory=PlaceOptions)
+    inertial: InertialOptions = field(default_factory=InertialOptions)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,12 +97,15 @@ class TrackedPose:
     """The pose at one time, with everything needed to judge it.
 
     Attributes:
-        map_from_base: None where the pose is not known; so are covariance and map_from_odom.
+        stamp_ns: nanoseconds, the time that the pose is of.
+        map_from_base: metres; None where the pose is not known, as are covariance and
+            map_from_odom.
         covariance: (6, 6) as `Estimate.covariance`, inflated while inconsistent.
         fix_age: seconds since the newest fix; None: there was none.
         window_size: instants that the newest fix came from.
         consistent: whether the fixes of the last minute fit their predictions.
         inflation: factor of the covariance, 1 while consistent.
+        motion: what carried the pose from the newest instant on.
         gnss_disagrees: alarm: several GNSS fixes in a row exclude the pose.
         estimate: what became of the instant; None between instants.
     """
@@ -163,42 +171,3 @@ class GnssAlarm:
     def raised(self) -> bool:
         """Whether the alarm is on."""
         return self._run >= self.ENOUGH
-
-
-class ConstantVelocity:
-    """Samples like odometry's for a vehicle that has none: its last motion goes on."""
-
-    BASELINE_NS = SECOND // 2
-
-    def __init__(self) -> None:
-        self._last: OdometrySample | None = None
-        self._poses: deque[tuple[int, Transform]] = deque()
-
-    def sample(self, stamp_ns: int) -> OdometrySample:
-        """Where the motion of the last poses leads."""
-        made = OdometrySample(stamp_ns, Transform())
-        if self._last is not None:
-            seconds = (stamp_ns - self._last.stamp_ns) / SECOND
-            step = Transform.exp(seconds * self._velocity()) if len(self._poses) > 1 else None
-            moved = self._last.odom_from_base @ step if step else self._last.odom_from_base
-            made = OdometrySample(stamp_ns, moved)
-        if self._last is None or stamp_ns > self._last.stamp_ns:
-            self._last = made
-        return made
-
-    def learn(self, stamp_ns: int, map_from_base: Transform) -> None:
-        """Take a pose that was believed."""
-        if self._poses and stamp_ns <= self._poses[-1][0]:
-            return
-        self._poses.append((stamp_ns, map_from_base))
-        while len(self._poses) > 2 and stamp_ns - self._poses[1][0] >= self.BASELINE_NS:
-            self._poses.popleft()
-
-    def forget(self) -> None:
-        """The poses were wrong."""
-        self._poses.clear()
-
-    def _velocity(self) -> Array:
-        (start, first), (end, last) = self._poses[0], self._poses[-1]
-        velocity: Array = (first.inverse() @ last).log() * SECOND / (end - start)
-        return velocity

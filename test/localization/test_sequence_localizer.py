@@ -26,12 +26,11 @@ from kapture_ros.localization.motion_filter import SECOND, Innovation, MotionOpt
 from kapture_ros.localization.query import Query, QueryImage, Reason
 from kapture_ros.localization.sequence import SequenceLocalizer
 from kapture_ros.localization.sequence_state import (
-    ConstantVelocity,
-    MotionSource,
     SelfCheck,
     SequenceOptions,
     State,
 )
+from kapture_ros.localization.visual_motion import MotionSource
 from kapture_ros.transforms import Transform
 
 NORMAL, WEAK, DARK = Conditions(), Conditions(true_count=5), Conditions(true_count=0)
@@ -170,14 +169,14 @@ def test_frames_that_come_late_and_out_of_order_are_fused_at_their_stamp(world, 
     assert old.estimate.reason is Reason.LATE
 
 
-def test_without_odometry_the_last_motion_goes_on(world, localizer):
+def test_without_odometry_the_images_tell_the_motion(world, localizer):
     rng = np.random.default_rng(6)
     drive = make_drive(rng, Trip(start=15, end=75))
     sequence = SequenceLocalizer(localizer)
     answers = [
         sequence.update(make_query(world, drive.truth[stamp], stamp, rng)) for stamp in drive.frames
     ]
-    assert {pose.motion for pose in answers} == {MotionSource.CONSTANT_VELOCITY}
+    assert {pose.motion for pose in answers[8:]} == {MotionSource.VISION_MAP}
     assert all(pose.state is State.TRACKING for pose in answers[8:])
     errors = [p.map_from_base.distance_to(drive.truth[p.stamp_ns])[0] for p in answers[8:]]
     assert max(errors) < 0.25
@@ -257,18 +256,6 @@ def test_the_self_check_is_chi_square():
     for number in range(60, 120):
         check.add(Innovation(number * SECOND, 2 * float(rng.chisquare(6)), True), 22.5)
     assert 1.5 < check.inflation < 2.2
-
-
-def test_constant_velocity_goes_on_and_stands_without_poses():
-    motion = ConstantVelocity()
-    assert motion.sample(START).odom_from_base == Transform()
-    step = Transform.exp([0.5, 0, 0, 0, 0, 0.02])
-    motion.learn(START, Transform())
-    motion.learn(START + SECOND // 10, step)
-    moved = motion.sample(START + SECOND // 10).odom_from_base
-    np.testing.assert_allclose(moved.matrix(), step.matrix(), atol=1e-9)
-    motion.forget()
-    assert motion.sample(START + SECOND).odom_from_base == moved
 
 
 def test_no_image_is_a_query_too(world, localizer):
