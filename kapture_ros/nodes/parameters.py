@@ -12,18 +12,19 @@ if TYPE_CHECKING:
     from rclpy.node import Node
 
 
-def declare_options(node: Node, cls: type[Any]) -> None:
-    """Declare every option as a parameter of the same name.
+def declare_options(node: Node, cls: type[Any], prefix: str = "") -> None:
+    """Declare every option as a parameter of the same name, behind a prefix if there is one.
 
     Types are not fixed by ROS, so that `5` does for a float and nothing at all for an
     option that may be empty; `options_of` checks the values and explains.
     """
     from rcl_interfaces.msg import ParameterDescriptor
 
+    before = f"{prefix}." if prefix else ""
     for info in describe(cls):
         descriptor = ParameterDescriptor(description=info.explanation, dynamic_typing=True)
         default = list(info.default) if info.many else info.default
-        node.declare_parameter(info.name, default if default != [] else None, descriptor)
+        node.declare_parameter(before + info.name, default if default != [] else None, descriptor)
 
 
 def options_of(node: Node, cls: type[Any]) -> Any:
@@ -37,17 +38,27 @@ def options_of(node: Node, cls: type[Any]) -> Any:
     return from_mapping(cls, given, f"parameters of {node.get_name()}")
 
 
-def parameter_file(title: str, classes: Iterable[type[Any]]) -> str:
-    """The commented YAML file of a node; options that are empty by default are comments."""
+def parameter_file(title: str, classes: Iterable[type[Any] | tuple[str, type[Any]]]) -> str:
+    """The commented YAML file of a node; options that are empty by default are comments.
+
+    Args:
+        classes: options, those with a prefix as (prefix, options).
+    """
     lines = [f"# {title}", "/**:", "  ros__parameters:"]
-    for cls in classes:
-        for line in to_yaml(cls, indent=4).splitlines():
+    for item in classes:
+        prefix, cls = item if isinstance(item, tuple) else ("", item)
+        if prefix:
+            lines.append(f"    {prefix}:")
+        pad = " " * (6 if prefix else 4)
+        for line in to_yaml(cls, indent=len(pad)).splitlines():
             # rcl's parser takes neither null nor a list without a type.
             empty = line.rstrip().endswith((": null", ": []"))
-            lines.append(line.replace("    ", "    # ", 1).rsplit(" ", 1)[0] if empty else line)
+            lines.append(line.replace(pad, f"{pad}# ", 1).rsplit(" ", 1)[0] if empty else line)
     return "\n".join(lines) + "\n"
 
 
-def write_parameter_file(path: Path, title: str, classes: Iterable[type[Any]]) -> None:
+def write_parameter_file(
+    path: Path, title: str, classes: Iterable[type[Any] | tuple[str, type[Any]]]
+) -> None:
     """Write the file that `parameter_file` describes."""
     path.write_text(parameter_file(title, classes), encoding="utf-8")

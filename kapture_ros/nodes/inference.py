@@ -1,0 +1,243 @@
+"""The thread that localizes: the newest instant wins, the others are told to be late.
+
+Instants and odometry come from the node's callbacks; answers go to a callback of the node,
+called on this thread. The tracker lives here alone: who wants something of it sends an order.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeAlias
+
+import torch
+
+from kapture_ros.errors import KaptureRosError
+from kapture_ros.localization.extractor import Extractor, Pixels
+from kapture_ros.localization.inertial import ImuSample
+from kapture_ros.localization.localizer import Localizer
+from kapture_ros.localization.motion_filter import OdometrySample
+from kapture_ros.localization.query import Estimate, Query, QueryFeatures, Reason
+from kapture_ros.localization.sequence import SequenceLocalizer
+from kapture_ros.localization.sequence_state import SequenceOptions, TrackedPose
+from kapture_ros.mapping.manifest import FeatureTypes
+from kapture_ros.messages import Message
+from kapture_ros.nodes.predictor import Known, known_after
+from kapture_ros.nodes.synchronizer import Instant
+
+log = logging.getLogger(__name__)
+
+Order: TypeAlias = Callable[[SequenceLocalizer], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What became of an instant.
+
+    Attributes:
+        query: None if the images could not be used at all.
+        known: for the predictor; None if nothing was learned (a late instant).
+        decode_ms: time to make the query of the messages.
+        update_ms: time of the tracker, `extraction_ms` of the networks in it.
+    """
+
+    instant: Instant[Message]
+    query: Query | None
+    estimate: Estimate
+    tracked: TrackedPose | None
+    known: Known | None
+    decode_ms: float = float("nan")
+    update_ms: float = float("nan")
+    extraction_ms: float = float("nan")
+
+
+class WatchedExtractor:
+    """An extractor that is timed, and does with one image at a time where a GPU is full."""
+
+    def __init__(self, extractor: Extractor):
+        self._last_ms = float("nan")
+        self._extractor = extractor
+
+    @property
+    def types(self) -> FeatureTypes:
+        """Names of the features it makes."""
+        return self._extractor.types
+
+    def extract(self, images: Sequence[Pixels]) -> list[QueryFeatures]:
+        """Features of images.
+
+        Raises:
+            KaptureRosError: if the GPU's memory does not do for a single one.
+        """
+        start = time.perf_counter()
+        found = self._extract(images)
+        self._last_ms = 1e3 * (time.perf_counter() - start)
+        return found
+
+    def take_ms(self) -> float:
+        """How long the last call took; NaN if there was none since this was asked."""
+        taken, self._last_ms = self._last_ms, float("nan")
+        return taken
+
+    def _extract(self, images: Sequence[Pixels]) -> list[QueryFeatures]:
+        try:
+            return self._extractor.extract(images)
+        except torch.cuda.OutOfMemoryError:
+            torch.cuda.empty_cache()
+        try:
+            return [found for image in images for found in self._extractor.extract([image])]
+        except torch.cuda.OutOfMemoryError as error:
+            torch.cuda.empty_cache()
+            raise KaptureRosError(
+                "the GPU's memory is full; end other programs, make the images smaller "
+                "(local_features.max_size) or use networks.device cpu"
+            ) from error
+
+
+class Inference:
+    """Runs from `start` to `stop`.
+
+    Args:
+        make_query: what the messages of an instant say; raises KaptureRosError.
+        age_of: seconds since an instant was taken.
+        max_age: an instant older than that is late.
+        deliver: takes the answers.
+    """
+
+    def __init__(
+        self,
+        localizer: Localizer,
+        options: SequenceOptions,
+        make_query: Callable[[Instant[Message]], Query],
+        age_of: Callable[[Instant[Message]], float],
+        deliver: Callable[[Answer], None],
+    ):
+        self.max_age = 1.0
+        self._localizer = localizer
+        self._tracker = SequenceLocalizer(localizer, options)
+        self._make_query, self._age_of, self._deliver = make_query, age_of, deliver
+        self._wake = threading.Condition()
+        self._next: Instant[Message] | None = None
+        self._samples: list[OdometrySample | ImuSample] = []
+        self._orders: list[Order] = []
+        self._running = False
+        self._thread = threading.Thread(target=self._run, name="localization", daemon=True)
+
+    def start(self) -> None:
+        """Begin to take instants."""
+        self._running = True
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End after the instant that is being worked on."""
+        with self._wake:
+            self._running = False
+            self._wake.notify()
+        if self._thread.ident is not None:
+            self._thread.join()
+
+    def submit(self, instant: Instant[Message]) -> None:
+        """Take an instant instead of the one that waits, which is answered as late."""
+        with self._wake:
+            left, self._next = self._next, instant
+            self._wake.notify()
+        if left is not None:
+            self._deliver(_late(left, "a newer image came before this one was begun with"))
+
+    def add(self, sample: OdometrySample | ImuSample) -> None:
+        """Take a sample of odometry or of an IMU."""
+        with self._wake:
+            self._samples.append(sample)
+
+    def order(self, order: Order) -> None:
+        """Have something done with the tracker, between two instants."""
+        with self._wake:
+            self._orders.append(order)
+            self._wake.notify()
+
+    def restart(self) -> None:
+        """Begin anew: nothing is known, of odometry either."""
+        with self._wake:
+            self._orders.clear()
+            self._samples.clear()
+            self._next = None
+        self.order(SequenceLocalizer.reset)
+
+    def set_options(self, options: SequenceOptions) -> None:
+        """Go on with other settings of tracking and guided matching."""
+
+        def change(tracker: SequenceLocalizer) -> None:
+            tracker.options = options
+
+        self.order(change)
+
+    def _run(self) -> None:
+        while True:
+            with self._wake:
+                self._wake.wait_for(lambda: self._next or self._orders or not self._running)
+                if not self._running:
+                    return
+                orders, self._orders = self._orders, []
+                instant, self._next = self._next, None
+                samples, self._samples = self._samples, []
+            for sample in samples:
+                if isinstance(sample, ImuSample):
+                    self._tracker.add_imu(sample)
+                else:
+                    self._tracker.add_odometry(sample)
+            for order in orders:
+                order(self._tracker)
+            if instant is None:
+                continue
+            try:
+                answer = self._answer(instant)
+            except Exception as error:
+                # One bad frame must not end a drive, whatever a library makes of it.
+                log.exception("instant at %d", instant.stamp_ns)
+                text = f"unexpected {type(error).__name__}: {error}"
+                answer = _refused(instant, Reason.BAD_INPUT, text)
+            self._deliver(answer)
+
+    def _extraction_ms(self) -> float:
+        extractor = self._localizer.extractor
+        return extractor.take_ms() if isinstance(extractor, WatchedExtractor) else float("nan")
+
+    def _answer(self, instant: Instant[Message]) -> Answer:
+        age = self._age_of(instant)
+        start = time.perf_counter()
+        query, problem = None, None
+        if age > self.max_age:
+            problem = Estimate(instant.stamp_ns, Reason.LATE, f"{age:.2f} s old")
+        else:
+            try:
+                query = self._make_query(instant)
+            except KaptureRosError as error:
+                problem = Estimate(instant.stamp_ns, Reason.BAD_INPUT, str(error))
+        decoded = time.perf_counter()
+        if query is None:
+            assert problem is not None
+            tracked = replace(self._tracker.pose_at(instant.stamp_ns), estimate=problem)
+            return Answer(instant, None, problem, tracked, None)
+        tracked = self._tracker.update(query)
+        assert tracked.estimate is not None  # an update always has one
+        return Answer(
+            instant,
+            query,
+            tracked.estimate,
+            tracked,
+            known_after(self._tracker, tracked),
+            1e3 * (decoded - start),
+            1e3 * (time.perf_counter() - decoded),
+            self._extraction_ms(),
+        )
+
+
+def _late(instant: Instant[Message], text: str) -> Answer:
+    return _refused(instant, Reason.LATE, text)
+
+
+def _refused(instant: Instant[Message], reason: Reason, text: str) -> Answer:
+    return Answer(instant, None, Estimate(instant.stamp_ns, reason, text), None, None)

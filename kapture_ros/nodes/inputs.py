@@ -1,0 +1,355 @@
+"""Everything the node hears, kept until it belongs to an instant: cameras, TF, fixes, scans.
+
+The node's subscriptions call `Inputs`; instants go to the inference thread, which asks back
+for the query of an instant. No ROS graph is needed to use it.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+import numpy as np
+
+from kapture_ros.dataset.camera_models import CameraModel, is_rectified, model_of_camera_info
+from kapture_ros.errors import (
+    DisconnectedFramesError,
+    InputError,
+    KaptureRosError,
+    TransformError,
+)
+from kapture_ros.localization.inertial import ImuSample
+from kapture_ros.localization.motion_filter import SECOND, OdometrySample
+from kapture_ros.localization.query import GnssFix, Query, QueryImage
+from kapture_ros.mapping.images import Camera
+from kapture_ros.messages import Message, MessageError
+from kapture_ros.messages.common import frame_id, header_stamp_ns
+from kapture_ros.messages.motion import stamped_transforms, to_transform
+from kapture_ros.nodes import conversions
+from kapture_ros.nodes.localizer_options import CameraSettings
+from kapture_ros.nodes.settings import Settings
+from kapture_ros.nodes.synchronizer import Instant, Synchronizer
+from kapture_ros.transforms import Transform, TransformTree
+
+T = TypeVar("T")
+
+JUMP_NS = 2 * SECOND  # stamps that go back by more: the clock jumped, a bag began anew
+DRIVING = 10.0  # m/s: what a fix is off for each second that it is older or newer than the image
+APART_NS = 1_000_000  # stamps of one instant that are worth a correction
+
+
+class Recent(Generic[T]):
+    """The last values of a stream by their stamps; for several threads."""
+
+    def __init__(self) -> None:
+        self._values: deque[tuple[int, T]] = deque(maxlen=50)
+        self._lock = threading.Lock()
+
+    def add(self, stamp_ns: int, value: T) -> None:
+        """Take a value."""
+        with self._lock:
+            self._values.append((stamp_ns, value))
+
+    def clear(self) -> None:
+        """Forget all."""
+        with self._lock:
+            self._values.clear()
+
+    def nearest(self, stamp_ns: int, max_age_ns: int) -> tuple[int, T] | None:
+        """The value next to a time with its stamp; None if all are farther than `max_age_ns`."""
+        with self._lock:
+            near = min(self._values, key=lambda item: abs(item[0] - stamp_ns), default=None)
+        return near if near is not None and abs(near[0] - stamp_ns) <= max_age_ns else None
+
+
+@dataclass(slots=True)
+class CameraInput:
+    """One camera: its settings, and what its CameraInfo said last.
+
+    Attributes:
+        problem: why its last image could not be used; empty: it could.
+        newest_ns: stamp of its last image; images: how many came.
+    """
+
+    settings: CameraSettings
+    model: CameraModel | None = None
+    problem: str = ""
+    newest_ns: int | None = None
+    images: int = 0
+
+    def set_info(self, message: Message) -> None:
+        """Take a CameraInfo."""
+        self.model = model_of_camera_info(message, rectified=is_rectified(self.settings.topic))
+
+    def camera(self) -> Camera:
+        """The calibrated camera.
+
+        Raises:
+            InputError: if there is no CameraInfo, or none that can be used.
+        """
+        topic = self.settings.topic
+        if self.model is None:
+            raise InputError(f"{topic}: no CameraInfo on {self.settings.info_topic}")
+        if not self.model.calibrated:
+            raise InputError(
+                f"{topic}: {self.settings.info_topic} cannot be used: {self.model.note}"
+            )
+        return Camera(
+            topic, self.model.name, self.model.width, self.model.height, self.model.values
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Outlets:
+    """Where `Inputs` hands things on.
+
+    Attributes:
+        instant: images that belong together.
+        odometry: where the vehicle is in its odometry's frame; False: not newer than the last.
+        imu: turn rate and acceleration, in the axes of the base.
+        moved: base_then_from_base_now between two stamps; the identity if unknown.
+        jumped: the clock went back.
+    """
+
+    instant: Callable[[Instant[Message]], None]
+    odometry: Callable[[OdometrySample], bool]
+    imu: Callable[[ImuSample], None]
+    moved: Callable[[int, int], Transform]
+    jumped: Callable[[], None]
+
+
+class Inputs:
+    """All inputs of the node."""
+
+    def __init__(self, settings: Settings, cameras: Sequence[CameraSettings], outlets: Outlets):
+        self.settings = settings
+        self.cameras = [CameraInput(camera) for camera in cameras]
+        self.tree = TransformTree()
+        self.problems: dict[str, str] = {}  # by input, what is wrong with it now
+        self._outlets = outlets
+        self._sync = self._new_synchronizer()
+        self._newest: dict[str, int] = {}  # by stream
+        self._odometry: tuple[int, Transform] | None = None
+        self._fixes: Recent[tuple[Message, str]] = Recent()
+        self._scans: Recent[dict[str, float]] = Recent()
+
+    @property
+    def synchronizer(self) -> Synchronizer[Message]:
+        """What brings the images together."""
+        return self._sync
+
+    def _new_synchronizer(self) -> Synchronizer[Message]:
+        return Synchronizer(len(self.cameras), int(self.settings.sensors.sync_slop * SECOND))
+
+    # -- callbacks ------------------------------------------------------------------------------
+
+    def on_info(self, camera: int, message: Message) -> None:
+        """A CameraInfo."""
+        self.cameras[camera].set_info(message)
+
+    def on_image(self, camera: int, message: Message, now_ns: int) -> None:
+        """An image; `now_ns` stands in for a stamp of zero."""
+        known = self.cameras[camera]
+        stamp = self._stamp(known.settings.topic, message, now_ns)
+        known.newest_ns, known.images = stamp, known.images + 1
+        for instant in self._sync.add(camera, stamp, message):
+            self._outlets.instant(instant)
+
+    def on_transforms(self, message: Message, *, static: bool) -> None:
+        """A TFMessage; also the odometry where it has no topic."""
+        inputs = self.settings.inputs
+        stamps = set()
+        for item in stamped_transforms(message):
+            if isinstance(item, MessageError):
+                self.problems["tf"] = str(item)
+                continue
+            if item.parent == inputs.map_frame:
+                continue  # ours, or a rival's: what it says is what we are to find out
+            if not static:
+                self._notice(f"tf {item.child}", item.stamp_ns)
+                stamps.add(item.stamp_ns)
+            try:
+                if static:
+                    self.tree.insert_static(item.parent, item.child, item.parent_from_child)
+                else:
+                    self.tree.insert(item.parent, item.child, item.stamp_ns, item.parent_from_child)
+            except DisconnectedFramesError as error:
+                self.problems["tf"] = str(error)
+        if inputs.odometry_topic:
+            return
+        for stamp in sorted(stamps):
+            try:
+                pose = self.tree.lookup(inputs.odom_frame, inputs.base_frame, stamp)
+            except TransformError:
+                continue  # other transforms; diagnostics tell if odometry never comes
+            self._take_odometry(stamp, pose, None)
+
+    def on_odometry(self, message: Message, now_ns: int) -> None:
+        """A nav_msgs/Odometry."""
+        inputs = self.settings.inputs
+        stamp = self._stamp(inputs.odometry_topic, message, now_ns)
+        child = str(message.child_frame_id).lstrip("/") or inputs.base_frame
+        try:
+            pose = to_transform(message.pose.pose)
+            child_from_base = Transform()
+            if child != inputs.base_frame:
+                child_from_base = self.tree.lookup(child, inputs.base_frame, stamp)
+        except KaptureRosError as error:
+            self.problems[inputs.odometry_topic] = str(error)
+            return
+        covariance = None
+        if child == inputs.base_frame and self.settings.sensors.odometry_covariance:
+            covariance = np.array(message.twist.covariance, dtype=float).reshape(6, 6)
+        self.problems.pop(inputs.odometry_topic, None)
+        self._take_odometry(stamp, pose @ child_from_base, covariance)
+
+    def _take_odometry(
+        self, stamp_ns: int, odom_from_base: Transform, twist_covariance: np.ndarray | None
+    ) -> None:
+        spread = None
+        if twist_covariance is not None and self._odometry is not None:
+            seconds = (stamp_ns - self._odometry[0]) / SECOND
+            if np.isfinite(twist_covariance).all() and (np.diag(twist_covariance) > 0).all():
+                spread = twist_covariance * seconds**2
+        if self._outlets.odometry(OdometrySample(stamp_ns, odom_from_base, spread)):
+            self._odometry = (stamp_ns, odom_from_base)
+
+    def on_gnss(self, message: Message, now_ns: int) -> None:
+        """A NavSatFix."""
+        topic = self.settings.inputs.gnss_topic
+        self._fixes.add(self._stamp(topic, message, now_ns), (message, frame_id(message)))
+
+    def on_wifi(self, message: Message, now_ns: int) -> None:
+        """A WifiScan."""
+        stamp = self._stamp(self.settings.inputs.wifi_topic, message, now_ns)
+        self._scans.add(stamp, conversions.wifi_signals(message))
+
+    def on_imu(self, message: Message, now_ns: int) -> None:
+        """An Imu."""
+        topic = self.settings.inputs.imu_topic
+        stamp = self._stamp(topic, message, now_ns)
+        try:
+            base = self.settings.inputs.base_frame
+            base_from_imu = self.tree.lookup(base, frame_id(message), stamp)
+            sample = conversions.imu_sample(message, stamp, base_from_imu.rotation)
+        except KaptureRosError as error:
+            self.problems[topic] = f"not used: {error}"
+            return
+        self.problems.pop(topic, None)
+        self._outlets.imu(sample)
+
+    def _stamp(self, topic: str, message: Message, now_ns: int) -> int:
+        stamp = header_stamp_ns(message)
+        if stamp == 0:
+            self.problems[f"{topic} stamps"] = "stamps of zero: the time of arrival is used"
+            stamp = now_ns
+        self._notice(topic, stamp)
+        return stamp
+
+    def _notice(self, stream: str, stamp_ns: int) -> None:
+        """Begin anew when the stamps of a stream went back."""
+        newest = self._newest.get(stream)
+        if newest is not None and stamp_ns < newest - JUMP_NS:
+            self.restart()
+            self._outlets.jumped()
+        self._newest[stream] = max(stamp_ns, self._newest.get(stream, stamp_ns))
+
+    def restart(self) -> None:
+        """Forget all that has a stamp."""
+        self.tree.clear()
+        self._newest.clear()
+        self._sync = self._new_synchronizer()
+        self._odometry = None
+        for recent in (self._fixes, self._scans):
+            recent.clear()
+
+    # -- the query of an instant ----------------------------------------------------------------
+
+    def query(self, instant: Instant[Message]) -> Query:
+        """What is known about an instant.
+
+        Raises:
+            InputError: if none of its images can be used, with the first one's reason.
+        """
+        images, frames = [], set[str]()
+        for number, (stamp, message) in sorted(instant.images.items()):
+            camera = self.cameras[number]
+            try:
+                image, frame = self._image(camera, stamp, message, instant.stamp_ns)
+                if frame in frames:
+                    raise InputError(
+                        f"{camera.settings.topic}: another camera has the frame '{frame}' too; "
+                        "set camera_frames or camera_poses"
+                    )
+                frames.add(frame)
+                images.append(image)
+                camera.problem = ""
+            except KaptureRosError as error:
+                camera.problem = str(error)
+        if not images:
+            raise InputError("; ".join(self.cameras[n].problem for n in sorted(instant.images)))
+        stamp, sensors = instant.stamp_ns, self.settings.sensors
+        scan = self._scans.nearest(stamp, int(sensors.wifi_max_age * SECOND))
+        return Query(
+            stamp,
+            tuple(images),
+            gnss=self._gnss(stamp),
+            wifi=None if scan is None else scan[1],
+        )
+
+    def _image(
+        self, known: CameraInput, stamp_ns: int, message: Message, instant_ns: int
+    ) -> tuple[QueryImage, str]:
+        camera = known.camera()
+        frame = known.settings.frame or frame_id(message)
+        pixels = conversions.rgb_pixels(message)
+        if pixels.shape[:2] != (camera.height, camera.width):
+            raise InputError(
+                f"{known.settings.topic}: images are {pixels.shape[1]}×{pixels.shape[0]} but "
+                f"{known.settings.info_topic} is for {camera.width}×{camera.height}"
+            )
+        if known.settings.base_from_camera is not None:
+            cam_from_base = known.settings.base_from_camera.inverse()
+            frame = known.settings.topic  # a pose of its own
+        else:
+            if not frame:
+                raise InputError(f"{known.settings.topic}: images have no frame; set camera_frames")
+            cam_from_base = self._cam_from_base(known, frame, stamp_ns)
+        if abs(stamp_ns - instant_ns) > APART_NS:
+            # The base when this image was taken, seen from the base at the instant.
+            cam_from_base = cam_from_base @ self._outlets.moved(stamp_ns, instant_ns)
+        return QueryImage(camera, cam_from_base, pixels), frame
+
+    def _cam_from_base(self, known: CameraInput, frame: str, stamp_ns: int) -> Transform:
+        base = self.settings.inputs.base_frame
+        try:
+            return self.tree.lookup(frame, base, stamp_ns)
+        except TransformError as error:
+            raise InputError(
+                f"{known.settings.topic}: where is the camera on the vehicle? {error}; publish "
+                f"'{base}' to '{frame}' on /tf_static, or set camera_poses"
+            ) from error
+
+    def _gnss(self, stamp_ns: int) -> GnssFix | None:
+        sensors, topic = self.settings.sensors, self.settings.inputs.gnss_topic
+        near = self._fixes.nearest(stamp_ns, int(sensors.gnss_max_age * SECOND))
+        if near is None:
+            return None
+        fix_ns, (message, frame) = near
+        try:
+            arm = self.tree.lookup(self.settings.inputs.base_frame, frame, fix_ns).translation
+            self.problems.pop(topic, None)
+        except TransformError as error:
+            arm = np.zeros(3)
+            self.problems[topic] = f"the antenna is taken to be in the base frame: {error}"
+        try:
+            fix = conversions.gnss_fix(message, arm, sensors.gnss_sigma)
+        except MessageError:
+            return None  # the receiver has no fix: that is normal under a bridge
+        off = (DRIVING * (fix_ns - stamp_ns) / SECOND) ** 2
+        return GnssFix(
+            fix.latitude, fix.longitude, fix.altitude, fix.covariance + off * np.eye(3), arm
+        )

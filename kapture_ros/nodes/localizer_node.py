@@ -1,0 +1,297 @@
+"""The localizer node: images in, pose and TF out, thin over `SequenceLocalizer`.
+
+A lifecycle node. Configured, it holds map and networks; active, it listens, localizes on a
+thread of its own and publishes. Callbacks only hand messages on to `Inputs`; answers go
+through `Outputs`.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import rclpy
+from diagnostic_msgs.msg import DiagnosticArray
+from nav_msgs.srv import LoadMap
+from rcl_interfaces.msg import SetParametersResult
+from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
+from rclpy.executors import ExternalShutdownException, MultiThreadedExecutor
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.parameter import Parameter
+from rclpy.signals import SignalHandlerOptions
+from std_srvs.srv import Trigger
+
+from kapture_ros.errors import KaptureRosError, OptionError
+from kapture_ros.localization.extractor import extractor_for
+from kapture_ros.localization.localizer import Localizer
+from kapture_ros.mapping.visual_map import VisualMap
+from kapture_ros.nodes import diagnosis
+from kapture_ros.nodes.drive import Drive
+from kapture_ros.nodes.inference import WatchedExtractor
+from kapture_ros.nodes.localizer_options import camera_settings
+from kapture_ros.nodes.outputs import Outputs
+from kapture_ros.nodes.parameters import declare_options
+from kapture_ros.nodes.settings import FIXED, PARTS, Settings, parameters, read_settings
+from kapture_ros.options import OptionInfo, check
+
+DIAGNOSTICS_S = 1.0
+THREADS = 3  # of the executor: sensors, publishing, services
+
+
+class LocalizerNode(LifecycleNode):
+    """Localizes in a visual map; topics, services and parameters: docs/localizer.md."""
+
+    def __init__(self, overrides: Sequence[Parameter] = ()) -> None:
+        super().__init__("localizer", parameter_overrides=list(overrides))
+        for prefix, cls in PARTS.values():
+            declare_options(self, cls, prefix)
+        self._infos: dict[str, tuple[str, OptionInfo]] = {
+            name: (part, info) for name, part, info in parameters()
+        }
+        self.settings: Settings | None = None  # of the configured node
+        self._localizer: Localizer | None = None
+        self._outputs: Outputs | None = None
+        self._drive: Drive | None = None
+        self._failure = ""
+        self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
+        self.create_service(Trigger, "~/relocalize", self._on_relocalize)
+        self.create_service(Trigger, "~/reset", self._on_reset)
+        loading = MutuallyExclusiveCallbackGroup()
+        self.create_service(LoadMap, "~/load_map", self._on_load_map, callback_group=loading)
+        timing = self._timing = MutuallyExclusiveCallbackGroup()
+        self.create_timer(DIAGNOSTICS_S, self._report, callback_group=timing)
+        self.add_on_set_parameters_callback(self._check_parameters)
+        self.add_post_set_parameters_callback(self._use_parameters)
+
+    # -- lifecycle ------------------------------------------------------------------------------
+
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Load map and networks; a failure leaves the node as it was, to be tried again."""
+        try:
+            settings = self._read_settings()
+            camera_settings(settings.inputs)
+            if not settings.inputs.map:
+                raise OptionError("'map' is empty; set it to the folder of a visual map")
+            self._localizer = self._load(Path(settings.inputs.map), settings)
+        except KaptureRosError as error:
+            self._failure = str(error)
+            self.get_logger().error(f"cannot configure: {error}")
+            return TransitionCallbackReturn.FAILURE
+        self._failure = ""
+        self.settings = settings
+        self._outputs = Outputs(self, settings, self._localizer.map)
+        return TransitionCallbackReturn.SUCCESS
+
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Listen, localize, publish."""
+        assert self.settings is not None and self._localizer is not None  # configured
+        assert self._outputs is not None
+        self._outputs.publish_map(self._localizer.map, self.now_ns)
+        self._drive = Drive(self, self.settings, self._localizer, self._outputs)
+        return super().on_activate(state)
+
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Stop listening; map and networks stay."""
+        self.stop()
+        return super().on_deactivate(state)
+
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Forget map and networks."""
+        self._forget()
+        return TransitionCallbackReturn.SUCCESS
+
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """End everything."""
+        self.stop()
+        self._forget()
+        return TransitionCallbackReturn.SUCCESS
+
+    def bring_up(self) -> None:
+        """Configure and activate, as `autostart` wants it."""
+        if self.trigger_configure() == TransitionCallbackReturn.SUCCESS:
+            self.trigger_activate()
+
+    def stop(self) -> None:
+        """End the drive, if there is one."""
+        drive, self._drive = self._drive, None
+        if drive is not None:
+            drive.close()
+
+    def _forget(self) -> None:
+        if self._outputs is not None:
+            self._outputs.close()
+        self._outputs = self._localizer = self.settings = None
+
+    def _load(self, map_dir: Path, settings: Settings) -> Localizer:
+        start = time.monotonic()
+        visual_map = VisualMap.load(map_dir)
+        parts = settings.parts
+        extractor = extractor_for(
+            visual_map.feature_types,
+            parts["local_features"],
+            parts["global_features"],
+            parts["networks"],
+        )
+        localizer = Localizer(visual_map, settings.localizer, WatchedExtractor(extractor))
+        self.get_logger().info(
+            f"map {map_dir}: {len(visual_map)} images, {len(visual_map.points)} points; "
+            f"loaded with its networks in {time.monotonic() - start:.1f} s"
+        )
+        return localizer
+
+    # -- parameters -----------------------------------------------------------------------------
+
+    def _read_settings(self) -> Settings:
+        def value_of(name: str) -> Any:
+            return self.get_parameter(name).value
+
+        return read_settings(value_of, f"parameters of {self.get_name()}")
+
+    def _check_parameters(self, changed: list[Parameter]) -> SetParametersResult:
+        """Refuse values out of range, and changes that would need another configuration."""
+        for parameter in changed:
+            if parameter.name not in self._infos:
+                continue  # use_sim_time and the like
+            part, info = self._infos[parameter.name]
+            try:
+                if parameter.value is not None:
+                    check(info, parameter.value, parameter.name)
+            except OptionError as error:
+                return SetParametersResult(successful=False, reason=str(error))
+            if self.settings is not None and part in FIXED:
+                text = f"'{parameter.name}' holds while the node is configured; clean up first"
+                if parameter.name == "map":
+                    text += ", or call ~/load_map"
+                return SetParametersResult(successful=False, reason=text)
+        return SetParametersResult(successful=True)
+
+    def _use_parameters(self, changed: list[Parameter]) -> None:
+        if self.settings is None or not any(p.name in self._infos for p in changed):
+            return
+        self.settings = settings = self._read_settings()
+        if self._localizer is not None:
+            self._localizer.options = settings.localizer
+        if self._outputs is not None:
+            self._outputs.settings = settings
+        if self._drive is not None:
+            self._drive.use(settings)
+
+    # -- services -------------------------------------------------------------------------------
+
+    def _on_relocalize(self, request: Trigger.Request, response: Trigger.Response) -> Any:
+        """Give the pose up and search the whole map; what is known of odometry stays."""
+        if self._drive is None:
+            response.message = "the localizer is not active"
+            return response
+        self._drive.relocalize()
+        response.success, response.message = True, "searching the whole map"
+        return response
+
+    def _on_reset(self, request: Trigger.Request, response: Trigger.Response) -> Any:
+        """Forget all but the map."""
+        if self._drive is None:
+            response.message = "the localizer is not active"
+            return response
+        self._drive.restart()
+        response.success, response.message = True, "begun anew"
+        return response
+
+    def _on_load_map(self, request: LoadMap.Request, response: LoadMap.Response) -> Any:
+        """Go on with another map (its folder is `map_url`); the old one stays if that fails."""
+        if self.settings is None or self._outputs is None:
+            response.result = LoadMap.Response.RESULT_UNDEFINED_FAILURE
+            self.get_logger().error("~/load_map: the localizer is not configured")
+            return response
+        path = Path(request.map_url.removeprefix("file://"))
+        try:
+            localizer = self._load(path, self.settings)
+        except KaptureRosError as error:
+            self.get_logger().error(f"~/load_map: {error}")
+            missing = not path.is_dir()
+            response.result = (
+                LoadMap.Response.RESULT_MAP_DOES_NOT_EXIST
+                if missing
+                else LoadMap.Response.RESULT_INVALID_MAP_DATA
+            )
+            return response
+        was_active = self._drive is not None
+        self.stop()
+        self._localizer = localizer
+        self._outputs.restart()
+        if was_active:
+            self._outputs.publish_map(localizer.map, self.now_ns)
+            self._drive = Drive(self, self.settings, localizer, self._outputs)
+        response.result = LoadMap.Response.RESULT_SUCCESS
+        return response
+
+    # -- status ---------------------------------------------------------------------------------
+
+    @property
+    def now_ns(self) -> int:
+        """The node's clock."""
+        now: int = self.get_clock().now().nanoseconds
+        return now
+
+    def _report(self) -> None:
+        message = DiagnosticArray()
+        message.header.stamp = self.get_clock().now().to_msg()
+        name, drive = self.get_name(), self._drive
+        if drive is not None:
+            message.status.extend(drive.report())
+        elif self._failure:
+            text = f"cannot configure: {self._failure}"
+            message.status.append(
+                diagnosis.status(f"{name}: localization", diagnosis.ERROR, text, {})
+            )
+        else:
+            message.status.append(
+                diagnosis.status(f"{name}: localization", diagnosis.OK, "not active", {})
+            )
+        self._diagnostics.publish(message)
+
+
+def run(node_of: Callable[[], LocalizerNode], ros_arguments: Sequence[str] | None = None) -> int:
+    """Spin a localizer until it is told to end; returns the exit code.
+
+    With `autostart` the node configures and activates itself; where it cannot, it stays
+    unconfigured and tells why, to be corrected and configured again.
+    """
+    # rclpy's own handlers would shut the context down before the node can say its last words.
+    rclpy.init(
+        args=list(ros_arguments) if ros_arguments is not None else None,
+        signal_handler_options=SignalHandlerOptions.NO,
+    )
+    # SIGINT too: a shell's background job begins with it ignored, and launch ends nodes by it.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
+    node = node_of()
+    executor = MultiThreadedExecutor(THREADS)
+    executor.add_node(node)
+    try:
+        if node.get_parameter("autostart").value:
+            executor.create_task(node.bring_up)
+        executor.spin()
+    except (KeyboardInterrupt, ExternalShutdownException):
+        pass
+    finally:
+        # ros2 launch and a shell both send Ctrl-C: once is enough.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
+        executor.shutdown(timeout_sec=10)
+        node.stop()
+        node.destroy_node()
+        rclpy.try_shutdown()
+    return 0
+
+
+def main() -> None:
+    """Entry point of `ros2 run kapture_ros localizer`."""
+    sys.exit(run(LocalizerNode))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,82 @@
+"""Localize in a visual map; with a bag, play it; with rviz, show it.
+
+ros2 launch kapture_ros localize.launch.py map:=~/maps/city image_topic:=/camera/image_raw
+ros2 launch kapture_ros localize.launch.py map:=~/maps/city config:=my_localize.yaml rviz:=true
+ros2 launch kapture_ros localize.launch.py map:=~/maps/city bag:=drive.mcap use_sim_time:=true
+"""
+
+from pathlib import Path
+
+from ament_index_python.packages import get_package_share_directory
+from launch import LaunchContext, LaunchDescription
+from launch.actions import DeclareLaunchArgument, OpaqueFunction
+from launch.substitutions import LaunchConfiguration
+from launch_ros.actions import LifecycleNode, Node
+
+SHARE = Path(get_package_share_directory("kapture_ros"))
+ARGUMENTS = {
+    "map": ("", "folder of the visual map (kapture_ros map)"),
+    "image_topic": ("", "image topic; several separated by spaces; empty: as config says"),
+    "config": (str(SHARE / "config" / "localize.yaml"), "parameter file"),
+    "odometry_topic": ("", "nav_msgs/Odometry; empty: as config says"),
+    "base_frame": ("", "frame whose pose is estimated; empty: as config says"),
+    "publish_tf": ("", "map_to_odom, map_to_base or none; empty: as config says"),
+    "rviz": ("false", "show map, pose and images in RViz"),
+    "bag": ("", "bag to play, for which the node waits with use_sim_time:=true"),
+    "use_sim_time": ("false", "take the time from /clock"),
+    "autostart": ("true", "configure and activate at once; else wait for lifecycle"),
+    "namespace": ("", "namespace of the node"),
+}
+
+
+def nodes(context: LaunchContext) -> list[Node]:
+    """The nodes for the arguments as given."""
+    given = {name: LaunchConfiguration(name).perform(context) for name in ARGUMENTS}
+    sim_time = {"use_sim_time": given["use_sim_time"].lower() == "true"}
+    named = {name: given[name] for name in ("odometry_topic", "base_frame", "publish_tf")}
+    parameters = {name: value for name, value in named.items() if value} | sim_time
+    parameters["autostart"] = given["autostart"].lower() == "true"
+    if given["map"]:
+        parameters["map"] = str(Path(given["map"]).expanduser())
+    if given["image_topic"]:
+        parameters["image_topics"] = given["image_topic"].split()
+    started: list[Node] = [
+        LifecycleNode(
+            package="kapture_ros",
+            executable="localizer",
+            name="localizer",
+            namespace=given["namespace"],
+            parameters=[given["config"], parameters],
+            output="screen",
+            # The image that is being worked on is waited for.
+            sigterm_timeout="15",
+        )
+    ]
+    if given["bag"]:
+        command = ["play", str(Path(given["bag"]).expanduser())]
+        topics = parameters.get("image_topics", [])
+        waited = ["--wait-for", *topics] if topics else []
+        started.append(
+            Node(
+                package="kapture_ros",
+                executable="kapture_ros",
+                arguments=[*command, *waited],
+                output="screen",
+            )
+        )
+    if given["rviz"].lower() == "true":
+        layout = str(SHARE / "config" / "localize.rviz")
+        started.append(
+            Node(
+                package="rviz2", executable="rviz2", arguments=["-d", layout], parameters=[sim_time]
+            )
+        )
+    return started
+
+
+def generate_launch_description() -> LaunchDescription:
+    declared = [
+        DeclareLaunchArgument(name, default_value=value, description=text)
+        for name, (value, text) in ARGUMENTS.items()
+    ]
+    return LaunchDescription([*declared, OpaqueFunction(function=nodes)])
