@@ -14,13 +14,13 @@ replayed.
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left, bisect_right, insort
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.spatial.transform import Rotation
 from scipy.stats import chi2
 
 from kapture_ros.errors import ExtrapolationError
@@ -134,6 +134,15 @@ class Innovation:
     stamp_ns: int
     squared: float
     accepted: bool
+
+
+def reckon(
+    map_from_base: Transform, motion: Transform, seconds: float, scale: float, yaw_bias: float
+) -> Transform:
+    """Where a motion leads that odometry measured with these errors; they are small."""
+    half = 0.5 * yaw_bias * seconds
+    turn = Transform.from_quaternion((math.cos(half), 0.0, 0.0, math.sin(half)), (0.0, 0.0, 0.0))
+    return map_from_base @ Transform(translation=scale * motion.translation) @ motion @ turn
 
 
 class Odometry:
@@ -379,21 +388,19 @@ class MotionFilter:
 
     def _step(self, state: MotionState, piece: _Piece) -> MotionState:
         """One piece of odometry, as the vehicle's frame at its start saw it."""
-        motion, seconds = piece.motion, piece.seconds
-        pose = state.map_from_base
-        axes = pose.rotation.as_matrix()
-        moved = axes @ motion.translation
+        pose, axes = state.map_from_base, state.map_from_base.rotation_matrix()
+        moved = axes @ piece.motion.translation
         travelled = (1.0 + state.scale) * moved
-        turn = motion.rotation * Rotation.from_rotvec([0, 0, state.yaw_bias * seconds])
-        end = Transform(pose.rotation * turn, pose.translation + travelled)
+        end = reckon(pose, piece.motion, piece.seconds, state.scale, state.yaw_bias)
 
         jacobian = np.eye(8)
         jacobian[:3, 3:6] = -cross_matrix(travelled)
         jacobian[:3, SCALE] = moved
-        jacobian[3:6, BIAS] = end.rotation.as_matrix()[:, 2] * seconds
+        jacobian[3:6, BIAS] = end.rotation_matrix()[:, 2] * piece.seconds
         covariance = jacobian @ state.covariance @ jacobian.T
-        to_map = np.kron(np.eye(2), axes)
-        covariance[:6, :6] += to_map @ self._noise(piece) @ to_map.T
+        noise = self._noise(piece).reshape(2, 3, 2, 3).transpose(0, 2, 1, 3)
+        turned = (axes @ noise @ axes.T).transpose(0, 2, 1, 3).reshape(6, 6)
+        covariance[:6, :6] += turned
         return replace(state, stamp_ns=piece.end_ns, map_from_base=end, covariance=covariance)
 
     def _drop_old(self) -> None:

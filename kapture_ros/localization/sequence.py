@@ -16,9 +16,9 @@ from dataclasses import replace
 import numpy as np
 
 from kapture_ros.errors import ExtrapolationError, KaptureRosError
-from kapture_ros.localization.acceptance import judge, mahalanobis, score
-from kapture_ros.localization.guided import match_guided, solve_guided
+from kapture_ros.localization.acceptance import mahalanobis
 from kapture_ros.localization.inertial import ImuSample, Inertial
+from kapture_ros.localization.local_search import LocalSearch
 from kapture_ros.localization.localizer import Localizer, View
 from kapture_ros.localization.motion_filter import (
     SECOND,
@@ -29,7 +29,7 @@ from kapture_ros.localization.motion_filter import (
 )
 from kapture_ros.localization.place_filter import PlaceFilter
 from kapture_ros.localization.query import Candidate, Estimate, Evidence, Query, Reason, Rejected
-from kapture_ros.localization.refinement import Matches, PosePrior, Priors
+from kapture_ros.localization.refinement import Matches, PosePrior
 from kapture_ros.localization.sequence_state import (
     GnssAlarm,
     SelfCheck,
@@ -38,7 +38,7 @@ from kapture_ros.localization.sequence_state import (
     TrackedPose,
 )
 from kapture_ros.localization.visual_motion import MotionSource, VisualMotion
-from kapture_ros.localization.window import Keyframe, WindowSolution, significant, solve_window
+from kapture_ros.localization.window import Keyframe
 from kapture_ros.transforms import Transform
 from kapture_ros.transforms.se3 import cross_matrix, difference
 
@@ -53,6 +53,14 @@ class SequenceLocalizer:
     def __init__(self, localizer: Localizer, options: SequenceOptions | None = None):
         self.localizer = localizer
         self.options = options or SequenceOptions()
+        tracking = self.options.tracking
+        self._near = LocalSearch(
+            localizer,
+            self.options.guided,
+            self.options.motion,
+            tracking.min_inliers,
+            tracking.window_iterations,
+        )
         self.reset()
 
     def reset(self) -> None:
@@ -132,17 +140,21 @@ class SequenceLocalizer:
 
         Odometry reaches up to one second beyond its newest sample.
         """
-        state, known = self._state(stamp_ns), None
-        if state in (State.TRACKING, State.COASTING):
-            known = self.motion.at(stamp_ns)
+        reached = self._reached(stamp_ns)
+        state = self._judge(stamp_ns, reached)
+        known = reached if state in (State.TRACKING, State.COASTING) else None
         inflation = self._check.inflation
         age = None if self._fix_ns is None else (stamp_ns - self._fix_ns) / SECOND
+        pose = covariance = map_from_odom = None
+        if known is not None:
+            pose, covariance = known.map_from_base, inflation * known.pose_covariance
+            map_from_odom = pose @ self.motion.odometry.at(stamp_ns).inverse()
         return TrackedPose(
             stamp_ns,
             state,
-            None if known is None else known.map_from_base,
-            None if known is None else inflation * known.pose_covariance,
-            None if known is None else self.motion.map_from_odom(stamp_ns),
+            pose,
+            covariance,
+            map_from_odom,
             age,
             self._window_size,
             inflation == 1.0,
@@ -151,17 +163,20 @@ class SequenceLocalizer:
             MotionSource.ODOMETRY if self._vision is None else self._vision.source,
         )
 
-    def _state(self, stamp_ns: int) -> State:
+    def _reached(self, stamp_ns: int) -> MotionState | None:
+        """The filter's state at a time; None where it does not reach."""
+        try:
+            return self.motion.at(stamp_ns)
+        except ExtrapolationError:
+            return None
+
+    def _judge(self, stamp_ns: int, known: MotionState | None) -> State:
         tracking = self.options.tracking
         if not self.motion.initialized:
             if self._candidates or self.places.believed() is not None:
                 return State.INITIALIZING
             return State.UNINITIALIZED if self._fix_ns is None else State.LOST
-        try:
-            known = self.motion.at(stamp_ns)
-        except ExtrapolationError:
-            return State.LOST
-        if _sigma(known) > tracking.lost_sigma:
+        if known is None or _sigma(known) > tracking.lost_sigma:
             return State.LOST
         recent = stamp_ns - known.fix_ns <= tracking.coast_after * SECOND
         if recent and self._supported and not self._rejected:
@@ -179,7 +194,9 @@ class SequenceLocalizer:
             if position is not None:
                 sigma = float(np.sqrt(np.linalg.eigvalsh(position.covariance)[-1]))
                 self._vision.learn_position(position.position_map, sigma)
-        if self.motion.initialized and self._state(stamp) is State.LOST:
+        if not self.motion.initialized:
+            return
+        if self._judge(stamp, self._reached(stamp)) is State.LOST:
             newest = self.motion.odometry.newest_ns
             if newest is not None and stamp >= newest - SECOND:
                 self._lose()
@@ -206,8 +223,9 @@ class SequenceLocalizer:
         stamp = query.stamp_ns
         state = self.motion.at(stamp)
         prior = PosePrior(state.map_from_base, self._check.inflation * state.pose_covariance)
-        matches = match_guided(self.localizer.map, views, prior, self.options.guided)
-        estimate = self._guided(query, views, matches, prior)
+        matches = self._near.match(views, prior)
+        estimate = self._near.solve(query, views, matches, prior)
+        self._window_size = 1
         self._supported = estimate.accepted or estimate.scores.inliers >= 4
         if not estimate.accepted:
             self._keep(stamp, views, matches)
@@ -242,44 +260,6 @@ class SequenceLocalizer:
         self._searched_ns = stamp_ns
         return True
 
-    def _guided(
-        self, query: Query, views: Sequence[View], matches: Matches, prior: PosePrior
-    ) -> Estimate:
-        """The pose of one instant near the predicted one, judged."""
-        options = self.options.guided
-        self._window_size = 1
-        cameras = [view.camera for view in views]
-        nothing = Estimate(query.stamp_ns, Reason.TOO_FEW_MATCHES, f"{len(matches)} near the pose")
-        priors = Priors(gravity=query.gravity)
-        solution = solve_guided(
-            matches, cameras, prior, self.localizer.options.pose, options, priors
-        )
-        if solution is None:
-            return nothing
-        scores = score(matches, cameras, solution, 0, Priors(), prior)
-        limits = replace(
-            self.localizer.options.acceptance, min_inliers=self.options.tracking.min_inliers
-        )
-        reason, text = judge(scores, limits)
-        chance = (options.max_error / options.min_radius) ** 2
-        if reason is Reason.ACCEPTED and not significant(scores.inliers, scores.matched, chance):
-            reason, text = Reason.LOW_INLIER_RATIO, "as many would agree by chance"
-        pose = solution.map_from_base
-        return replace(
-            nothing,
-            reason=reason,
-            reason_text=text,
-            map_from_base=pose,
-            covariance=solution.covariance,
-            evidence=Evidence(
-                matches=matches,
-                inliers=solution.inliers,
-                views=tuple(view.number for view in views),
-            ),
-            cams_from_map=tuple(i.cam_from_base @ pose.inverse() for i in query.images),
-            scores=scores,
-        )
-
     def _keep(self, stamp_ns: int, views: Sequence[View], matches: Matches) -> None:
         """A keyframe of the window, if it is newer than the last one and elsewhere."""
         odom_from_base = self.motion.odometry.at(stamp_ns)
@@ -297,31 +277,14 @@ class SequenceLocalizer:
 
     def _solve_window(self, stamp_ns: int, predicted: Transform | None) -> Estimate | None:
         """The window's pose as an estimate of the newest keyframe; None if there is none."""
-        tracking, limits = self.options.tracking, self.localizer.options.acceptance
         frames = list(self._window)
         if len(frames) < 2 or frames[-1].stamp_ns != stamp_ns:
             return None
-        error = self.localizer.options.pose.max_error
-        chance = np.pi * error**2 / min(_area(frame) for frame in frames)
-        if predicted is not None:  # matched around the prediction: chance agrees more often
-            error = 2 * self.options.guided.max_error
-            chance = (error / self.options.guided.min_radius) ** 2
-        pose = replace(
-            self.localizer.options.pose,
-            max_error=error,
-            max_iterations=tracking.window_iterations,
-        )
-        solution = solve_window(frames, self.motion.options, pose, predicted)
-        if solution is None or solution.count < tracking.min_inliers:
-            return None
-        if not significant(solution.count, solution.matched, chance):
-            return None
-        sigma = np.sqrt(np.linalg.eigvalsh(solution.covariance[:3, :3])[-1])
-        if sigma > limits.max_position_sigma:
-            return None
-        self._window_size = len(frames)
-        self._window.clear()  # a measurement is used once, or the filter counts it twice
-        return _window_estimate(stamp_ns, solution)
+        found = self._near.solve_window(frames, predicted)
+        if found is not None:
+            self._window_size = len(frames)
+            self._window.clear()  # a measurement is used once, or the filter counts it twice
+        return found
 
     def _search(self, query: Query, views: Sequence[View]) -> Estimate:
         """An instant while the pose is not known: fixes and place must agree."""
@@ -451,9 +414,8 @@ class SequenceLocalizer:
         prior = self.localizer.priors(query).position
         if prior is None or not self.motion.initialized:
             return
-        try:
-            known = self.motion.at(query.stamp_ns)
-        except ExtrapolationError:
+        known = self._reached(query.stamp_ns)
+        if known is None:
             return
         arm = known.map_from_base.rotation_matrix() @ prior.lever_arm
         by_pose = np.hstack([np.eye(3), -cross_matrix(arm)])
@@ -474,26 +436,6 @@ def _fix(estimate: Estimate) -> Fix:
     assert estimate.map_from_base is not None  # accepted
     assert estimate.covariance is not None
     return Fix(estimate.stamp_ns, estimate.map_from_base, estimate.covariance)
-
-
-def _window_estimate(stamp_ns: int, solution: WindowSolution) -> Estimate:
-    text = f"{solution.count} inliers in {len(solution.inliers)} keyframes"
-    empty = Estimate(stamp_ns, Reason.ACCEPTED, text, solution.map_from_base, solution.covariance)
-    matched = solution.matched
-    scores = replace(
-        empty.scores,
-        inliers=solution.count,
-        matched=matched,
-        ratio=solution.count / max(matched, 1),
-        position_sigma=float(np.sqrt(np.linalg.eigvalsh(solution.covariance[:3, :3])[-1])),
-        rotation_sigma=float(np.sqrt(np.linalg.eigvalsh(solution.covariance[3:, 3:])[-1])),
-    )
-    return replace(empty, scores=scores)
-
-
-def _area(frame: Keyframe) -> float:
-    """Square pixels of the smallest image."""
-    return float(min(c.camera.width * c.camera.height for c in frame.cameras))
 
 
 def _sigma(state: MotionState) -> float:

@@ -1,0 +1,115 @@
+"""Poses near a predicted one, judged: from one instant, or from a window of weak ones.
+
+Predictions come from the motion filter or from a smoothed trajectory; no retrieval is used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from kapture_ros.localization.acceptance import judge, score
+from kapture_ros.localization.guided import GuidedOptions, match_guided, solve_guided
+from kapture_ros.localization.localizer import Localizer, View
+from kapture_ros.localization.motion_filter import MotionOptions
+from kapture_ros.localization.query import Estimate, Evidence, Query, Reason
+from kapture_ros.localization.refinement import Matches, PosePrior, Priors
+from kapture_ros.localization.window import Keyframe, WindowSolution, significant, solve_window
+from kapture_ros.transforms import Transform
+
+
+@dataclass(frozen=True, slots=True)
+class LocalSearch:
+    """A localizer's map, searched around predictions.
+
+    Attributes:
+        min_inliers: of a pose.
+        window_iterations: RANSAC samples for a window at most.
+    """
+
+    localizer: Localizer
+    guided: GuidedOptions
+    motion: MotionOptions
+    min_inliers: int
+    window_iterations: int
+
+    def match(self, views: Sequence[View], prior: PosePrior) -> Matches:
+        """2D-3D matches with the map's points where the prior expects them."""
+        return match_guided(self.localizer.map, views, prior, self.guided)
+
+    def solve(
+        self, query: Query, views: Sequence[View], matches: Matches, prior: PosePrior
+    ) -> Estimate:
+        """The pose of one instant near the predicted one, judged."""
+        cameras = [view.camera for view in views]
+        nothing = Estimate(query.stamp_ns, Reason.TOO_FEW_MATCHES, f"{len(matches)} near the pose")
+        priors = Priors(gravity=query.gravity)
+        options = self.localizer.options
+        solution = solve_guided(matches, cameras, prior, options.pose, self.guided, priors)
+        if solution is None:
+            return nothing
+        scores = score(matches, cameras, solution, 0, Priors(), prior)
+        limits = replace(options.acceptance, min_inliers=self.min_inliers)
+        reason, text = judge(scores, limits)
+        chance = (self.guided.max_error / self.guided.min_radius) ** 2
+        if reason is Reason.ACCEPTED and not significant(scores.inliers, scores.matched, chance):
+            reason, text = Reason.LOW_INLIER_RATIO, "as many would agree by chance"
+        pose = solution.map_from_base
+        numbers = tuple(view.number for view in views)
+        return replace(
+            nothing,
+            reason=reason,
+            reason_text=text,
+            map_from_base=pose,
+            covariance=solution.covariance,
+            evidence=Evidence(matches=matches, inliers=solution.inliers, views=numbers),
+            cams_from_map=tuple(i.cam_from_base @ pose.inverse() for i in query.images),
+            scores=scores,
+        )
+
+    def solve_window(
+        self, frames: Sequence[Keyframe], predicted: Transform | None
+    ) -> Estimate | None:
+        """The pose of the newest keyframe; None if there is none to be believed.
+
+        Args:
+            predicted: where the keyframes were matched around; None: anywhere.
+        """
+        error = self.localizer.options.pose.max_error
+        chance = np.pi * error**2 / min(_area(frame) for frame in frames)
+        if predicted is not None:  # matched around the prediction: chance agrees more often
+            error = 2 * self.guided.max_error
+            chance = (error / self.guided.min_radius) ** 2
+        pose = replace(
+            self.localizer.options.pose, max_error=error, max_iterations=self.window_iterations
+        )
+        solution = solve_window(frames, self.motion, pose, predicted)
+        if solution is None or solution.count < self.min_inliers:
+            return None
+        if not significant(solution.count, solution.matched, chance):
+            return None
+        estimate = _window_estimate(frames[-1].stamp_ns, solution)
+        sigma = self.localizer.options.acceptance.max_position_sigma
+        return estimate if estimate.scores.position_sigma <= sigma else None
+
+
+def _window_estimate(stamp_ns: int, solution: WindowSolution) -> Estimate:
+    text = f"{solution.count} inliers in {len(solution.inliers)} keyframes"
+    empty = Estimate(stamp_ns, Reason.ACCEPTED, text, solution.map_from_base, solution.covariance)
+    matched = solution.matched
+    scores = replace(
+        empty.scores,
+        inliers=solution.count,
+        matched=matched,
+        ratio=solution.count / max(matched, 1),
+        position_sigma=float(np.sqrt(np.linalg.eigvalsh(solution.covariance[:3, :3])[-1])),
+        rotation_sigma=float(np.sqrt(np.linalg.eigvalsh(solution.covariance[3:, 3:])[-1])),
+    )
+    return replace(empty, scores=scores)
+
+
+def _area(frame: Keyframe) -> float:
+    """Square pixels of the smallest image."""
+    return float(min(c.camera.width * c.camera.height for c in frame.cameras))
