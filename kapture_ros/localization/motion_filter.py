@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left, bisect_right, insort
-from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -152,7 +151,7 @@ class Odometry:
     """
 
     def __init__(self, keep_ns: int, ahead_ns: int = SECOND) -> None:
-        self._samples: deque[OdometrySample] = deque()
+        self._samples: list[OdometrySample] = []
         self._keep_ns = keep_ns
         self._ahead_ns = ahead_ns
 
@@ -162,7 +161,7 @@ class Odometry:
             return False
         self._samples.append(sample)
         while self._samples[-1].stamp_ns - self._samples[0].stamp_ns > self._keep_ns:
-            self._samples.popleft()
+            del self._samples[0]
         return True
 
     @property
@@ -212,7 +211,9 @@ class Odometry:
 
     def stamps_between(self, start_ns: int, end_ns: int) -> list[int]:
         """Stamps of the samples after `start_ns` and before `end_ns`."""
-        return [s.stamp_ns for s in self._samples if start_ns < s.stamp_ns < end_ns]
+        first = bisect_right(self._samples, start_ns, key=lambda sample: sample.stamp_ns)
+        last = bisect_left(self._samples, end_ns, key=lambda sample: sample.stamp_ns)
+        return [sample.stamp_ns for sample in self._samples[first:last]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -352,14 +353,15 @@ class MotionFilter:
             (covariance + covariance.T) / 2,
         )
 
-    def variances_between(self, start_ns: int, end_ns: int) -> tuple[float, float]:
-        """Of odometry's random error between two times, each axis of position and rotation."""
-        position = rotation = 0.0
+    def noise_between(self, start_ns: int, end_ns: int) -> Array:
+        """Of odometry's random error between two times (6, 6), in the axes of the base there.
+
+        The turns between are short of mattering for it.
+        """
+        noise = np.zeros((6, 6))
         for piece in self._pieces(start_ns, end_ns):
-            noise = self._noise(piece)
-            position += float(np.trace(noise[:3, :3])) / 3
-            rotation += float(np.trace(noise[3:, 3:])) / 3
-        return position, rotation
+            noise += self._noise(piece)
+        return noise
 
     def _pieces(self, start_ns: int, end_ns: int) -> Iterator[_Piece]:
         """Odometry between two times, cut at its samples."""

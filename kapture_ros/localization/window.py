@@ -17,7 +17,7 @@ import numpy.typing as npt
 from scipy.stats import binom
 
 from kapture_ros.localization.cameras import MountedCamera
-from kapture_ros.localization.motion_filter import SECOND, MotionOptions
+from kapture_ros.localization.motion_filter import SECOND, MotionOptions, reckon
 from kapture_ros.localization.options import PoseOptions
 from kapture_ros.localization.pose import estimate_pose, inlier_mask
 from kapture_ros.localization.refinement import (
@@ -127,6 +127,30 @@ def solve_window(
     start = [solution.map_from_base @ now.inverse() @ frame.odom_from_base for frame in frames]
     problem = _Problem(frames, motion, pose.max_error)
     return problem.refine(start)
+
+
+def odometry_link(
+    first: Transform, second: Transform, motion: Transform, seconds: float, errors: Array
+) -> tuple[Array, Array]:
+    """How odometry and two poses disagree.
+
+    Args:
+        errors: (2,) scale and yaw bias of odometry.
+
+    Returns:
+        (δp, δθ) from the second pose to where odometry leads from the first, (6,), and its
+        derivatives (6, 14) by both poses' disturbances and the errors.
+    """
+    scale, bias = errors.tolist()
+    moved = first.rotation_matrix() @ motion.translation
+    reached = reckon(first, motion, seconds, scale, bias)
+    jacobian = np.zeros((6, 14))
+    jacobian[:, :6] = np.eye(6)
+    jacobian[:3, 3:6] = -cross_matrix((1 + scale) * moved)
+    jacobian[:, 6:12] = -np.eye(6)
+    jacobian[:3, 12] = moved
+    jacobian[3:, 13] = reached.rotation_matrix()[:, 2] * seconds
+    return difference(reached, second), jacobian
 
 
 def _joined(parts: Sequence[Matches]) -> Matches:
@@ -260,19 +284,8 @@ class _Problem:
         first, second = self.frames[number], self.frames[number + 1]
         motion = first.odom_from_base.inverse() @ second.odom_from_base
         seconds = (second.stamp_ns - first.stamp_ns) / SECOND
-        scale, bias = errors
-        moved = poses[number].rotation_matrix() @ motion.translation
-        corrected = Transform(translation=(1 + scale) * motion.translation)
-        turn = Transform.exp([0, 0, 0, 0, 0, bias * seconds])
-        reached = poses[number] @ corrected @ Transform(motion.rotation) @ turn
-        jacobian = np.zeros((6, 14))
-        jacobian[:, :6] = np.eye(6)
-        jacobian[:3, 3:6] = -cross_matrix((1 + scale) * moved)
-        jacobian[:, 6:12] = -np.eye(6)
-        jacobian[:3, 12] = moved
-        jacobian[3:, 13] = reached.rotation_matrix()[:, 2] * seconds
-        noise = self._noise(second, motion, seconds)
-        return difference(reached, poses[number + 1]), jacobian, noise
+        error, jacobian = odometry_link(poses[number], poses[number + 1], motion, seconds, errors)
+        return error, jacobian, self._noise(second, motion, seconds)
 
     def _noise(self, second: Keyframe, motion: Transform, seconds: float) -> Array:
         metres = float(np.linalg.norm(motion.translation))

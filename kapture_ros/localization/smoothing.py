@@ -1,0 +1,222 @@
+"""The most probable trajectory of a whole drive: fixes and odometry, all weighed at once.
+
+Fixes come from localizing the drive, odometry from the vehicle or from its images. Every
+instant has a pose and, as in the motion filter, an error of odometry's scale and of its yaw
+rate, which may change slowly. Gauss-Newton on a chain: the normal equations are block
+tridiagonal and are solved forwards and backwards (Rauch et al., AIAA Journal 1965, is the
+linear case). Fixes carry Cauchy weights: one that is far off does not pull.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from scipy.stats import chi2
+
+from kapture_ros.localization.motion_filter import (
+    SECOND,
+    Fix,
+    MotionFilter,
+    MotionOptions,
+    OdometrySample,
+)
+from kapture_ros.localization.window import odometry_link
+from kapture_ros.transforms import Transform
+from kapture_ros.transforms.se3 import Array, difference, disturb
+
+SIZE = 8  # unknowns of an instant: δp, δθ, scale, yaw bias
+ITERATIONS = 30
+CONVERGED = 1e-4  # metres and radians
+LOSS = float(chi2.ppf(0.95, 6))  # squared Mahalanobis distance at which a fix counts half
+MEMORY = 600.0  # seconds in which odometry's errors may become others
+LONG_NS = 10**18  # odometry is kept from end to end
+
+
+@dataclass(frozen=True, slots=True)
+class SmoothedPose:
+    """The pose of one instant; covariance (6, 6) of (δp, δθ) in the axes of the map."""
+
+    stamp_ns: int
+    map_from_base: Transform
+    covariance: Array
+
+
+@dataclass(frozen=True, slots=True)
+class _Link:
+    """Odometry from one instant to the next, and its noise (6, 6) in the base's axes."""
+
+    motion: Transform
+    seconds: float
+    noise: Array
+
+
+def smooth(
+    stamps: Sequence[int],
+    odometry: Sequence[OdometrySample],
+    fixes: Sequence[Fix],
+    options: MotionOptions,
+    start: Sequence[Transform | None],
+) -> list[SmoothedPose]:
+    """The poses at all stamps, ascending; odometry must reach over them, as `Odometry.at` says.
+
+    Args:
+        fixes: at stamps among these.
+        start: poses to begin at, where they are roughly known; at least one must be.
+
+    Raises:
+        ExtrapolationError: if odometry does not reach.
+        ValueError: without any fix or start pose.
+    """
+    if not fixes or all(pose is None for pose in start):
+        raise ValueError("a trajectory needs a fix")
+    links, reckoned = _links(stamps, odometry, options)
+    chain = _Chain(links, _spread(stamps, fixes, options), options)
+    return chain.solve(stamps, _filled(start, reckoned))
+
+
+def _links(
+    stamps: Sequence[int], odometry: Sequence[OdometrySample], options: MotionOptions
+) -> tuple[list[_Link], list[Transform]]:
+    motion = MotionFilter(replace(options, history=LONG_NS / SECOND))
+    for sample in odometry:
+        motion.add_odometry(sample)
+    poses = [motion.odometry.at(stamp) for stamp in stamps]
+    links = []
+    for n, (first, second) in enumerate(itertools.pairwise(stamps)):
+        noise = motion.noise_between(first, second) + np.diag(np.repeat([1e-8, 1e-10], 3))
+        seconds = (second - first) / SECOND
+        links.append(_Link(poses[n].inverse() @ poses[n + 1], seconds, noise))
+    return links, poses
+
+
+def _filled(start: Sequence[Transform | None], reckoned: Sequence[Transform]) -> list[Transform]:
+    """Poses that are not known, reckoned from the nearest that is."""
+    known = [n for n, pose in enumerate(start) if pose is not None]
+    filled = []
+    for n, odom_from_base in enumerate(reckoned):
+        nearest = min(known, key=lambda k: abs(k - n))
+        pose = start[nearest]
+        assert pose is not None  # known
+        filled.append(pose @ reckoned[nearest].inverse() @ odom_from_base)
+    return filled
+
+
+def _spread(
+    stamps: Sequence[int], fixes: Sequence[Fix], options: MotionOptions
+) -> list[tuple[int, Fix]]:
+    """Fixes by instant; those that share the errors of the map's points count less."""
+    row = {stamp: n for n, stamp in enumerate(stamps)}
+    placed, before = [], None
+    for fix in sorted(fixes, key=lambda known: known.stamp_ns):
+        elapsed = np.inf if before is None else (fix.stamp_ns - before) / SECOND
+        factor = max(1.0, options.fix_correlation / max(elapsed, 1e-3))
+        placed.append((row[fix.stamp_ns], replace(fix, covariance=factor * fix.covariance)))
+        before = fix.stamp_ns
+    return placed
+
+
+class _Chain:
+    """Gauss-Newton over all instants."""
+
+    def __init__(
+        self, links: Sequence[_Link], fixes: Sequence[tuple[int, Fix]], options: MotionOptions
+    ) -> None:
+        self.links = links
+        self.fixes = fixes
+        prior = np.array([options.odometry_scale, options.odometry_yaw_bias])
+        self.errors_information = 1 / np.maximum(prior, 1e-6) ** 2
+
+    def solve(self, stamps: Sequence[int], poses: list[Transform]) -> list[SmoothedPose]:
+        """From start poses to the most probable ones."""
+        errors: Array = np.zeros((len(poses), 2))
+        blocks = coupling = np.empty(0)
+        for _ in range(ITERATIONS):
+            blocks, coupling, gradient = self._equations(poses, errors)
+            step = _solve(blocks, coupling, -gradient)
+            poses = [disturb(pose, move[:6]) for pose, move in zip(poses, step, strict=True)]
+            errors = errors + step[:, 6:]
+            if np.abs(step).max() < CONVERGED:
+                break
+        covariances = _marginals(blocks, coupling)[:, :6, :6]
+        return [
+            SmoothedPose(stamp, pose, (covariance + covariance.T) / 2)
+            for stamp, pose, covariance in zip(stamps, poses, covariances, strict=True)
+        ]
+
+    def _equations(self, poses: Sequence[Transform], errors: Array) -> tuple[Array, Array, Array]:
+        """Diagonal blocks (N, 8, 8), those right of them (N-1, 8, 8), gradient (N, 8)."""
+        count = len(poses)
+        blocks, gradient = np.zeros((count, SIZE, SIZE)), np.zeros((count, SIZE))
+        coupling = np.zeros((max(count - 1, 0), SIZE, SIZE))
+        blocks[0, [6, 7], [6, 7]] += self.errors_information
+        gradient[0, 6:] += self.errors_information * errors[0]
+        for n, link in enumerate(self.links):
+            residual, jacobian, information = _linearize(link, poses, errors, n)
+            first, second = jacobian[:, :SIZE], jacobian[:, SIZE:]
+            weighted = information @ jacobian
+            blocks[n] += first.T @ weighted[:, :SIZE]
+            blocks[n + 1] += second.T @ weighted[:, SIZE:]
+            coupling[n] += first.T @ weighted[:, SIZE:]
+            gradient[n] += weighted[:, :SIZE].T @ residual
+            gradient[n + 1] += weighted[:, SIZE:].T @ residual
+            # Scale and bias stay, about.
+            stays = self.errors_information * MEMORY / max(link.seconds, 1e-3)
+            change = stays * (errors[n] - errors[n + 1])
+            for row, sign in ((n, 1.0), (n + 1, -1.0)):
+                blocks[row, [6, 7], [6, 7]] += stays
+                gradient[row, 6:] += sign * change
+            coupling[n, [6, 7], [6, 7]] -= stays
+        for row, fix in self.fixes:
+            error = difference(poses[row], fix.map_from_base)
+            of_fix = np.linalg.inv(fix.covariance)
+            weight = 1 / (1 + float(error @ of_fix @ error) / LOSS)
+            blocks[row, :6, :6] += weight * of_fix
+            gradient[row, :6] += weight * of_fix @ error
+        return blocks, coupling, gradient
+
+
+def _linearize(
+    link: _Link, poses: Sequence[Transform], errors: Array, n: int
+) -> tuple[Array, Array, Array]:
+    """Residual (6,), derivatives (6, 16) by both instants, information (6, 6) of a link."""
+    residual, by_both = odometry_link(poses[n], poses[n + 1], link.motion, link.seconds, errors[n])
+    jacobian = np.zeros((6, 2 * SIZE))
+    jacobian[:, :6], jacobian[:, 6:8] = by_both[:, :6], by_both[:, 12:]
+    jacobian[:, SIZE : SIZE + 6] = by_both[:, 6:12]
+    axes = np.kron(np.eye(2), poses[n].rotation_matrix())
+    noise = axes @ link.noise @ axes.T
+    # On the way the heading wanders: a third of its final variance, over the whole way.
+    metres2 = float(link.motion.translation @ link.motion.translation)
+    noise[:3, :3] += np.eye(3) * float(np.trace(noise[3:, 3:])) / 9 * metres2
+    return residual, jacobian, np.linalg.inv(noise)
+
+
+def _solve(blocks: Array, coupling: Array, right: Array) -> Array:
+    """x (N, 8) of the block tridiagonal system."""
+    left, reduced = blocks.copy(), right.copy()
+    for n in range(1, len(left)):
+        factor = np.linalg.solve(left[n - 1], coupling[n - 1]).T
+        left[n] -= factor @ coupling[n - 1]
+        reduced[n] -= factor @ reduced[n - 1]
+    solution = np.empty_like(reduced)
+    solution[-1] = np.linalg.solve(left[-1], reduced[-1])
+    for n in range(len(left) - 2, -1, -1):
+        solution[n] = np.linalg.solve(left[n], reduced[n] - coupling[n] @ solution[n + 1])
+    return solution
+
+
+def _marginals(blocks: Array, coupling: Array) -> Array:
+    """Diagonal blocks (N, 8, 8) of the inverse (Takahashi's recursion)."""
+    left = blocks.copy()
+    for n in range(1, len(left)):
+        left[n] -= coupling[n - 1].T @ np.linalg.solve(left[n - 1], coupling[n - 1])
+    covariances = np.empty_like(left)
+    covariances[-1] = np.linalg.inv(left[-1])
+    for n in range(len(left) - 2, -1, -1):
+        inverse = np.linalg.inv(left[n])
+        gain = inverse @ coupling[n]
+        covariances[n] = inverse + gain @ covariances[n + 1] @ gain.T
+    return covariances
