@@ -67,8 +67,8 @@ def adjust(
 ) -> None:
     """Adjust all poses and points in place; rigs stay rigid unless they are to be refined.
 
-    GNSS holds the frame, else the first instant does; odometry or GNSS holds the scale,
-    else the first two cameras do.
+    GNSS holds the frame, else the first instant does; odometry, GNSS or a rig of several
+    cameras holds the scale, else the first two images do.
 
     Raises:
         InputError: if the solver finds no usable solution.
@@ -78,7 +78,8 @@ def adjust(
     for image_id in model.reg_image_ids():
         config.add_image(image_id)
     if len(constraints.positions.rows) < 3:
-        if constraints.motion is None:
+        rigs = any(rig.num_sensors() > 1 for rig in model.rigs.values())
+        if constraints.motion is None and not rigs:
             config.fix_gauge(pycolmap.BundleAdjustmentGauge.TWO_CAMS_FROM_WORLD)
         else:
             config.set_constant_rig_from_world_pose(int(constraints.track.frames[0]) + 1)

@@ -6,6 +6,7 @@ place a map on the Earth and as position priors in bundle adjustment.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from kapture_ros.transforms.se3 import Array, Transform
 
 UNKNOWN_ALTITUDE_SIGMA = 1e4  # metres: says nothing
 MAX_GAP_NS = 2_000_000_000  # between images; farther apart, motion between them is unknown
+MEDIAN_ERROR = 2.3  # relative, times √n: of a variance from the median of n squares
 NO_POSITIONS = Positions(
     np.empty(0, np.int64), np.empty((0, 3)), np.empty((0, 3)), np.empty((0, 3, 3))
 )
@@ -257,7 +259,10 @@ def inflation(
     # The median of squares, scaled to the variance of a normal distribution.
     white = float(np.median(steps**2) / 0.455 / 2.0)
     told = float(np.median(covariances[:, 0, 0] + covariances[:, 1, 1]) / 2.0)
-    slow = max(0.0, 1.0 - white / told)
+    slow = 1.0 - white / told
+    # The median of few squares is rough: errors are white until shown otherwise.
+    if slow < 2.0 * MEDIAN_ERROR / math.sqrt(steps.size):
+        return 1.0
     interval = float(stamps[-1] - stamps[0]) / 1e9 / (count - 1)
     together = min(max(2.0 * correlation_s / max(interval, 1e-9), 1.0), float(count))
     return (1.0 - slow) + slow * together

@@ -32,7 +32,7 @@ from kapture_ros.mapping.loops import loop_edges, odometry_edges
 from kapture_ros.mapping.options import PoseOptions, ReconstructOptions
 from kapture_ros.mapping.pose_graph import Positions, RelativePoses, optimize
 from kapture_ros.mapping.reconstruction import structure_from_motion, triangulate
-from kapture_ros.mapping.verification import PairGeometry
+from kapture_ros.mapping.verification import PairGeometry, known_motion
 from kapture_ros.transforms.geodesy import Datum
 from kapture_ros.transforms.se3 import Transform
 
@@ -41,6 +41,7 @@ log = logging.getLogger(__name__)
 LOOP_INSTANTS = 20  # apart along the drive; nearer ones are neighbours
 ROUGHNESS = (4.0, 2.0, 1.0)  # factors on the reprojection error, round by round
 NO_HEADING = "too few GNSS fixes, or no motion: the map has no datum"
+STEREO_BASELINE, STEREO_INSTANTS = 0.05, 3  # metres; fewer may be wrong matches
 HEADING_SIGMA = np.radians(5.0)  # a heading known worse than this is not known
 
 
@@ -184,10 +185,10 @@ def without_poses(scene: Scene, options: PoseOptions, reference: ImageTable) -> 
         )
     images, datum, metric, said = _scaled(scene, images, reference)
     notes += said
-    if datum is None:
-        model = triangulate(images, scene.keypoints, scene.database, scene.options)
-        return Placed(images, model, metric, None, left_out, tuple(notes))
     images, model = _rounds(scene, images, datum, options, None)
+    if datum is None:  # the rounds let the frame float
+        images, _, metric, _ = _scaled(scene, images, reference)
+        model = triangulate(images, scene.keypoints, scene.database, scene.options)
     return Placed(images, model, metric, datum, left_out, tuple(notes))
 
 
@@ -208,11 +209,11 @@ def _scaled(
         if scale is not None:
             fit = georeference.align_to_trajectory(images, reference, scale)
             return georeference.moved(images, fit), None, True, []
-    if _rig_baseline(images) > 0.05:
+    if _is_stereo(scene, images):
         return images, None, True, ["the scale is that of the camera rig alone"]
     note = (
-        "the scale is unknown (no poses, no GNSS, no rig): the map is marked as not metric; "
-        "record odometry or GNSS with the images"
+        "the scale is unknown (no poses, no GNSS, no cameras that see the same at one instant): "
+        "the map is marked as not metric; record odometry or GNSS with the images"
     )
     return images, None, False, [note]
 
@@ -239,14 +240,17 @@ def _placed_by_gnss(scene: Scene, images: ImageTable) -> tuple[ImageTable, Datum
     return (georeference.moved(images, fit), datum) if heading < HEADING_SIGMA else None
 
 
-def _rig_baseline(images: ImageTable) -> float:
-    """Largest distance in metres between two cameras of a rig."""
-    seen = {camera.sensor_id for camera in images.cameras}
-    widths = [0.0]
-    for sensors in images.rigs.values():
-        places = [p.inverse().translation for sensor, p in sensors.items() if sensor in seen]
-        widths += [float(np.linalg.norm(a - b)) for a in places for b in places]
-    return max(widths)
+def _is_stereo(scene: Scene, images: ImageTable) -> bool:
+    """Whether cameras some way apart saw the same points at several instants."""
+    instants = set()
+    for pair in scene.pairs:
+        frame = int(images.frames[pair.first])
+        if len(pair.matches) == 0 or frame != images.frames[pair.second]:
+            continue
+        between = known_motion(images, pair.first, pair.second).inverse().translation
+        if images.posed[pair.first] and np.linalg.norm(between) >= STEREO_BASELINE:
+            instants.add(frame)
+    return len(instants) >= STEREO_INSTANTS
 
 
 def _own_positions(track: RigTrack, sigma: float) -> Positions:

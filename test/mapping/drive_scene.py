@@ -28,6 +28,7 @@ FOCAL, WIDTH, HEIGHT = 320.0, 640, 480
 FRONT_FROM_RIG = Transform.from_matrix([[0, -1, 0, 0.3], [0, 0, -1, 1.2], [1, 0, 0, -0.5]])
 LEFT_FROM_RIG = Transform.from_matrix([[1, 0, 0, -0.2], [0, 0, -1, 1.2], [0, 1, 0, -0.4]])
 CAMERAS = {"front": FRONT_FROM_RIG, "left": LEFT_FROM_RIG}
+STEREO_FROM_RIG = Transform(translation=np.array([-0.6, 0.0, 0.0])) @ FRONT_FROM_RIG
 ANTENNA_FROM_RIG = Transform(translation=np.array([0.5, 0.0, -1.6]))
 
 
@@ -43,9 +44,16 @@ class DriveOptions:
     poses: str = "odometry"  # or "truth", "none"
     gnss: bool = True
     rig: bool = True
+    stereo: bool = False  # the second camera looks ahead, too
     side: float = 0.0  # metres to the left of the usual lane
     seed: int = 0
     wrong_extrinsics_deg: float = 0.0
+
+    @property
+    def cameras(self) -> dict[str, Transform]:
+        if not self.rig:
+            return {"front": FRONT_FROM_RIG}
+        return CAMERAS | ({"left": STEREO_FROM_RIG} if self.stereo else {})
 
 
 @dataclass(frozen=True)
@@ -54,10 +62,11 @@ class Drive:
     truth: list[Transform]  # map_from_rig in the frame of DATUM
     odometry: list[Transform]
     points: np.ndarray
+    cameras: dict[str, Transform]
 
     def true_center(self, image_name: str) -> np.ndarray:
         camera, frame = Path(image_name).parts[-2:]
-        pose = self.truth[int(Path(frame).stem)] @ CAMERAS[camera].inverse()
+        pose = self.truth[int(Path(frame).stem)] @ self.cameras[camera].inverse()
         return pose.translation
 
 
@@ -70,7 +79,7 @@ def make_drive(path: Path, options: DriveOptions = DriveOptions()) -> Drive:
     given = {"odometry": odometry, "truth": truth, "none": []}[options.poses]
     _write_sensors(path, options, truth, given, rng)
     _write_features(path, options, truth, points, descriptors, rng)
-    return Drive(path, truth, odometry, points)
+    return Drive(path, truth, odometry, points, options.cameras)
 
 
 CORNERS = np.array([(0, 0), (60, 0), (60, 40), (0, 40)], float)
@@ -133,11 +142,11 @@ def _drifting(truth: list[Transform], rng: np.random.Generator) -> list[Transfor
 def _write_sensors(path, options, truth, given, rng) -> None:
     folder = path / "sensors"
     folder.mkdir(parents=True)
-    names = list(CAMERAS) if options.rig else ["front"]
+    names = list(options.cameras)
     center = f"{WIDTH / 2}, {HEIGHT / 2}"
     sensors = [f"{n}, , camera, PINHOLE, {WIDTH}, {HEIGHT}, {FOCAL}, {FOCAL}, {center}"
                for n in names]  # fmt: skip
-    rigs = [("car", name, CAMERAS[name]) for name in names]
+    rigs = [("car", name, options.cameras[name]) for name in names]
     if options.wrong_extrinsics_deg:
         turn = Transform(Rotation.from_euler("y", options.wrong_extrinsics_deg, degrees=True))
         rigs[-1] = ("car", rigs[-1][1], turn @ rigs[-1][2])
@@ -186,8 +195,8 @@ def _write_features(path, options, truth, points, descriptors, rng) -> None:
     wide = base | {"dsize": "64", "metric_type": "L2"}
     places = FeatureFolder.create(path, "global_features", "fakeplace", wide)
     for frame, map_from_rig in enumerate(truth):
-        for name in list(CAMERAS) if options.rig else ["front"]:
-            camera_from_map = CAMERAS[name] @ map_from_rig.inverse()
+        for name in options.cameras:
+            camera_from_map = options.cameras[name] @ map_from_rig.inverse()
             seen, pixels = _project(camera_from_map, points)
             image = f"{name}/{frame:05d}.jpg"
             noise = rng.normal(size=pixels.shape) * options.pixel_noise

@@ -1,0 +1,113 @@
+"""The spatial grid finds what a search of all finds; the pose graph fits all measurements."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.spatial.transform import Rotation
+
+from kapture_ros.mapping.gnss import inflation
+from kapture_ros.mapping.grid import SpatialGrid
+from kapture_ros.mapping.pose_graph import Positions, RelativePoses, optimize
+
+COORDINATE = st.floats(-50, 50)
+POINTS = st.lists(st.tuples(COORDINATE, COORDINATE, COORDINATE), max_size=30)
+NOTHING = Positions(np.empty(0, int), np.empty((0, 3)), np.empty((0, 3)), np.empty((0, 3, 3)))
+
+
+@settings(max_examples=60)
+@given(POINTS, st.tuples(COORDINATE, COORDINATE, COORDINATE), st.floats(0, 60), st.booleans())
+def test_the_grid_finds_all_points_within_a_radius(found, center, radius, level):
+    points = np.array(found, float).reshape(-1, 3)
+    grid = SpatialGrid.build(points, 7.0)
+    axes = 2 if level else 3
+    offset = points[:, :axes] - np.array(center)[:axes]
+    distance = np.linalg.norm(offset, axis=1)
+    near = set(grid.within(center[:axes], radius).tolist())
+    # At the very edge, rounding may decide.
+    assert set(np.flatnonzero(distance < radius - 1e-9)) <= near
+    assert near <= set(np.flatnonzero(distance < radius + 1e-9))
+
+
+def test_points_that_are_not_finite_are_nowhere():
+    grid = SpatialGrid.build(np.array([[0.0, 0, 0], [np.nan, 0, 0]]), 5.0)
+    assert grid.within([0, 0, 0], 1e5).tolist() == [0]
+
+
+def circle(count: int) -> tuple[Rotation, np.ndarray]:
+    angle = np.linspace(0, 2 * np.pi, count)
+    xyz = 20 * np.stack([np.sin(angle), 1 - np.cos(angle), 0 * angle], axis=1)
+    return Rotation.from_rotvec(np.outer(angle, [0, 0, 1])), xyz
+
+
+def steps(rotations: Rotation, xyz: np.ndarray, first, second, sigma, **kwargs) -> RelativePoses:
+    back = rotations[first].inv()
+    return RelativePoses(
+        first, second, back * rotations[second], back.apply(xyz[second] - xyz[first]),
+        np.tile(sigma, (len(first), 1)), **kwargs,
+    )  # fmt: skip
+
+
+def drifted(rotations: Rotation, xyz: np.ndarray) -> tuple[Rotation, np.ndarray, RelativePoses]:
+    """The circle driven by odometry that turns too far; its start and its measured steps."""
+    count = len(xyz)
+    first = np.arange(count - 1)
+    edges = steps(rotations, xyz, first, first + 1, (0.05, 0.01))
+    turned = edges.rotations * Rotation.from_euler("z", 0.004)
+    where, way = [Rotation.identity()], [np.zeros(3)]
+    for k in range(count - 1):
+        way.append(way[-1] + where[-1].apply(edges.translations[k]))
+        where.append(where[-1] * turned[k])
+    measured = RelativePoses(first, first + 1, turned, edges.translations, edges.sigma)
+    return Rotation.concatenate(where), np.array(way), measured
+
+
+def from_first(rotations: Rotation, xyz: np.ndarray) -> np.ndarray:
+    """Positions in the frame of the first pose: without fixes, the frame is free."""
+    return rotations[0].inv().apply(xyz - xyz[0])
+
+
+def test_a_loop_closure_takes_the_drift_out():
+    rotations, xyz = circle(60)
+    start, way, odometry = drifted(rotations, xyz)
+    loop = steps(rotations, xyz, np.array([0]), np.array([59]), (0.05, 0.005), robust=True)
+    closed = from_first(*optimize(start, way, [odometry, loop], NOTHING))
+    assert np.linalg.norm(way - xyz, axis=1).max() > 2.0
+    assert np.linalg.norm(closed - xyz, axis=1).max() < 0.25
+
+
+def test_one_wrong_loop_closure_changes_little():
+    rotations, xyz = circle(60)
+    start, way, odometry = drifted(rotations, xyz)
+    right = steps(rotations, xyz, np.array([0, 1]), np.array([59, 58]), (0.05, 0.005), robust=True)
+    wrong = RelativePoses(
+        np.array([10]), np.array([40]), Rotation.identity(1), np.zeros((1, 3)),
+        np.array([(0.05, 0.005)]), robust=True,
+    )  # fmt: skip
+    without = from_first(*optimize(start, way, [odometry, right], NOTHING))
+    closed = from_first(*optimize(start, way, [odometry, right, wrong], NOTHING))
+    assert np.linalg.norm(closed - without, axis=1).max() < 0.5
+
+
+def test_antennas_place_the_rig_they_are_mounted_on():
+    rotations, xyz = circle(60)
+    start, way, odometry = drifted(rotations, xyz)
+    lever = np.tile([1.0, 0.0, 2.0], (60, 1))
+    antenna = xyz + rotations.apply(lever) + [100.0, 50.0, 0.0]
+    covariances = np.tile(0.05**2 * np.eye(3), (60, 1, 1))
+    fixes = Positions(np.arange(60), antenna, lever, covariances)
+    _, placed = optimize(start, way + [99.0, 51.0, 0.0], [odometry], fixes)
+    assert placed == pytest.approx(xyz + [100.0, 50.0, 0.0], abs=0.1)
+
+
+def test_fixes_whose_errors_persist_count_as_one():
+    rng = np.random.default_rng(0)
+    stamps = np.arange(300) * 200_000_000
+    told = np.tile(np.eye(3), (300, 1, 1))
+    white = rng.normal(size=(300, 3))
+    assert inflation(white, told, stamps, 30.0) < 0.15 * 300
+    slow = np.ones((300, 3)) + 0.05 * white
+    assert inflation(slow, told, stamps, 30.0) > 0.9 * 300
+    assert inflation(slow, told, stamps, 0.0) == 1.0
