@@ -8,7 +8,6 @@ Everything is offered reliably, so that every subscription matches; what was lat
 from __future__ import annotations
 
 import logging
-import signal
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -26,6 +25,7 @@ from tqdm import tqdm
 
 from kapture_ros.errors import InputError, OptionError
 from kapture_ros.messages.common import MessageError
+from kapture_ros.nodes.ending import end_by_signals
 from kapture_ros.nodes.recorder_node import message_class
 from kapture_ros.recording.bag import Bag, BagMessage
 from kapture_ros.recording.bagtypes import Channel, ros2_type
@@ -205,9 +205,7 @@ def run(bag: Bag, options: PlayOptions, ros_arguments: Sequence[str] = ()) -> No
         )
     except RuntimeError as error:  # what rclpy raises for a malformed remapping
         raise OptionError(f"ROS arguments {' '.join(ros_arguments)}: {error}") from error
-    # SIGINT too: a shell's background job begins with it ignored, and launch ends nodes by it.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.default_int_handler)
+    end_by_signals()
     node = rclpy.create_node("bag_player")
     begin = time.monotonic()
     player = None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -19,6 +18,7 @@ from visualization_msgs.msg import MarkerArray
 
 from kapture_ros.messages.common import Message, MessageError
 from kapture_ros.msg import LocalizationStatus
+from kapture_ros.nodes.ending import end_by_signals
 from kapture_ros.view import scene
 from kapture_ros.view.options import ViewerOptions
 from kapture_ros.view.server import SceneServer
@@ -63,9 +63,7 @@ class ViewerNode(Node):
 def run(options: ViewerOptions, server: SceneServer, ros_arguments: Sequence[str] = ()) -> None:
     """Show what there is until a signal."""
     rclpy.init(args=["--ros-args", *ros_arguments], signal_handler_options=SignalHandlerOptions.NO)
-    # SIGINT too: a shell's background job begins with it ignored, and launch ends nodes by it.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.default_int_handler)
+    end_by_signals()
     node = ViewerNode(options, server)
     try:
         rclpy.spin(node)

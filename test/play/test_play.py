@@ -115,7 +115,8 @@ def test_it_loops_under_other_names_until_ctrl_c(ros_environment: dict[str, str]
     arguments = ["--loop", "--rate", "10", "--topics", "/im*", "--remap", "/imu:=/car/imu"]
     with playing(ros_environment, bag, *arguments) as process:
         heard = listen(ros_environment, 3 * COUNT, {"/car/imu": TYPES["/imu"]})
-        process.send_signal(signal.SIGINT)
+        for number in (signal.SIGINT, signal.SIGINT, signal.SIGTERM):  # a shell and ros2 launch
+            process.send_signal(number)
         _, log = process.communicate(timeout=60)
     assert process.returncode == 0, log
     assert "Traceback" not in log

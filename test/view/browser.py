@@ -44,10 +44,9 @@ class Tab:
                 return answer["result"]
 
     def evaluate(self, expression: str) -> Any:
-        """The value of a JavaScript expression in the page."""
+        """The value of a JavaScript expression in the page; None if it cannot be had (yet)."""
         answer = self._call("Runtime.evaluate", expression=expression, returnByValue=True)
-        assert "exceptionDetails" not in answer, answer
-        return answer["result"].get("value")
+        return None if "exceptionDetails" in answer else answer["result"].get("value")
 
     def wait_for(self, expression: str) -> Any:
         """Its value, once it is true."""
