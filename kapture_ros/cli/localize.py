@@ -18,6 +18,7 @@ from kapture_ros.options import describe, from_arguments, load_yaml
 HELP = "localize a query dataset in a map: poses, covariances, diagnostics"
 EXAMPLES = """\
   kapture_ros localize lap1_map/ lap2/ localized/           features are made if there are none
+  kapture_ros localize map/ drive/ localized/ --sequence
   kapture_ros localize map/ query/ localized/ --preset naver --no-rigs
   kapture_ros localize map/ query/ localized/ --local-features local_features/r2d2_500 \\
       --global-features global_features/AP-GeM-LM18

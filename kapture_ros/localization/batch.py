@@ -11,6 +11,7 @@ import csv
 import dataclasses
 import shutil
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +20,7 @@ import yaml
 from tqdm import tqdm
 
 from kapture_ros.dataset.tables import FORMAT_LINE, TRAJECTORY_TABLE, pose_row
-from kapture_ros.errors import OutputError
+from kapture_ros.errors import OptionError, OutputError
 from kapture_ros.evaluation.estimates import (
     COLUMNS,
     FILE_NAME,
@@ -30,6 +31,7 @@ from kapture_ros.evaluation.estimates import (
     write_matches,
 )
 from kapture_ros.files import write_atomically
+from kapture_ros.localization.drives import localize_drives
 from kapture_ros.localization.localizer import Localizer
 from kapture_ros.localization.options import BatchOptions
 from kapture_ros.localization.query import Estimate, Query, Reason
@@ -80,9 +82,12 @@ def localize_all(
             else is ever removed).
 
     Raises:
+        OptionError: if drives are to be localized coarsely.
         OutputError: if the folder holds something else, or answers of other settings.
         InputError: if the features of a query are damaged.
     """
+    if options.sequence and options.pipeline != "global_map":
+        raise OptionError("--sequence needs the pipeline 'global_map'")
     if overwrite and (out / SETTINGS).is_file():
         shutil.rmtree(out)
     _open_folder(out, localizer, options)
@@ -90,10 +95,8 @@ def localize_all(
     table = out / FILE_NAME
     with table.open("a", encoding="utf-8", newline="") as rows, (out / PAIRS).open("a") as pairs:
         writer = csv.writer(rows, lineterminator="\n")
-        for number, info in enumerate(tqdm(queries.infos, "localize", unit="query", disable=None)):
-            if (info.stamp_ns, info.name) in done:
-                continue
-            estimate = _answer(localizer, queries[number], options)
+        for number, estimate in _answers(localizer, queries, done, options):
+            info = queries.infos[number]
             pairs.writelines(_pair_rows(localizer.map, info, estimate))
             if options.matches:
                 _write_matches(out, localizer.map, info, estimate)
@@ -141,6 +144,20 @@ def _resume(out: Path) -> set[tuple[int, str]]:
     kept = [line for line in lines if line.split(", ")[0] in names and line.count(", ") == 2]
     write_atomically(pairs, "".join(f"{line}\n" for line in [FORMAT_LINE, PAIRS_HEADER, *kept]))
     return done
+
+
+def _answers(
+    localizer: Localizer, queries: QuerySet, done: set[tuple[int, str]], options: BatchOptions
+) -> Iterator[tuple[int, Estimate]]:
+    """Numbers and estimates of the queries that are not done."""
+    numbers = {n for n, info in enumerate(queries.infos) if (info.stamp_ns, info.name) in done}
+    if options.sequence:
+        given = options.sequence_motion == "given"
+        yield from localize_drives(localizer, queries, numbers, given_motion=given)
+        return
+    for number in tqdm(range(len(queries)), "localize", unit="query", disable=None):
+        if number not in numbers:
+            yield number, _answer(localizer, queries[number], options)
 
 
 def _answer(localizer: Localizer, query: Query, options: BatchOptions) -> Estimate:

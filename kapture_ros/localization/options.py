@@ -107,6 +107,15 @@ class BatchOptions:
         choices=("global_map", "approximation"),
     )
     rigs: bool = option(True, "localize the images of a rig's instant together")
+    sequence: bool = option(
+        False, "localize the queries as drives: motion helps, and the trajectory is smoothed"
+    )
+    sequence_motion: str = option(
+        "given",
+        "what links the instants of a drive: the dataset's own trajectory where it has one "
+        "(odometry, or the relative poses of a benchmark), or the images alone",
+        choices=("given", "images"),
+    )
     matches: bool = option(False, "keep what is needed to draw each query's matches")
     ltvl_names: str = option(
         "path",

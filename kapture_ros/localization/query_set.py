@@ -117,6 +117,17 @@ class QuerySet:
             wifi=self._scan(info.stamp_ns),
         )
 
+    def given_pose(self, number: int) -> Transform | None:
+        """The base of a query in the dataset's own trajectory (odometry); None without."""
+        row, info = self._rows[number][0], self.infos[number]
+        if not self.images.posed[row]:
+            return None
+        cam_from_base = Transform()
+        if info.device in self.images.rigs:
+            sensor = self.images.cameras[self.images.camera[row]].sensor_id
+            cam_from_base = self.images.rigs[info.device][sensor]
+        return self.images.cam_from_map(row).inverse() @ cam_from_base
+
     def cameras_of(self, info: QueryInfo) -> list[str]:
         """The sensor id of each image of a query."""
         cameras = [self.images.camera[self._row_of[name]] for name in info.images]

@@ -54,7 +54,7 @@ class SequenceLocalizer:
         self.localizer = localizer
         self.options = options or SequenceOptions()
         tracking = self.options.tracking
-        self._near = LocalSearch(
+        self.near = LocalSearch(
             localizer,
             self.options.guided,
             self.options.motion,
@@ -223,8 +223,8 @@ class SequenceLocalizer:
         stamp = query.stamp_ns
         state = self.motion.at(stamp)
         prior = PosePrior(state.map_from_base, self._check.inflation * state.pose_covariance)
-        matches = self._near.match(views, prior)
-        estimate = self._near.solve(query, views, matches, prior)
+        matches = self.near.match(views, prior)
+        estimate = self.near.solve(query, views, matches, prior)
         self._window_size = 1
         self._supported = estimate.accepted or estimate.scores.inliers >= 4
         if not estimate.accepted:
@@ -281,7 +281,7 @@ class SequenceLocalizer:
         frames = list(self._window)
         if len(frames) < 2 or frames[-1].stamp_ns != stamp_ns:
             return None
-        found = self._near.solve_window(frames, predicted)
+        found = self.near.solve_window(frames, predicted)
         if found is not None:
             self._window_size = len(frames)
             self._window.clear()  # a measurement is used once, or the filter counts it twice
@@ -293,11 +293,11 @@ class SequenceLocalizer:
         estimate = self._retrieve(query, hint)
         if hint is not None and estimate.accepted:
             self._window_size = 1
-            self._start(_fix(estimate), estimate.evidence)
+            self._start(fix_of(estimate), estimate.evidence)
             return estimate
         if estimate.accepted and estimate.map_from_base is not None:
             self._window_size = 1
-            insort(self._candidates, _fix(estimate), key=lambda fix: fix.stamp_ns)
+            insort(self._candidates, fix_of(estimate), key=lambda fix: fix.stamp_ns)
             self._candidates = self._candidates[-self.options.tracking.lost_rejections :]
             self._confirm(estimate.evidence)
             return estimate
@@ -308,9 +308,9 @@ class SequenceLocalizer:
         matches = self.localizer.match(views, [shown] * len(views)).matches
         self._keep(query.stamp_ns, views, matches)
         found = self._solve_window(query.stamp_ns, None)
-        if found is None or self.places.near(_fix(found).map_from_base.translation) < 0.5:
+        if found is None or self.places.near(fix_of(found).map_from_base.translation) < 0.5:
             return estimate
-        self._start(_fix(found), found.evidence)
+        self._start(fix_of(found), found.evidence)
         return found
 
     def _hinted(self, stamp_ns: int) -> PosePrior | None:
@@ -371,7 +371,7 @@ class SequenceLocalizer:
 
     def _fuse(self, estimate: Estimate) -> None:
         """A fix for the filter; a run of others that agree with each other ends the track."""
-        fix = _fix(estimate)
+        fix = fix_of(estimate)
         innovation = self.motion.update(fix, self._check.inflation)
         self._check.add(innovation, self.motion.limit)
         if innovation.accepted:
@@ -433,7 +433,8 @@ def _with_features(query: Query, views: Sequence[View]) -> Query:
     return replace(query, images=images)
 
 
-def _fix(estimate: Estimate) -> Fix:
+def fix_of(estimate: Estimate) -> Fix:
+    """An accepted estimate as a fix for the filter."""
     assert estimate.map_from_base is not None  # accepted
     assert estimate.covariance is not None
     return Fix(estimate.stamp_ns, estimate.map_from_base, estimate.covariance)
