@@ -129,6 +129,9 @@ def build_map(
         if not overwrite:
             raise OutputError(f"{map_dir} is a map already: choose another, or pass --overwrite")
         shutil.rmtree(map_dir)
+    if settings.inputs.estimate_intrinsics:
+        refining = dataclasses.replace(settings.reconstruct, refine_intrinsics=True)
+        settings = dataclasses.replace(settings, reconstruct=refining)
     run = Run(settings)
     extract_step(run, datasets)
     with run.step("collect") as counts:
@@ -305,6 +308,8 @@ def pose_step(
         return "none"
     if wanted == "none":
         return wanted
+    if run.settings.inputs.estimate_intrinsics:  # a guess fits no poses yet
+        return "refine" if wanted == "auto" else wanted
     with run.step("check poses") as counts:
         check = check_poses(images, pairs, folders["keypoints"], store, run.settings.verify)
         counts |= {"near": dict(check.near), "far": check.far}

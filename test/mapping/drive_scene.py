@@ -23,7 +23,7 @@ HEADER = "# kapture format: 1.1\n"
 START_NS = 1_700_000_000_000_000_000
 STEP_NS = 200_000_000
 DATUM = Datum(45.18, 5.72, 212.0)
-FOCAL, WIDTH, HEIGHT = 320.0, 640, 480
+WIDTH, HEIGHT = 640, 480
 # x of the rig is ahead, y left, z up; a camera looks along its z.
 FRONT_FROM_RIG = Transform.from_matrix([[0, -1, 0, 0.3], [0, 0, -1, 1.2], [1, 0, 0, -0.5]])
 LEFT_FROM_RIG = Transform.from_matrix([[1, 0, 0, -0.2], [0, 0, -1, 1.2], [0, 1, 0, -0.4]])
@@ -47,7 +47,9 @@ class DriveOptions:
     stereo: bool = False  # the second camera looks ahead, too
     side: float = 0.0  # metres to the left of the usual lane
     seed: int = 0
-    wrong_extrinsics_deg: float = 0.0
+    wrong_extrinsics_deg: float = 0.0  # roll of the last camera
+    focal: float = 320.0
+    laps: int = 1  # that the frames take at most; each is 0.4 m beside the one before
 
     @property
     def cameras(self) -> dict[str, Transform]:
@@ -94,14 +96,15 @@ def _lap(options: DriveOptions) -> list[Transform]:
         middle = corner + 8 * np.sign(inwards)
         outline.append(middle + 8 * np.stack([np.cos(angle), np.sin(angle)], axis=1))
     line = np.roll(np.concatenate(outline), -31, axis=0)
-    line = np.concatenate([line, line, line])
+    line = np.concatenate([line] * (options.laps + 2))
     along = np.concatenate([[0], np.cumsum(np.linalg.norm(np.diff(line, axis=0), axis=1))])
     at = np.arange(options.frames) * options.step
     xy = np.stack([np.interp(at, along, line[:, k]) for k in (0, 1)], axis=1)
     ahead = np.stack([np.interp(at + 0.5, along, line[:, k]) for k in (0, 1)], axis=1) - xy
     yaw = np.arctan2(ahead[:, 1], ahead[:, 0])
     left = np.stack([-np.sin(yaw), np.cos(yaw)], axis=1)
-    xy = xy + options.side * left
+    lane = options.side + 0.4 * (at // 186)
+    xy = xy + lane[:, None] * left
     z = 0.3 * np.sin(at / 15)
     return [
         Transform(Rotation.from_euler("z", y), np.array([p[0], p[1], h]))
@@ -143,12 +146,11 @@ def _write_sensors(path, options, truth, given, rng) -> None:
     folder = path / "sensors"
     folder.mkdir(parents=True)
     names = list(options.cameras)
-    center = f"{WIDTH / 2}, {HEIGHT / 2}"
-    sensors = [f"{n}, , camera, PINHOLE, {WIDTH}, {HEIGHT}, {FOCAL}, {FOCAL}, {center}"
-               for n in names]  # fmt: skip
+    lens = f"{options.focal}, {options.focal}, {WIDTH / 2}, {HEIGHT / 2}"
+    sensors = [f"{n}, , camera, PINHOLE, {WIDTH}, {HEIGHT}, {lens}" for n in names]
     rigs = [("car", name, options.cameras[name]) for name in names]
     if options.wrong_extrinsics_deg:
-        turn = Transform(Rotation.from_euler("y", options.wrong_extrinsics_deg, degrees=True))
+        turn = Transform(Rotation.from_euler("z", options.wrong_extrinsics_deg, degrees=True))
         rigs[-1] = ("car", rigs[-1][1], turn @ rigs[-1][2])
     if options.gnss:
         sensors.append("gps, , gnss, EPSG:4326")
@@ -197,7 +199,7 @@ def _write_features(path, options, truth, points, descriptors, rng) -> None:
     for frame, map_from_rig in enumerate(truth):
         for name in options.cameras:
             camera_from_map = options.cameras[name] @ map_from_rig.inverse()
-            seen, pixels = _project(camera_from_map, points)
+            seen, pixels = _project(camera_from_map, points, options.focal)
             image = f"{name}/{frame:05d}.jpg"
             noise = rng.normal(size=pixels.shape) * options.pixel_noise
             keypoints.write(image, pixels + noise)
@@ -206,10 +208,12 @@ def _write_features(path, options, truth, points, descriptors, rng) -> None:
             places.write(image, _place(camera_from_map.inverse(), rng)[None])
 
 
-def _project(camera_from_map: Transform, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _project(
+    camera_from_map: Transform, points: np.ndarray, focal: float
+) -> tuple[np.ndarray, np.ndarray]:
     local = camera_from_map.apply(points)
     with np.errstate(divide="ignore", invalid="ignore"):
-        pixels = FOCAL * local[:, :2] / local[:, 2:] + [WIDTH / 2, HEIGHT / 2]
+        pixels = focal * local[:, :2] / local[:, 2:] + [WIDTH / 2, HEIGHT / 2]
     inside = (pixels > 0).all(axis=1) & (pixels < [WIDTH, HEIGHT]).all(axis=1)
     # Farther points would be seen through the houses.
     seen = np.flatnonzero(inside & (local[:, 2] > 1.0) & (local[:, 2] < 28.0))

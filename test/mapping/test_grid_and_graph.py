@@ -98,8 +98,8 @@ def test_antennas_place_the_rig_they_are_mounted_on():
     antenna = xyz + rotations.apply(lever) + [100.0, 50.0, 0.0]
     covariances = np.tile(0.05**2 * np.eye(3), (60, 1, 1))
     fixes = Positions(np.arange(60), antenna, lever, covariances)
-    _, placed = optimize(start, way + [99.0, 51.0, 0.0], [odometry], fixes)
-    assert placed == pytest.approx(xyz + [100.0, 50.0, 0.0], abs=0.1)
+    _, placed = optimize(start, way + np.array([99.0, 51.0, 0.0]), [odometry], fixes)
+    assert placed == pytest.approx(xyz + np.array([100.0, 50.0, 0.0]), abs=0.1)
 
 
 def test_fixes_whose_errors_persist_count_as_one():

@@ -35,7 +35,7 @@ def test_without_a_baseline_the_turned_point_itself_is_compared():
     first = np.array([[0.0, 0.0], [0.2, 0.1]])
     second = on_plane(turn.apply(np.column_stack([first, np.ones(2)])))
     assert epipolar_error(turn, first, second) == pytest.approx([0, 0], abs=1e-12)
-    assert epipolar_error(turn, first, second + [0.3, 0.4]) == pytest.approx([0.5, 0.5])
+    assert epipolar_error(turn, first, second + np.array([0.3, 0.4])) == pytest.approx([0.5, 0.5])
 
 
 @pytest.mark.parametrize("known", [True, False])
