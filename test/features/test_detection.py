@@ -49,16 +49,22 @@ maps = st.integers(0, 10_000).map(
 
 
 @settings(max_examples=10, deadline=None)
-@given(values=maps, reliability=st.floats(0, 1), repeatability=st.floats(0, 1))
+@given(
+    values=maps,
+    reliability=st.floats(0, 1),
+    repeatability=st.floats(0, 1),
+    radius=st.integers(1, 3),
+)
 def test_a_keypoint_is_no_worse_than_its_neighbours_and_the_thresholds(
-    values: torch.Tensor, reliability: float, repeatability: float
+    values: torch.Tensor, reliability: float, repeatability: float, radius: int
 ) -> None:
     sure, repeated = values
-    options = R2D2Options(reliability=reliability, repeatability=repeatability)
+    options = R2D2Options(reliability=reliability, repeatability=repeatability, nms_radius=radius)
     scores = peak_scores(sure, repeated, options)
-    padded = torch.nn.functional.pad(repeated, (1, 1, 1, 1), value=-1)
+    padded = torch.nn.functional.pad(repeated, (radius,) * 4, value=-1)
+    side = 2 * radius + 1
     for b, y, x in np.ndindex(*scores.shape):
-        around = padded[b, y : y + 3, x : x + 3].max()
+        around = padded[b, y : y + side, x : x + side].max()
         peak = repeated[b, y, x] == around
         good = sure[b, y, x] >= reliability and repeated[b, y, x] >= repeatability
         wanted = sure[b, y, x] * repeated[b, y, x] if peak and good else 0

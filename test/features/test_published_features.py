@@ -12,7 +12,9 @@ from kapture_ros.features.images import read_image
 from kapture_ros.features.local import LocalFeatures, R2D2Extractor
 from kapture_ros.features.runtime import RuntimeOptions
 
-SETTINGS = R2D2Options(top_k=500, pyramid=True, min_size=256, max_size=1024, min_scale=0.3)
+SETTINGS = R2D2Options(
+    top_k=500, nms_radius=1, pyramid=True, min_size=256, max_size=1024, min_scale=0.3
+)
 IMAGE = "testing/gallery_light1_occlusion1/frames/rgb/camera_0/rgb_00267.jpg"
 
 
