@@ -39,8 +39,9 @@ ENOUGH = 12  # points for a motion, and
 ENOUGH_PAIRS = 20  # matches for one without points
 PARALLAX = np.deg2rad(1.0)  # at least, of a point
 FORWARD = 0.1  # of the median distance of the points: then the image is a new reference
-KEPT = 0.6  # of the points still seen: below, too
+FEW = 40  # points still seen of a reference: a new one is due
 WANDER = (0.5, 0.1)  # one sigma after a second without vision: a car that brakes or turns in
+UNKNOWN = (10.0, 0.5)  # the same where no velocity is known: a vehicle
 SCALE_SIGMA = 0.05  # one sigma of the length of a step
 FLOOR = (0.005, 0.0005)  # one sigma of a step at least: metres, radians
 DIRECTION_SIGMA = (0.1, 0.01)  # of a step without points: of its length, and radians
@@ -161,11 +162,11 @@ class VisualMotion:
         seconds = (end_ns - start_ns) / SECOND
         motion = Transform.exp(seconds * self._velocity)
         turn = self._inertial.turn(start_ns, end_ns)
-        noise = WANDER[1]
+        position, rotation = WANDER if self._velocity.any() else UNKNOWN
         if turn is not None:
             motion = Transform(turn, motion.translation)
-            noise = self._inertial.options.turn_noise
-        variances = seconds * np.array([WANDER[0] ** 2, noise**2])
+            rotation = self._inertial.options.turn_noise
+        variances = seconds * np.array([position**2, rotation**2])
         return motion, np.diag(np.repeat(variances, 3))
 
     def _see(self, guess: Transform, views: Sequence[View]) -> _Step | None:
@@ -180,10 +181,11 @@ class VisualMotion:
         solution = _solve(reference, views, pairs, expected)
         if solution is not None:
             moved, covariance = solution.map_from_base, 4 * solution.covariance
-            inliers, points = solution.count, np.concatenate(reference.points)
+            points = np.concatenate(reference.points)
             distance = np.nanmedian(np.linalg.norm(points, axis=1))
             far = np.linalg.norm(moved.translation) > FORWARD * distance
-            due = bool(far) or inliers < KEPT * reference.count
+            due = bool(far) or solution.count < FEW
+            enough = reference.count if solution.count > FEW else 0
         else:
             seen = _two_views(reference, views, pairs, expected)
             if reference.count:  # it was lost
@@ -191,7 +193,7 @@ class VisualMotion:
             if seen is None:
                 self._renew(guess, views, [])
                 return None
-            moved, due = seen
+            (moved, due), enough = seen, 0
             length = float(np.linalg.norm(moved.translation))
             sigma = np.array([DIRECTION_SIGMA[0] * length, DIRECTION_SIGMA[1]])
             covariance = np.diag(np.repeat(sigma**2, 3))
@@ -201,7 +203,9 @@ class VisualMotion:
                 _triangulate(reference, view, rows, moved)
                 for view, rows in zip(views, pairs, strict=True)
             ]
-            self._renew(odom_from_base, views, points_now)
+            # What has more points will be recognized longer.
+            if sum(int(np.isfinite(part[:, 0]).sum()) for part in points_now) > enough:
+                self._renew(odom_from_base, views, points_now)
         axes = np.kron(np.eye(2), reference.odom_from_base.rotation_matrix())
         return _Step(odom_from_base, axes @ covariance @ axes.T)
 

@@ -14,6 +14,7 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from kapture_ros.dataset.tables import pose_row
+from kapture_ros.localization.inertial import ImuSample
 from kapture_ros.localization.motion_filter import MotionOptions, OdometrySample
 from kapture_ros.localization.query import GnssFix, Query, QueryFeatures, QueryImage
 from kapture_ros.mapping.feature_files import FeatureFolder
@@ -286,3 +287,21 @@ def _measured(
     twist = rng.normal(0, noise.odometry_rotation_noise * np.sqrt(metres + turned), 3)
     turn = motion.rotation * Rotation.from_rotvec([0, 0, -bias / 20])
     return Transform(Rotation.from_rotvec(twist) * turn, motion.translation / (1 + scale) + shift)
+
+
+def measure_inertially(drive: Drive, rng: np.random.Generator) -> dict[int, list[ImuSample]]:
+    """What a cheap IMU in the base measures at the stamps of the truth: noise and bias."""
+    stamps = sorted(drive.truth)
+    poses = [drive.truth[stamp] for stamp in stamps]
+    bias = rng.normal(0, 0.003, 3)
+    position = np.array([pose.translation for pose in poses])
+    acceleration = np.gradient(np.gradient(position, 1 / 20, axis=0), 1 / 20, axis=0)
+    samples = {}
+    for n, stamp in enumerate(stamps):
+        first, second = poses[max(n - 1, 0)], poses[min(n + 1, len(poses) - 1)]
+        ticks = min(n + 1, len(poses) - 1) - max(n - 1, 0)
+        turn = (first.rotation.inv() * second.rotation).as_rotvec() * 20 / ticks
+        felt = poses[n].rotation.inv().apply(acceleration[n] + [0, 0, 9.81])
+        rate = turn + bias + rng.normal(0, 0.005, 3)
+        samples[stamp] = [ImuSample(stamp, rate, felt + rng.normal(0, 0.1, 3))]
+    return samples
