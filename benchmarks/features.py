@@ -99,7 +99,9 @@ def main() -> None:
     core = " core-ms |" if args.device == "cpu" else ""
     print(f"| network | size | way | ms |{core} faster | GFLOP | GFLOP/s | same | matches |")
     print("|---|---|---|" + "---:|" * (7 if core else 6))
-    options = R2D2Options(top_k=TOP_K, reliability=0, repeatability=0, pyramid=args.pyramid)
+    options = R2D2Options(
+        top_k=TOP_K, nms_radius=1, reliability=0, repeatability=0, pyramid=args.pyramid
+    )
     with tempfile.TemporaryDirectory() as folder:
         for name in args.networks:
             path, label = find(name, args.weights, Path(folder))
