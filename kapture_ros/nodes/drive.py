@@ -187,9 +187,9 @@ class Drive:
     def _jumped(self) -> None:
         """Stamps went back: nothing of before holds."""
         self._node.get_logger().info("begun anew: the time went back, or a reset was asked for")
-        self._predictor.reset()
-        self._inference.restart()
         with self._lock:
+            self._inference.restart()
+            self._predictor.reset()
             self._outputs.restart()
             self._state = State.UNINITIALIZED
 
@@ -200,6 +200,8 @@ class Drive:
     def _deliver(self, answer: Answer) -> None:
         now = self._now_ns()
         with self._lock:
+            if answer.generation != self._inference.generation:
+                return  # of a time that is over
             if answer.known is not None:
                 self._predictor.adopt(answer.known)
             if answer.tracked is not None:

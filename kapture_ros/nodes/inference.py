@@ -38,12 +38,14 @@ class Answer:
     """What became of an instant.
 
     Attributes:
+        generation: how often `Inference.restart` was called before.
         query: None if the images could not be used at all.
         known: for the predictor; None if nothing was learned (a late instant).
         decode_ms: time to make the query of the messages.
         update_ms: time of the tracker, `extraction_ms` of the networks in it.
     """
 
+    generation: int
     instant: Instant[Message]
     query: Query | None
     estimate: Estimate
@@ -116,6 +118,7 @@ class Inference:
         deliver: Callable[[Answer], None],
     ):
         self.max_age = 1.0
+        self.generation = 0
         self._localizer = localizer
         self._tracker = SequenceLocalizer(localizer, options)
         self._make_query, self._age_of, self._deliver = make_query, age_of, deliver
@@ -143,9 +146,11 @@ class Inference:
         """Take an instant instead of the one that waits, which is answered as late."""
         with self._wake:
             left, self._next = self._next, instant
+            generation = self.generation
             self._wake.notify()
         if left is not None:
-            self._deliver(_late(left, "a newer image came before this one was begun with"))
+            text = "a newer image came before this one was begun with"
+            self._deliver(_refused(generation, left, Reason.LATE, text))
 
     def add(self, sample: OdometrySample | ImuSample) -> None:
         """Take a sample of odometry or of an IMU."""
@@ -161,10 +166,11 @@ class Inference:
     def restart(self) -> None:
         """Begin anew: nothing is known, of odometry either."""
         with self._wake:
-            self._orders.clear()
+            self.generation += 1
             self._samples.clear()
             self._next = None
-        self.order(SequenceLocalizer.reset)
+            self._orders = [SequenceLocalizer.reset]
+            self._wake.notify()
 
     def set_options(self, options: SequenceOptions) -> None:
         """Go on with other settings of tracking and guided matching."""
@@ -183,6 +189,7 @@ class Inference:
                 orders, self._orders = self._orders, []
                 instant, self._next = self._next, None
                 samples, self._samples = self._samples, []
+                generation = self.generation
             for sample in samples:
                 if isinstance(sample, ImuSample):
                     self._tracker.add_imu(sample)
@@ -193,19 +200,19 @@ class Inference:
             if instant is None:
                 continue
             try:
-                answer = self._answer(instant)
+                answer = self._answer(generation, instant)
             except Exception as error:
                 # One bad frame must not end a drive, whatever a library makes of it.
                 log.exception("instant at %d", instant.stamp_ns)
                 text = f"unexpected {type(error).__name__}: {error}"
-                answer = _refused(instant, Reason.BAD_INPUT, text)
+                answer = _refused(generation, instant, Reason.BAD_INPUT, text)
             self._deliver(answer)
 
     def _extraction_ms(self) -> float:
         extractor = self._localizer.extractor
         return extractor.take_ms() if isinstance(extractor, WatchedExtractor) else float("nan")
 
-    def _answer(self, instant: Instant[Message]) -> Answer:
+    def _answer(self, generation: int, instant: Instant[Message]) -> Answer:
         age = self._age_of(instant)
         start = time.perf_counter()
         query, problem = None, None
@@ -220,10 +227,11 @@ class Inference:
         if query is None:
             assert problem is not None
             tracked = replace(self._tracker.pose_at(instant.stamp_ns), estimate=problem)
-            return Answer(instant, None, problem, tracked, None)
+            return Answer(generation, instant, None, problem, tracked, None)
         tracked = self._tracker.update(query)
         assert tracked.estimate is not None  # an update always has one
         return Answer(
+            generation,
             instant,
             query,
             tracked.estimate,
@@ -235,9 +243,6 @@ class Inference:
         )
 
 
-def _late(instant: Instant[Message], text: str) -> Answer:
-    return _refused(instant, Reason.LATE, text)
-
-
-def _refused(instant: Instant[Message], reason: Reason, text: str) -> Answer:
-    return Answer(instant, None, Estimate(instant.stamp_ns, reason, text), None, None)
+def _refused(generation: int, instant: Instant[Message], reason: Reason, text: str) -> Answer:
+    estimate = Estimate(instant.stamp_ns, reason, text)
+    return Answer(generation, instant, None, estimate, None, None)

@@ -305,7 +305,10 @@ class Inputs:
     ) -> tuple[QueryImage, str]:
         camera = known.camera()
         frame = known.settings.frame or frame_id(message)
-        pixels = conversions.rgb_pixels(message)
+        try:
+            pixels = conversions.rgb_pixels(message)
+        except MessageError as error:
+            raise InputError(f"{known.settings.topic}: {error}") from error
         if pixels.shape[:2] != (camera.height, camera.width):
             raise InputError(
                 f"{known.settings.topic}: images are {pixels.shape[1]}×{pixels.shape[0]} but "

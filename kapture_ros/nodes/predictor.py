@@ -119,7 +119,13 @@ class Predictor:
             state = known.motion
             covariance = known.tracked.inflation * state.pose_covariance
             fix = Fix(state.stamp_ns, state.map_from_base, covariance)
-            self._filter.initialize(fix, like=state)
+            try:
+                self._filter.odometry.at(state.stamp_ns)
+            except ExtrapolationError:
+                self._known = None  # the odometry heard here does not reach back so far
+                self._filter.forget()
+            else:
+                self._filter.initialize(fix, like=state)
 
     @property
     def newest_odometry_ns(self) -> int | None:
