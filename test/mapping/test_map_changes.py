@@ -1,0 +1,185 @@
+"""Maps grow by drives, shrink to a budget, are judged, and travel to COLMAP and back."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pycolmap
+import pytest
+from drive_scene import DATUM, DriveOptions, make_drive
+
+from kapture_ros.cli.main import main
+from kapture_ros.dataset.camera_models import PIXEL_CENTER
+from kapture_ros.errors import InputError, OutputError
+from kapture_ros.mapping.coverage import write_coverage
+from kapture_ros.mapping.exchange import export_map, import_map
+from kapture_ros.mapping.extend import extend_map
+from kapture_ros.mapping.images import read_images
+from kapture_ros.mapping.manifest import read_manifest
+from kapture_ros.mapping.options import CoverageOptions, MapSettings, PruneOptions
+from kapture_ros.mapping.prune import prune_map
+from kapture_ros.mapping.structure import read_structure
+from kapture_ros.mapping.visual_map import VisualMap
+
+LATER = DriveOptions(frames=12, points=900, side=1.0, seed=5, gnss=False)
+
+
+@pytest.fixture
+def copy(street, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(street.path, tmp_path / "map"))
+
+
+def lines_of(path: Path) -> set[str]:
+    return set(path.read_text().splitlines())
+
+
+def test_a_drive_added_leaves_the_old_images_alone(copy: Path, street, tmp_path: Path, few_pairs):
+    drive = make_drive(tmp_path / "later", LATER)
+    extend_map(copy, drive.path, few_pairs)
+    for name in ("sensors/trajectories.txt", "sensors/records_camera.txt"):
+        assert lines_of(street.path / name) <= lines_of(copy / name)
+    old, new = read_images(street.path), read_images(copy)
+    rows = [new.names.index(name) for name in old.names]
+    assert (new.poses[rows] == old.poses).all()
+    for kind in ("keypoints/fake", "descriptors/fake", "global_features/fakeplace"):
+        for path in (street.path / "reconstruction" / kind).rglob("*.*"):
+            same = copy / path.relative_to(street.path)
+            assert same.read_bytes() == path.read_bytes()
+
+    added = [row for row, name in enumerate(new.names) if name.startswith("later/")]
+    assert len(added) >= 20
+    datum = read_manifest(copy).datum
+    here = DATUM.map_from_geodetic(*datum.geodetic_from_map(new.centers()[added]))
+    truth = np.array([drive.true_center(new.names[row]) for row in added])
+    assert np.median(np.linalg.norm(here - truth, axis=1)) < 0.15
+    structure = read_structure(copy, new, "fake")
+    is_new = np.isin(structure.images, added)
+    both = np.intersect1d(structure.points[is_new], structure.points[~is_new])
+    assert len(both) > 100
+    assert read_manifest(copy).sessions == ("drive", "later")
+    with pytest.raises(InputError, match="has a session 'later' already"):
+        extend_map(copy, drive.path, few_pairs)
+
+
+def test_a_drive_elsewhere_is_refused_and_the_map_stays(copy: Path, tmp_path: Path, few_pairs):
+    drive = make_drive(tmp_path / "later", replace(LATER, frames=4, poses="none"))
+    for path in (drive.path / "reconstruction/descriptors").rglob("*.desc"):
+        values = np.random.default_rng(0).normal(size=path.stat().st_size // 4)
+        values.astype(np.float32).tofile(path)
+    before = VisualMap.load(copy).map_id
+    with pytest.raises(InputError, match=r"no image of .*later was localized"):
+        extend_map(copy, drive.path, few_pairs)
+    assert VisualMap.load(copy).map_id == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["later", "map"]
+
+
+def test_pruning_keeps_to_its_budget_and_the_map_localizes(copy: Path, tmp_path: Path):
+    before = VisualMap.load(copy)
+    prune_map(copy, PruneOptions(max_images=16, max_points=300))
+    after = VisualMap.load(copy)
+    assert 2 <= len(after) <= 16 < len(before)
+    assert 10 <= len(after.points) <= 300 < len(before.points)
+    assert set(after.image_names) <= set(before.image_names)
+    assert (after.points.track_length >= 2).all()
+    kept = [before.image_names.index(name) for name in after.image_names]
+    assert after.image_poses == pytest.approx(before.image_poses[kept])
+    assert after.datum == before.datum
+
+
+def test_nothing_is_pruned_that_is_needed(copy: Path):
+    before = VisualMap.load(copy)
+    prune_map(copy, PruneOptions(min_gain=0.0))
+    assert len(VisualMap.load(copy)) == len(before)
+
+
+def test_coverage_tells_how_images_held_out_are_localized(street, tmp_path: Path):
+    table = write_coverage(street.path, tmp_path / "report", CoverageOptions(every=3), False)
+    rows = list(csv.DictReader((tmp_path / "report/coverage.csv").open()))
+    assert len(rows) == 5
+    assert all(row["reason"] == "ACCEPTED" for row in rows[1:-1])
+    assert np.median([float(row["error_m"]) for row in rows]) < 0.1
+    assert (tmp_path / "report/coverage.md").read_text() == table + "\n"
+    assert "| 0–25 |" in table
+    assert (tmp_path / "report/coverage.png").read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(OutputError, match="exists already"):
+        write_coverage(street.path, tmp_path / "report", CoverageOptions(), False)
+
+
+def test_colmap_sees_the_map_half_a_pixel_on(street, tmp_path: Path):
+    export_map(street.path, tmp_path / "out")
+    model = pycolmap.Reconstruction(tmp_path / "out/colmap")
+    loaded = VisualMap.load(street.path)
+    assert model.num_reg_images() == len(loaded)
+    assert model.num_points3D() == len(loaded.points)
+    principal = next(iter(model.cameras.values())).params[2:]
+    assert principal == pytest.approx(np.array([320.0, 240.0]) + PIXEL_CENTER)
+    image = next(i for i in model.images.values() if i.name == loaded.image_names[0])
+    seen = [p.xy for p in image.points2D if p.has_point3D()]
+    assert np.array(seen) == pytest.approx(loaded.features(0).keypoints + PIXEL_CENTER, abs=1e-3)
+    # Shifting both leaves the rays, hence the errors, as they were.
+    assert model.compute_mean_reprojection_error() < 0.8
+    assert (tmp_path / "out/points.ply").read_bytes().startswith(b"ply")
+
+
+def test_an_export_comes_back_the_same(street, tmp_path: Path):
+    export_map(street.path, tmp_path / "out")
+    import_map(tmp_path / "out", tmp_path / "again", MapSettings())
+    before, after = VisualMap.load(street.path), VisualMap.load(tmp_path / "again")
+    rows = [after.image_names.index(name) for name in before.image_names]
+    assert len(after) == len(before)
+    assert after.datum == before.datum
+    assert after.feature_types == before.feature_types
+    assert after.image_centers[rows] == pytest.approx(before.image_centers, abs=1e-6)
+    assert after.camera(0).params == pytest.approx(before.camera(0).params)
+    assert len(after.rigs) == len(before.rigs)
+    for row in (0, 9):
+        assert after.features(rows[row]).keypoints == pytest.approx(before.features(row).keypoints)
+        theirs = after.points.xyz[after.features(rows[row]).points]
+        ours = before.points.xyz[before.features(row).points]
+        assert theirs == pytest.approx(ours, abs=1e-5)
+
+
+def test_a_kapture_reconstruction_becomes_a_map(copy: Path, street, tmp_path: Path):
+    shutil.rmtree(copy / "index")
+    (copy / "map.yaml").unlink()
+    import_map(copy, tmp_path / "imported", MapSettings())
+    before, after = VisualMap.load(street.path), VisualMap.load(tmp_path / "imported")
+    assert after.image_names == before.image_names
+    assert (after.points.xyz == before.points.xyz).all()
+    assert len(after.gnss.stamps) == 0  # without map.yaml there is no datum to place them
+
+
+def test_what_is_no_reconstruction_cannot_be_imported(street, tmp_path: Path):
+    with pytest.raises(InputError, match="neither a COLMAP model nor a kapture reconstruction"):
+        import_map(street.drive.path, tmp_path / "map", MapSettings())
+    export_map(street.path, tmp_path / "out")
+    for kind in ("local_features", "global_features"):
+        shutil.move(tmp_path / "out" / kind, tmp_path / kind)
+    with pytest.raises(InputError, match="pass --local-features and --global-features"):
+        import_map(tmp_path / "out", tmp_path / "map", MapSettings())
+    (tmp_path / "out/colmap/points3D.bin").write_bytes(b"\x01")
+    with pytest.raises(InputError, match="not a readable COLMAP model"):
+        import_map(tmp_path / "out/colmap", tmp_path / "map", MapSettings())
+
+
+def test_the_command_line_does_each(street, tmp_path: Path, capsys: pytest.CaptureFixture):
+    def run(*words: object) -> str:
+        assert main(["map", *map(str, words)]) == 0
+        return capsys.readouterr().out
+
+    assert "images 28, cameras 2, instants 14" in run("info", street.path)
+    run("info", street.path, "--plot", tmp_path / "map.png")
+    assert (tmp_path / "map.png").read_bytes().startswith(b"\x89PNG")
+    assert "points.ply" in run("export", street.path, tmp_path / "out")
+    assert "scale metric" in run("import", tmp_path / "out", tmp_path / "map")
+    assert "images 10" in run("prune", tmp_path / "map", "--max-images", 10)
+    assert main(["map", "prune"]) == 1
+    assert "wants MAP" in capsys.readouterr().err
+    assert main(["map", str(tmp_path / "map")]) == 1
+    assert "at least DATASET and MAP" in capsys.readouterr().err
+    assert main(["map", "info", str(tmp_path)]) == 1
+    assert "is no map" in capsys.readouterr().err
