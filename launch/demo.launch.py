@@ -59,12 +59,17 @@ def entities(context: LaunchContext) -> list[LaunchDescriptionEntity]:
             *("play", str(bag), "--rate", given["rate"], "--wait-for"),
             *given["image_topic"].split(),
             *(["--loop"] if loop else []),
-            on_exit=[Shutdown(reason="the bag is over")],
+            on_exit=[OpaqueFunction(function=end)],
         ),
     ]
     if given["view"].lower() == "true":
         started.append(command("view"))
     return started
+
+
+def end(context: LaunchContext) -> list[LaunchDescriptionEntity]:
+    """The bag is over. (On Ctrl-C the player ends too, and a second shutdown is an error.)"""
+    return [] if context.is_shutdown else [Shutdown(reason="the bag is over")]
 
 
 def command(*words: str, on_exit: list[LaunchDescriptionEntity] | None = None) -> Node:

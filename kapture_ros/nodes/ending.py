@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import atexit
 import signal
 from types import FrameType
 
+from rclpy.clock import Clock, ClockType
+from rclpy.node import Node
+
 ENDING = (signal.SIGINT, signal.SIGTERM)
+WAKE_S = 0.25
 
 
 def end_by_signals() -> None:
@@ -17,12 +22,28 @@ def end_by_signals() -> None:
     """
     for number in ENDING:
         signal.signal(number, _end)
+    atexit.register(_ignore_all)
+
+
+def keep_awake(node: Node) -> None:
+    """Let the node's executor look up now and then, on a clock that never rests.
+
+    Python handles a signal when the wait for messages returns: without messages, or while
+    /clock rests, that would be never.
+    """
+    node.create_timer(WAKE_S, lambda: None, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
 
 def _end(number: int, frame: FrameType | None) -> None:
     for each in ENDING:
         signal.signal(each, _ignore)
     raise KeyboardInterrupt
+
+
+def _ignore_all() -> None:
+    """Python restores what kills the process before its last steps, unless this is set."""
+    for each in ENDING:
+        signal.signal(each, signal.SIG_IGN)
 
 
 def _ignore(number: int, frame: FrameType | None) -> None:

@@ -7,7 +7,6 @@ through `Outputs`.
 
 from __future__ import annotations
 
-import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -31,6 +30,7 @@ from kapture_ros.localization.localizer import Localizer
 from kapture_ros.mapping.visual_map import VisualMap
 from kapture_ros.nodes import diagnosis
 from kapture_ros.nodes.drive import Drive
+from kapture_ros.nodes.ending import end_by_signals, keep_awake
 from kapture_ros.nodes.inference import WatchedExtractor
 from kapture_ros.nodes.localizer_options import camera_settings
 from kapture_ros.nodes.outputs import Outputs
@@ -265,10 +265,9 @@ def run(node_of: Callable[[], LocalizerNode], ros_arguments: Sequence[str] | Non
         args=list(ros_arguments) if ros_arguments is not None else None,
         signal_handler_options=SignalHandlerOptions.NO,
     )
-    # SIGINT too: a shell's background job begins with it ignored, and launch ends nodes by it.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.default_int_handler)
+    end_by_signals()
     node = node_of()
+    keep_awake(node)
     executor = MultiThreadedExecutor(THREADS)
     executor.add_node(node)
     try:
@@ -278,9 +277,6 @@ def run(node_of: Callable[[], LocalizerNode], ros_arguments: Sequence[str] | Non
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
     finally:
-        # ros2 launch and a shell both send Ctrl-C: once is enough.
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.SIG_IGN)
         executor.shutdown(timeout_sec=10)
         node.stop()
         node.destroy_node()

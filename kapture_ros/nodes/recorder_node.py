@@ -8,7 +8,6 @@ each dataset. Callbacks only enqueue serialized messages.
 from __future__ import annotations
 
 import importlib
-import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -30,6 +29,7 @@ from kapture_ros.dataset.filequeue import WriterOptions
 from kapture_ros.dataset.splitting import SplitOptions
 from kapture_ros.errors import KaptureRosError, OptionError
 from kapture_ros.messages import Message
+from kapture_ros.nodes.ending import end_by_signals, keep_awake
 from kapture_ros.nodes.parameters import declare_options, options_of
 from kapture_ros.recording.config import RecordingOptions, load_config
 from kapture_ros.recording.health import HealthOptions
@@ -361,10 +361,9 @@ def run(node_of: Callable[[], RecorderNode], ros_arguments: Sequence[str] | None
         args=list(ros_arguments) if ros_arguments is not None else None,
         signal_handler_options=SignalHandlerOptions.NO,
     )
-    # SIGINT too: a shell's background job begins with it ignored, and launch ends nodes by it.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.default_int_handler)
+    end_by_signals()
     node = node_of()
+    keep_awake(node)
     try:
         if node.get_parameter("autostart").value and not _bring_up(node):
             return 1
@@ -372,9 +371,6 @@ def run(node_of: Callable[[], RecorderNode], ros_arguments: Sequence[str] | None
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
     finally:
-        # ros2 launch and a shell both send Ctrl-C; the second must not tear the dataset.
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.SIG_IGN)
         node.stop()
         node.destroy_node()
         rclpy.try_shutdown()

@@ -18,7 +18,7 @@ from visualization_msgs.msg import MarkerArray
 
 from kapture_ros.messages.common import Message, MessageError
 from kapture_ros.msg import LocalizationStatus
-from kapture_ros.nodes.ending import end_by_signals
+from kapture_ros.nodes.ending import end_by_signals, keep_awake
 from kapture_ros.view import scene
 from kapture_ros.view.options import ViewerOptions
 from kapture_ros.view.server import SceneServer
@@ -65,6 +65,7 @@ def run(options: ViewerOptions, server: SceneServer, ros_arguments: Sequence[str
     rclpy.init(args=["--ros-args", *ros_arguments], signal_handler_options=SignalHandlerOptions.NO)
     end_by_signals()
     node = ViewerNode(options, server)
+    keep_awake(node)
     try:
         rclpy.spin(node)
     except (KeyboardInterrupt, ExternalShutdownException):

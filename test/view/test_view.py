@@ -24,12 +24,11 @@ pytestmark = pytest.mark.slow
 
 
 @contextmanager
-def view(environment: dict[str, str]) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """A running view of a publishing localizer, and where its page is."""
+def view(environment: dict[str, str]) -> Iterator[tuple[list[subprocess.Popen[str]], str]]:
+    """A publishing localizer and a view of it, both running, and where the page is."""
     command = [sys.executable, "-m", "kapture_ros.cli.main", "view", "--port", "0"]
-    publisher = subprocess.Popen(
-        [sys.executable, str(HERE / "scene_publisher.py")], env=environment
-    )
+    publishing = [sys.executable, str(HERE / "scene_publisher.py")]
+    publisher = subprocess.Popen(publishing, env=environment, text=True)
     process = subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -37,7 +36,7 @@ def view(environment: dict[str, str]) -> Iterator[tuple[subprocess.Popen[str], s
         assert process.stdout is not None
         said = process.stdout.readline()
         assert said.startswith("the scene is at http://127.0.0.1:"), said
-        yield process, said.split()[-1]
+        yield [publisher, process], said.split()[-1]
     finally:
         for each in (publisher, process):
             each.kill()
@@ -47,7 +46,7 @@ def view(environment: dict[str, str]) -> Iterator[tuple[subprocess.Popen[str], s
 def test_all_that_a_localizer_says_reaches_the_browser(
     ros_environment: dict[str, str], tmp_path: Path
 ):
-    with view(ros_environment) as (process, url):
+    with view(ros_environment) as ((publisher, process), url):
         heard = {}
         with WebSocketClient(url.replace("http", "ws") + "live") as client:
             while set(heard) < KINDS:
@@ -60,6 +59,8 @@ def test_all_that_a_localizer_says_reaches_the_browser(
         assert heard["status"][0]["fix_age"] is None
         if find_browser():
             _look(url, tmp_path)
+        publisher.kill()  # the view ends though it hears nothing
+        publisher.wait()
         for number in (signal.SIGINT, signal.SIGINT, signal.SIGTERM):  # a shell and ros2 launch
             process.send_signal(number)
         _, errors = process.communicate(timeout=60)
