@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import logging
+import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from kapture_ros.dataset.tables import RECORDS_DATA
-from kapture_ros.errors import InputError
+from kapture_ros.errors import InputError, OptionError
 from kapture_ros.features.detection import R2D2Options
 from kapture_ros.features.global_descriptors import ApGemExtractor, ApGemOptions
 from kapture_ros.features.images import read_image, read_mask
@@ -32,7 +33,7 @@ log = logging.getLogger(__name__)
 
 DEFAULT_LOCAL = "r2d2-fast-free"
 DEFAULT_GLOBAL = "apgem-small-free"
-_READERS = 2
+_READERS = min(8, os.cpu_count() or 2)
 """Threads that decode the next images while the networks look at these."""
 
 
@@ -92,29 +93,20 @@ def extract_dataset(
     Raises:
         InputError: if it is no kapture dataset with images, weights are missing, or a mask
             does not fit.
-        OptionError: if the device or precision is not available.
+        OptionError: if the device or precision is not available, or no network is wanted.
         OutputError: if features cannot be written.
     """
-    chosen = settings or ExtractionSettings()
     images = read_images(dataset)
-    masks = _read_masks(images, chosen.masks)
-    networks: list[_Local | _Global] = []
-    if chosen.local:
-        local = R2D2Extractor(chosen.local, chosen.r2d2, chosen.runtime)
-        networks.append(_Local(dataset, local, masks))
-    if chosen.global_:
-        described = ApGemExtractor(chosen.global_, chosen.apgem, chosen.runtime)
-        networks.append(_Global(dataset, described))
+    networks = _open_networks(dataset, images, settings or ExtractionSettings())
     todo = {
         row: wanted
         for row, name in enumerate(images.names)
         if (wanted := [net for net in networks if overwrite or not net.has(name)])
     }
+    done = len(images) - len(todo)
     unreadable: dict[str, str] = {}
-    with tqdm(
-        total=len(images), initial=len(images) - len(todo), unit="image", disable=None
-    ) as bar:
-        size = max((net.extractor.batch_size for net in networks), default=1)
+    with tqdm(total=len(images), initial=done, unit="image", disable=None) as bar:
+        size = max(net.extractor.batch_size for net in networks)
         for chunk in _chunks(_decoded(dataset, images, todo, ahead=2 * size + 2), size):
             readable = []
             for row, pixels in chunk:
@@ -130,10 +122,30 @@ def extract_dataset(
     return Extracted(
         {kind: name for net in networks for kind, name in net.types.items()},
         {kind: net.extractor.runtime for net in networks for kind in net.types},
-        len(images) - len(todo),
+        done,
         len(todo) - len(unreadable),
         unreadable,
     )
+
+
+def _open_networks(
+    dataset: Path, images: ImageTable, settings: ExtractionSettings
+) -> list[_Local | _Global]:
+    """The networks that are wanted; nothing is written unless all can be used."""
+    masks = _read_masks(images, settings.masks)
+    local = global_ = None
+    if settings.local:
+        local = R2D2Extractor(settings.local, settings.r2d2, settings.runtime)
+    if settings.global_:
+        global_ = ApGemExtractor(settings.global_, settings.apgem, settings.runtime)
+    networks: list[_Local | _Global] = []
+    if local is not None:
+        networks.append(_Local(dataset, local, masks))
+    if global_ is not None:
+        networks.append(_Global(dataset, global_))
+    if not networks:
+        raise OptionError("neither local nor global features are wanted: nothing to extract")
+    return networks
 
 
 class _Local:

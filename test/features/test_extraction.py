@@ -10,7 +10,7 @@ import pytest
 from small_networks import save_global, save_local, texture
 
 from kapture_ros.cli.main import main
-from kapture_ros.errors import InputError
+from kapture_ros.errors import InputError, OptionError
 from kapture_ros.features import extraction
 from kapture_ros.features.detection import R2D2Options
 from kapture_ros.features.extraction import Extracted, ExtractionSettings, extract_dataset
@@ -204,9 +204,15 @@ def test_other_settings_make_another_type_beside_the_first(
     assert "top50" in first.types["keypoints"] and "top20" in second.types["keypoints"]
 
 
-def test_unknown_weights_are_refused_before_anything_is_written(dataset: Path) -> None:
-    with pytest.raises(InputError, match="no weights 'r2d3'; known are"):
-        extract_dataset(dataset, ExtractionSettings(local="r2d3"))
+def test_what_cannot_be_done_is_refused_before_anything_is_written(
+    dataset: Path, chosen: ExtractionSettings
+) -> None:
+    with pytest.raises(InputError, match="no weights 'apgem3'; known are"):
+        extract_dataset(dataset, ExtractionSettings(chosen.local, "apgem3"))
+    with pytest.raises(InputError, match="holds AP-GeM, expected R2D2"):
+        extract_dataset(dataset, ExtractionSettings(chosen.global_, ""))
+    with pytest.raises(OptionError, match="nothing to extract"):
+        extract_dataset(dataset, ExtractionSettings("", ""))
     assert not (dataset / "reconstruction").exists()
 
 
