@@ -56,7 +56,7 @@ def entities(context: LaunchContext) -> list[LaunchDescriptionEntity]:
             launch_arguments=localize.items(),
         ),
         command(
-            *("play", str(bag), "--rate", given["rate"], "--wait-for"),
+            *("play", str(bag), "--rate", given["rate"], "--wait-seconds", "600", "--wait-for"),
             *given["image_topic"].split(),
             *(["--loop"] if loop else []),
             on_exit=[OpaqueFunction(function=end)],
