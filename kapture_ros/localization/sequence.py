@@ -53,14 +53,6 @@ class SequenceLocalizer:
     def __init__(self, localizer: Localizer, options: SequenceOptions | None = None):
         self.localizer = localizer
         self.options = options or SequenceOptions()
-        tracking = self.options.tracking
-        self.near = LocalSearch(
-            localizer,
-            self.options.guided,
-            self.options.motion,
-            tracking.min_inliers,
-            tracking.window_iterations,
-        )
         self.reset()
 
     def reset(self) -> None:
@@ -85,6 +77,18 @@ class SequenceLocalizer:
         self._gated = True
         self._searched_ns: int | None = None
         self._search_wait = self.options.tracking.search_every
+
+    @property
+    def near(self) -> LocalSearch:
+        """The search around predictions, with the options of now."""
+        tracking = self.options.tracking
+        return LocalSearch(
+            self.localizer,
+            self.options.guided,
+            self.options.motion,
+            tracking.min_inliers,
+            tracking.window_iterations,
+        )
 
     def relocalize(self, hint: PosePrior | None = None) -> None:
         """Give the pose up and search anew.
