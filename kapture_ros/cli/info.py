@@ -1,25 +1,44 @@
-"""`kapture_ros info`: what a dataset holds, how healthy it is, and pictures of it."""
+"""`kapture_ros info`: what a dataset or map holds, how healthy it is, and pictures of it."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
-HELP = "Show what a dataset holds and how healthy its recording was."
+HELP = "Show what a dataset (and how healthy its recording was) or a map holds."
 EXAMPLES = """\
   kapture_ros info dataset
   kapture_ros info dataset --plot plots        trajectory.png and rates.png
+  kapture_ros info map --plot plots            map.png: cameras, points, GNSS from above
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
-    parser.add_argument("dataset", type=Path, help="folder of a kapture dataset")
+    parser.add_argument("dataset", type=Path, help="folder of a kapture dataset or a map")
     parser.add_argument("--plot", type=Path, metavar="DIR", help="write pictures into this folder")
 
 
 def run(args: argparse.Namespace) -> None:
-    """Print the summary and the health report."""
+    """Print the summary of a map, or that of a dataset and its health report."""
+    from kapture_ros.mapping.manifest import FILE_NAME
+
+    if (args.dataset / FILE_NAME).is_file():
+        _show_map(args.dataset, args.plot)
+    else:
+        _show_dataset(args)
+
+
+def _show_map(path: Path, plots: Path | None) -> None:
+    from kapture_ros.mapping.report import plot_map, summary
+
+    print(summary(path))
+    if plots:
+        plot_map(path, plots / "map.png")
+        print(f"wrote {plots / 'map.png'}")
+
+
+def _show_dataset(args: argparse.Namespace) -> None:
     from kapture_ros.dataset.reader import open_dataset
     from kapture_ros.recording.report import read_report, render, summary
 

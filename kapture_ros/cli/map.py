@@ -28,7 +28,6 @@ EXAMPLES = """\
   kapture_ros map coverage map/ report/             where will localization be weak?
   kapture_ros map import reconstruction/ map/       a kapture or COLMAP reconstruction
   kapture_ros map export map/ colmap/               COLMAP model, and points as PLY
-  kapture_ros map info map/ --plot map.png
 """
 WORDS = {
     "add": "MAP DATASET",
@@ -36,7 +35,6 @@ WORDS = {
     "coverage": "MAP OUT",
     "import": "SOURCE MAP",
     "export": "MAP OUT",
-    "info": "MAP",
 }
 
 
@@ -54,7 +52,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--global-features", type=Path, help="folder with global_features/ of all drives"
     )
-    parser.add_argument("--plot", type=Path, help="info: draw the map from above (png, pdf, svg)")
     for options in MAP_OPTIONS:
         add_options(parser, options)
 
@@ -80,7 +77,6 @@ def run(args: argparse.Namespace) -> None:
         "coverage": _coverage,
         "import": _import,
         "export": _export,
-        "info": _info,
     }
     handlers[word](args, *(Path(name) for name in rest))
 
@@ -131,12 +127,3 @@ def _export(args: argparse.Namespace, map_dir: Path, out: Path) -> None:
 
     export_map(map_dir, out, overwrite=args.overwrite)
     print(f"{out}: COLMAP model and points.ply")
-
-
-def _info(args: argparse.Namespace, map_dir: Path) -> None:
-    from kapture_ros.mapping.report import plot_map, summary
-
-    print(summary(map_dir))
-    if args.plot:
-        plot_map(map_dir, args.plot)
-        print(f"plot: {args.plot}")

@@ -129,7 +129,28 @@ def _import_kapture(source: Path, partial: Path, settings: MapSettings) -> None:
     _write(partial, images, structure, folders, source)
 
 
+def _check_counts(model_dir: Path) -> None:
+    """Refuse binary files that announce more than they hold: COLMAP would read on for ever.
+
+    A file is a count (uint64) and as many records; the smallest of each kind are known
+    (https://colmap.github.io/format.html).
+
+    Raises:
+        InputError: naming the file.
+    """
+    for name, smallest in (("cameras", 24 + 3 * 8), ("images", 4 + 7 * 8 + 4 + 1 + 8),
+                           ("points3D", 8 + 3 * 8 + 3 + 8 + 8)):  # fmt: skip
+        path = model_dir / f"{name}.bin"
+        if not path.is_file():
+            continue
+        with path.open("rb") as file:
+            count = int.from_bytes(file.read(8).ljust(8, b"\xff"), "little")
+        if 8 + count * smallest > path.stat().st_size:
+            raise InputError(f"{path} is cut off or not COLMAP's: export the model again")
+
+
 def _import_colmap(source: Path, model_dir: Path, partial: Path, settings: MapSettings) -> None:
+    _check_counts(model_dir)
     try:
         with quiet_colmap():
             model = pycolmap.Reconstruction(model_dir)

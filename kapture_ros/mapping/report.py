@@ -91,6 +91,7 @@ def plot_map(map_dir: Path, path: Path) -> None:
     )
     axes.legend(loc="upper right")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, dpi=120)
     except (OSError, ValueError) as error:
         raise OutputError(f"cannot write {path}: {error}") from error

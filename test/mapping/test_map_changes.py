@@ -40,11 +40,11 @@ def lines_of(path: Path) -> set[str]:
 def test_a_drive_added_leaves_the_old_images_alone(copy: Path, street, tmp_path: Path, few_pairs):
     drive = make_drive(tmp_path / "later", LATER)
     extend_map(copy, drive.path, few_pairs)
-    for name in ("sensors/trajectories.txt", "sensors/records_camera.txt"):
-        assert lines_of(street.path / name) <= lines_of(copy / name)
+    records = "sensors/records_camera.txt"
+    assert lines_of(street.path / records) <= lines_of(copy / records)
     old, new = read_images(street.path), read_images(copy)
     rows = [new.names.index(name) for name in old.names]
-    assert (new.poses[rows] == old.poses).all()
+    assert new.poses[rows] == pytest.approx(old.poses, abs=1e-9)
     for kind in ("keypoints/fake", "descriptors/fake", "global_features/fakeplace"):
         for path in (street.path / "reconstruction" / kind).rglob("*.*"):
             same = copy / path.relative_to(street.path)
@@ -161,25 +161,25 @@ def test_what_is_no_reconstruction_cannot_be_imported(street, tmp_path: Path):
         shutil.move(tmp_path / "out" / kind, tmp_path / kind)
     with pytest.raises(InputError, match="pass --local-features and --global-features"):
         import_map(tmp_path / "out", tmp_path / "map", MapSettings())
-    (tmp_path / "out/colmap/points3D.bin").write_bytes(b"\x01")
-    with pytest.raises(InputError, match="not a readable COLMAP model"):
+    points = tmp_path / "out/colmap/points3D.bin"
+    points.write_bytes(points.read_bytes()[:4000])
+    with pytest.raises(InputError, match=r"points3D\.bin is cut off"):
         import_map(tmp_path / "out/colmap", tmp_path / "map", MapSettings())
 
 
 def test_the_command_line_does_each(street, tmp_path: Path, capsys: pytest.CaptureFixture):
     def run(*words: object) -> str:
-        assert main(["map", *map(str, words)]) == 0
+        assert main([*map(str, words)]) == 0
         return capsys.readouterr().out
 
-    assert "images 28, cameras 2, instants 14" in run("info", street.path)
-    run("info", street.path, "--plot", tmp_path / "map.png")
+    assert "images 28, cameras 2, instants 14" in run("info", street.path, "--plot", tmp_path)
     assert (tmp_path / "map.png").read_bytes().startswith(b"\x89PNG")
-    assert "points.ply" in run("export", street.path, tmp_path / "out")
-    assert "scale metric" in run("import", tmp_path / "out", tmp_path / "map")
-    assert "images 10" in run("prune", tmp_path / "map", "--max-images", 10)
+    assert "points.ply" in run("map", "export", street.path, tmp_path / "out")
+    assert "scale metric" in run("map", "import", tmp_path / "out", tmp_path / "map")
+    assert "images 10" in run("map", "prune", tmp_path / "map", "--max-images", 10)
     assert main(["map", "prune"]) == 1
     assert "wants MAP" in capsys.readouterr().err
     assert main(["map", str(tmp_path / "map")]) == 1
     assert "at least DATASET and MAP" in capsys.readouterr().err
-    assert main(["map", "info", str(tmp_path)]) == 1
+    assert main(["map", "prune", str(tmp_path)]) == 1
     assert "is no map" in capsys.readouterr().err
