@@ -102,12 +102,16 @@ def test_all_arrives_in_order_from_the_start_that_was_asked_for(
     topics = heard["topics"]
     assert topics["/imu"] == [[stamp(number), [9.0 + number]] for number in wanted]
     assert topics["/tf_static"] == [[stamp(0), "camera"]]
-    assert [stamp(skipped), MATRIX] in topics["/camera/camera_info"]
-    assert [stamp(skipped), [float(skipped)] * 6] in topics["/camera/image_raw"]
+    for topic, sent in (
+        ("/camera/camera_info", [[stamp(number), MATRIX] for number in wanted]),
+        ("/camera/image_raw", [[stamp(number), [float(number)] * 6] for number in wanted]),
+    ):
+        arrived = topics[topic]  # best effort: one may be missing
+        assert arrived and arrived == [message for message in sent if message in arrived], topic
     clock = heard["clock"]
     assert clock == sorted(clock)
     assert clock[0] >= stamp(skipped)
-    assert len({time for time in clock if time <= stamp(COUNT - 1)}) > COUNT, "between messages too"
+    assert any((time - START) % STEP for time in clock), "between messages too"
 
 
 def test_it_loops_under_other_names_until_ctrl_c(ros_environment: dict[str, str], tmp_path: Path):
