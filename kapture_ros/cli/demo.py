@@ -54,7 +54,7 @@ def mapping_stages(out: Path) -> list[Stage]:
         Stage("show what was recorded", ("info", str(lap1), "--plot", f"{out}/plots")),
         Stage("AP-GeM and R2D2 features", ("extract", str(lap1), "--top-k", KEYPOINTS)),
         Stage("map it: pairs, matches, triangulation", ("map", str(lap1), str(out / "map")),
-              out / "map"),
+              out / "map" / "map.yaml"),
         Stage("lap 1 with its true poses, to judge the map",
               ("convert", f"{drive}/lap1", f"{out}/truth1", *truth), out / "truth1"),
         Stage("lap 2 with its true poses, to judge the localizer",
@@ -78,7 +78,7 @@ def real_stages(out: Path, mapping: Path, query: Path) -> list[Stage]:
     found = out / "localized"
     return [
         *stages,
-        Stage("map it", ("map", first, f"{out}/map"), out / "map"),
+        Stage("map it", ("map", first, f"{out}/map"), out / "map" / "map.yaml"),
         Stage("localize the other drive", ("localize", f"{out}/map", second, str(found)), found),
     ]
 
@@ -110,24 +110,29 @@ def run(args: argparse.Namespace) -> None:
     except OSError as error:
         raise OutputError(f"cannot write {out}: {error.strerror}") from error
     if args.real:
-        _run_all(real_stages(out, *args.real))
+        run_stages(real_stages(out, *args.real))
         print(f"\nPoses, covariances and diagnostics: {out}/localized")
         return
-    _run_all(mapping_stages(out))
+    run_stages(mapping_stages(out))
     live = importlib.util.find_spec("rclpy") is not None
     if live:
         _localize_live(out)
     else:
         print("\nNo ROS in this environment: lap 2 is localized from its dataset instead.")
         command = ("localize", f"{out}/map", f"{out}/lap2", f"{out}/live", "--overwrite")
-        _run_all([Stage("localize lap 2", command)])
+        run_stages([Stage("localize lap 2", command)])
     _judge(out)
     if live:
         _tell(json.loads((out / "live" / "live.json").read_text(encoding="utf-8")))
     print(f"\nThe report: {out}/report/evaluation.html. Everything else is in {out}, too.")
 
 
-def _run_all(stages: list[Stage]) -> None:
+def run_stages(stages: list[Stage]) -> None:
+    """Run commands in order, each one as a user would.
+
+    Raises:
+        KaptureRosError: naming the stage that failed.
+    """
     from kapture_ros.cli.main import main
 
     for stage in stages:
@@ -154,7 +159,7 @@ def _localize_live(out: Path) -> None:
         *("-p", f"local_features.top_k:={KEYPOINTS}"),
     )
     # Only the localizer listens to odometry: the drive begins when it is ready.
-    player = ("play", f"{out}/drive/lap2", "--wait-for", "/odom")
+    player = ("play", f"{out}/drive/lap2", "--wait-for", "/odom", "--wait-seconds", "120")
     print("\n== play lap 2 on topics, localize it in a node, listen to it in a third process")
     witness = ("kapture_ros.nodes.witness", f"{out}/live", device, IMAGES)
     with _process("a witness", witness), _process("the localizer", _command(localizer)):
@@ -208,7 +213,7 @@ def _judge(out: Path) -> None:
         print(f"  {kind}: median {error.metres.median:.3f} m, worst {error.metres.maximum:.3f} m")
     parts = ("--query", f"{out}/lap2", "--map", f"{out}/map", "--overwrite")
     command = ("evaluate", f"{out}/live", f"{out}/reference", f"{out}/report", *parts)
-    _run_all([Stage("compare with the truth", command)])
+    run_stages([Stage("compare with the truth", command)])
 
 
 def _tell(heard: dict[str, Any]) -> None:
