@@ -18,6 +18,7 @@ from diagnostic_msgs.msg import DiagnosticArray
 from nav_msgs.srv import LoadMap
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
+from rclpy.clock import Clock, ClockType
 from rclpy.executors import ExternalShutdownException, MultiThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
@@ -62,8 +63,9 @@ class LocalizerNode(LifecycleNode):
         self.create_service(Trigger, "~/reset", self._on_reset)
         loading = MutuallyExclusiveCallbackGroup()
         self.create_service(LoadMap, "~/load_map", self._on_load_map, callback_group=loading)
-        timing = self._timing = MutuallyExclusiveCallbackGroup()
-        self.create_timer(DIAGNOSTICS_S, self._report, callback_group=timing)
+        timing = MutuallyExclusiveCallbackGroup()
+        steady = Clock(clock_type=ClockType.STEADY_TIME)  # speaks before /clock does
+        self.create_timer(DIAGNOSTICS_S, self._report, callback_group=timing, clock=steady)
         self.add_on_set_parameters_callback(self._check_parameters)
         self.add_post_set_parameters_callback(self._use_parameters)
 
