@@ -47,6 +47,7 @@ from kapture_ros.mapping.sessions import (
     link_features,
     merged,
     read_session,
+    require_type,
     write_images,
 )
 from kapture_ros.mapping.structure import write_structure
@@ -103,13 +104,7 @@ def _new_session(old: OpenMap, dataset: Path, settings: MapSettings) -> Session:
     sigma = settings.poses.gnss_sigma
     session = read_session(dataset, name, source, prefixed=True, gnss_sigma=sigma)
     require_calibration(session.images, dataset)
-    for kind, folder in session.features.items():
-        ours = old.folders[kind]
-        if (folder.type_name, folder.values) != (ours.type_name, ours.values):
-            raise InputError(
-                f"the {kind} of {dataset} are of type '{folder.type_name}', the map's of type "
-                f"'{ours.type_name}': extract with the map's setting"
-            )
+    require_type(session, old.folders, "the map's")
     return session
 
 

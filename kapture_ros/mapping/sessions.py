@@ -215,15 +215,24 @@ def same_types(sessions: Sequence[Session]) -> FeatureTypes:
     """
     first = sessions[0]
     for other in sessions[1:]:
-        for kind, folder in other.features.items():
-            ours = first.features[kind]
-            if (folder.type_name, folder.values) != (ours.type_name, ours.values):
-                raise InputError(
-                    f"the {kind} of {other.dataset} are of type '{folder.type_name}', those of "
-                    f"{first.dataset} of type '{ours.type_name}': extract both with one setting"
-                )
+        require_type(other, first.features, f"those of {first.dataset}")
     names = {kind: folder.type_name for kind, folder in first.features.items()}
     return FeatureTypes(**names)
+
+
+def require_type(session: Session, wanted: dict[str, FeatureFolder], owner: str) -> None:
+    """Refuse a drive whose features cannot be compared with others.
+
+    Raises:
+        InputError: naming both.
+    """
+    for kind, folder in session.features.items():
+        ours = wanted[kind]
+        if (folder.type_name, folder.values) != (ours.type_name, ours.values):
+            raise InputError(
+                f"the {kind} of {session.dataset} are of type '{folder.type_name}', {owner} of "
+                f"type '{ours.type_name}': extract both with one setting"
+            )
 
 
 def image_files(sessions: Sequence[Session]) -> dict[str, Path]:

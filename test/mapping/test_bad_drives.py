@@ -128,7 +128,7 @@ def test_drives_with_different_features_do_not_mix(tmp_path: Path, few_pairs):
     with pytest.raises(InputError, match="extract both with one setting"):
         build_map([first, second], tmp_path / "map", few_pairs)
     build_map([first], tmp_path / "map", few_pairs)
-    with pytest.raises(InputError, match="extract with the map's setting"):
+    with pytest.raises(InputError, match="the map's of type 'fake'"):
         extend_map(tmp_path / "map", second, few_pairs)
 
 
