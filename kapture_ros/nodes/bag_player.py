@@ -143,7 +143,7 @@ class BagPlayer:
 
     def _play_once(self) -> None:
         first = start_ns(self._bag, self._options)
-        pace = _Pace(first, self._options, self._tick)
+        pace = Pace(first, self._options, self._tick)
         self._tick(first)
         for message in timeline(self._bag, set(self._publishers), self._options):
             pace.wait_until(message.time_ns)
@@ -170,8 +170,12 @@ class BagPlayer:
         self.published += 1
 
 
-class _Pace:
-    """The bag's time as it passes, told at least `clock_rate` times a second."""
+class Pace:
+    """The bag's time as it passes, told `clock_rate` times a second.
+
+    Args:
+        tick: is told the time; when playing is late, no later than what is due.
+    """
 
     def __init__(self, first_ns: int, options: PlayOptions, tick: Callable[[int], None]) -> None:
         self._first_ns, self._rate, self._tick = first_ns, options.rate, tick
@@ -185,7 +189,7 @@ class _Pace:
             now = time.monotonic()
             if now - self._told >= self._period:
                 self._told = now
-                passed = max(0.0, min(now, due) - self._begin)  # late: no later than what is due
+                passed = max(0.0, min(now, due) - self._begin)
                 self._tick(self._first_ns + round(passed * self._rate * SECOND_NS))
             if now >= due:
                 return
