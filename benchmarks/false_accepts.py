@@ -11,6 +11,7 @@ pose that is off by more than 5 m or 10°: of a query outside the map, every acc
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
 from collections.abc import Iterator
@@ -61,12 +62,17 @@ def main() -> None:
     parser.add_argument("--merge", type=Path, nargs="*", default=[], help="scores of other maps")
     parser.add_argument("--plot", type=Path, help="draw the acceptance curve (png)")
     args = parser.parse_args()
-    answers = list(score_all(args)) if args.map else []
-    if args.scores:
-        rows = [json.dumps(dataclasses.asdict(answer)) for answer in answers]
-        args.scores.write_text("\n".join(rows) + "\n")
+    answers = []
     for path in args.merge:
         answers += [_from_json(json.loads(line)) for line in path.read_text().splitlines()]
+    if args.map:
+        with contextlib.ExitStack() as stack:
+            out = stack.enter_context(args.scores.open("w")) if args.scores else None
+            for answer in score_all(args):
+                answers.append(answer)
+                if out is not None:
+                    out.write(json.dumps(dataclasses.asdict(answer)) + "\n")
+                    out.flush()
     report(answers)
     if args.plot:
         plot(answers, args.plot)
