@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -349,3 +350,11 @@ def test_names_of_parameters_are_unique_and_values_checked():
 def test_a_message_needs_no_ros_class():
     plain = SimpleNamespace(access_points=[SimpleNamespace(bssid="aa", rssi=-50)])
     assert conversions.wifi_signals(plain) == {"aa": -50.0}
+
+
+def test_the_parameter_file_is_that_of_the_options():
+    from kapture_ros.nodes.parameters import parameter_file
+    from kapture_ros.nodes.settings import PARTS, TITLE
+
+    file = Path(__file__).parents[2] / "config" / "localize.yaml"
+    assert file.read_text() == parameter_file(TITLE, PARTS.values())
