@@ -17,6 +17,8 @@ from kapture_ros.transforms.se3 import Transform
 JsonValue: TypeAlias = bool | int | float | str | list["JsonValue"] | dict[str, "JsonValue"] | None
 """What a sidecar can hold; floats round-trip exactly, NaN and infinities included."""
 
+FileBytes: TypeAlias = bytes | memoryview
+
 
 @dataclass(frozen=True, slots=True)
 class Sensor:
@@ -42,12 +44,17 @@ class Sensor:
 class FilePayload:
     """A file to be written; `encode` is called on a worker thread, off the critical path.
 
-    `nbytes` is about what it holds in memory while it waits; it bounds the writer's queue.
+    Attributes:
+        nbytes: about what it holds in memory while it waits; it bounds the writer's queue.
+        ready: `encode` has nothing to do but to return the bytes.
+        inspect: called on a worker thread with the bytes that were written; must not raise.
     """
 
     suffix: str
-    encode: Callable[[], bytes]
+    encode: Callable[[], FileBytes]
     nbytes: int = 0
+    ready: bool = False
+    inspect: Callable[[FileBytes], None] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,16 +68,21 @@ class Record:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageRecord(Record):
-    """A camera image: the payload is the image file."""
+    """A camera image: the payload is the image file; width and height as far as known."""
 
     payload: FilePayload
+    size: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DepthRecord(Record):
-    """A depth map: float32 little-endian metres, row by row, no header (`.depth`)."""
+    """A depth map: float32 little-endian metres, row by row, no header (`.depth`).
+
+    The file does not say its width and height; the sensor does.
+    """
 
     payload: FilePayload
+    size: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,9 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from kapture_ros.dataset.records import DepthRecord, FilePayload, JsonValue
+from kapture_ros.messages import rvl
 from kapture_ros.messages.common import Message, MessageError, byte_array
 from kapture_ros.messages.encodings import Layout, Pixels, decode_raw
-from kapture_ros.messages.images import PNG_MAGIC, ImageSize, file_size
+from kapture_ros.messages.images import PNG_MAGIC, file_size
 
 MILLIMETRE = 0.001
 CONFIG_SIZE = 12  # int32 format, float32 quantization a and b (compressed_depth_image_transport)
@@ -28,17 +29,6 @@ def is_depth(message: Message) -> bool:
         return str(message.encoding).strip().lower() in ("16uc1", "32fc1")
     encoding, _, transport = str(message.format).lower().partition(";")
     return "compresseddepth" in transport or encoding.strip() in ("16uc1", "32fc1")
-
-
-def depth_size(message: Message) -> ImageSize:
-    """The size of a depth Image or CompressedImage.
-
-    Raises:
-        MessageError: if the header of a compressed one cannot be understood.
-    """
-    if hasattr(message, "encoding"):
-        return ImageSize(int(message.width), int(message.height))
-    return file_size(_png(message).data)
 
 
 def depth_records(message: Message, stamp_ns: int, sensor_id: str) -> tuple[DepthRecord, ...]:
@@ -56,8 +46,15 @@ def depth_records(message: Message, stamp_ns: int, sensor_id: str) -> tuple[Dept
     if message.is_bigendian:
         extra["is_bigendian"] = int(message.is_bigendian)
     size = len(message.data)
-    payload = FilePayload(".depth", lambda: _file(metres(decode_raw(message))), size)
-    return (DepthRecord(stamp_ns=stamp_ns, sensor_id=sensor_id, extra=extra, payload=payload),)
+    return (
+        DepthRecord(
+            stamp_ns=stamp_ns,
+            sensor_id=sensor_id,
+            extra=extra,
+            payload=FilePayload(".depth", lambda: _file(metres(decode_raw(message))), size),
+            size=(layout.width, layout.height),
+        ),
+    )
 
 
 def compressed_depth_records(
@@ -66,16 +63,25 @@ def compressed_depth_records(
     """A depth image of compressed_depth_image_transport, or in a plain 16-bit PNG.
 
     Raises:
-        MessageError: `unknown-encoding` if it is not PNG inside (RVL), `bad-image` if broken.
+        MessageError: `unknown-encoding` if it is neither PNG nor RVL inside, `bad-image` if
+            broken.
     """
-    file_size(_png(message).data)
+    body = _body(message)
+    size = rvl.size(body) if _is_rvl(message) else file_size(body.data)
     extra: dict[str, JsonValue] = {"format": str(message.format)}
     if _has_config(message):
         kind, a, b = struct.unpack("<iff", byte_array(message.data)[:CONFIG_SIZE].tobytes())
         extra["config"] = [kind, a, b]
-    size = len(message.data)
-    payload = FilePayload(".depth", lambda: _file(compressed_metres(message)), size)
-    return (DepthRecord(stamp_ns=stamp_ns, sensor_id=sensor_id, extra=extra, payload=payload),)
+    payload = FilePayload(".depth", lambda: _file(compressed_metres(message)), len(message.data))
+    return (
+        DepthRecord(
+            stamp_ns=stamp_ns,
+            sensor_id=sensor_id,
+            extra=extra,
+            payload=payload,
+            size=size,
+        ),
+    )
 
 
 def metres(samples: Pixels) -> npt.NDArray[np.float32]:
@@ -94,9 +100,10 @@ def compressed_metres(message: Message) -> npt.NDArray[np.float32]:
     """Depth in metres (H, W) of a compressed depth image.
 
     Raises:
-        MessageError: `bad-image` if the PNG inside cannot be decoded.
+        MessageError: `bad-image` if what is inside cannot be decoded.
     """
-    samples = cv2.imdecode(_png(message), cv2.IMREAD_UNCHANGED)
+    body = _body(message)
+    samples = rvl.decode(body) if _is_rvl(message) else cv2.imdecode(body, cv2.IMREAD_UNCHANGED)
     if samples is None or samples.ndim != 2:
         raise MessageError("bad-image", f"'{message.format}' holds no readable depth image")
     if not str(message.format).lower().startswith("32fc1"):
@@ -113,12 +120,17 @@ def _has_config(message: Message) -> bool:
     return "compresseddepth" in str(message.format).lower()
 
 
-def _png(message: Message) -> npt.NDArray[np.uint8]:
+def _is_rvl(message: Message) -> bool:
+    return _has_config(message) and str(message.format).strip().lower().endswith("rvl")
+
+
+def _body(message: Message) -> npt.NDArray[np.uint8]:
+    """The compressed image, without the configuration before it."""
     data = byte_array(message.data)
-    png = data[CONFIG_SIZE:] if _has_config(message) else data
-    if png[:8].tobytes() != PNG_MAGIC:
-        raise MessageError("unknown-encoding", f"'{message.format}' holds no PNG")
-    return png
+    body = data[CONFIG_SIZE:] if _has_config(message) else data
+    if not _is_rvl(message) and body[:8].tobytes() != PNG_MAGIC:
+        raise MessageError("unknown-encoding", f"'{message.format}' holds neither PNG nor RVL")
+    return body
 
 
 def _file(depth: npt.NDArray[np.float32]) -> bytes:

@@ -21,7 +21,6 @@ from kapture_ros.dataset.camera_models import (
 )
 from kapture_ros.dataset.records import JsonValue, Sensor
 from kapture_ros.messages.common import Message, frame_id, plain
-from kapture_ros.messages.images import ImageSize
 
 NO_CAMERA_INFO = "no CameraInfo"
 ADDED_UNDER_OLD = "image came before the CameraInfo that changed its calibration"
@@ -47,7 +46,7 @@ class _Camera:
     origin: dict[str, JsonValue]
     frame: str
     info_topic: str = ""
-    size: ImageSize | None = None
+    size: tuple[int, int] | None = None
     model: CameraModel | None = None
     sensor_id: str = ""
     newest_ns: int = 0
@@ -104,13 +103,13 @@ class CameraBook:
                 self._use(camera, camera.size)
         return True
 
-    def sensor_of(self, topic: str, size: ImageSize, stamp_ns: int) -> str:
-        """The sensor id of an image, its sensor declared."""
+    def sensor_of(self, topic: str, size: tuple[int, int], stamp_ns: int) -> str:
+        """The sensor id of an image of a width and height, its sensor declared."""
         camera = self._cameras[topic]
         camera.newest_ns = stamp_ns
         if camera.size != size:
             if camera.size is not None:
-                self._warn(topic, f"image size changed to {size.width}×{size.height}")
+                self._warn(topic, f"image size changed to {size[0]}×{size[1]}")
             self._use(camera, size)
         note = camera.model.note if camera.model else ""
         if note == NO_CAMERA_INFO:
@@ -130,7 +129,7 @@ class CameraBook:
         """The model of a topic's latest image."""
         return self._cameras[topic].model
 
-    def _use(self, camera: _Camera, size: ImageSize) -> None:
+    def _use(self, camera: _Camera, size: tuple[int, int]) -> None:
         """Go on with the sensor that fits size and calibration."""
         model = self._model(camera, size)
         previous, late = camera.model, self._late_info and not camera.info_topic
@@ -160,14 +159,14 @@ class CameraBook:
         camera.versions[model.params] = sensor_id
         return sensor_id
 
-    def _model(self, camera: _Camera, size: ImageSize) -> CameraModel:
+    def _model(self, camera: _Camera, size: tuple[int, int]) -> CameraModel:
         info = self._infos.get(self._info_topic(camera))
         if info is None:
-            return unknown_camera(size.width, size.height, NO_CAMERA_INFO)
+            return unknown_camera(*size, NO_CAMERA_INFO)
         model = model_of_camera_info(info.message, rectified=camera.rectified)
-        if (model.width, model.height) != (size.width, size.height):
+        if (model.width, model.height) != size:
             note = f"CameraInfo is for {model.width}×{model.height}, the image is another size"
-            return unknown_camera(size.width, size.height, note)
+            return unknown_camera(*size, note)
         return model
 
     def _origin(self, camera: _Camera) -> dict[str, JsonValue]:
@@ -200,8 +199,10 @@ def camera_info_content(message: Message) -> dict[str, JsonValue]:
 
 def _fingerprint(info: Message) -> tuple[Any, ...]:
     """Everything a CameraInfo says but its header."""
-    values = (getattr(info, name, None) for name in ("d", "k", "r", "p", "D", "K", "R", "P"))
-    arrays = tuple(None if v is None else np.asarray(v, float).tobytes() for v in values)
+    values = (
+        (info.d, info.k, info.r, info.p) if hasattr(info, "d") else (info.D, info.K, info.R, info.P)
+    )
+    arrays = (np.asarray(value, float).tobytes() for value in values)
     roi = info.roi
     region = (roi.x_offset, roi.y_offset, roi.width, roi.height, roi.do_rectify)
     sizes = (info.width, info.height, info.binning_x, info.binning_y)

@@ -83,11 +83,10 @@ def _image(records: Sequence[Record], sensor: Sensor) -> Fields:
     step: Any = record.extra.get("step", 0)
     layout = Layout.described(encoding, size, step, bool(big_endian))
     assert isinstance(record, (ImageRecord, DepthRecord))
-    file = record.payload.encode()
+    file = bytes(record.payload.encode())
     if isinstance(record, ImageRecord):
         data = restore_image_data(file, dict(record.extra))
-        found = file_size(file)
-        size = (found.width, found.height)
+        size = file_size(file)
     else:
         data = _depth_data(file, layout)
     return {
@@ -114,13 +113,13 @@ def _depth_data(file: bytes, layout: Layout) -> bytes:
 def _compressed_image(records: Sequence[Record], sensor: Sensor) -> Fields:
     (record,) = records
     assert isinstance(record, (ImageRecord, DepthRecord))
-    return {"format": record.extra["format"], "data": record.payload.encode()}
+    return {"format": record.extra["format"], "data": bytes(record.payload.encode())}
 
 
 def _point_cloud(records: Sequence[Record], sensor: Sensor) -> Fields:
     (record,) = records
     assert isinstance(record, LidarRecord)
-    header, data = read_pcd(record.payload.encode())
+    header, data = read_pcd(bytes(record.payload.encode()))
     width, height = int(header["WIDTH"][0]), int(header["HEIGHT"][0])
     codes = {dtype: code for code, dtype in DATATYPES.items()}
     fields, offset = [], 0

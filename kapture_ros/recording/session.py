@@ -16,6 +16,7 @@ import numpy as np
 
 from kapture_ros.dataset.escape import sensor_id as safe_id
 from kapture_ros.dataset.records import (
+    DepthRecord,
     GnssRecord,
     ImageRecord,
     JsonValue,
@@ -26,7 +27,7 @@ from kapture_ros.dataset.records import (
     TrajectoryRow,
 )
 from kapture_ros.dataset.tables import RECORD_KINDS
-from kapture_ros.messages import depth, images
+from kapture_ros.messages import depth
 from kapture_ros.messages.common import (
     Message,
     MessageError,
@@ -270,7 +271,7 @@ class RecordingSession:
                 self._begin(topic, message)
             kind = RECORD_KINDS[type(record)]
             self._declare(record.sensor_id, kind, topic, topic.frame)
-            self._write(topic, _with_header(record, message, topic.frame_id, receive_ns))
+            self._write(topic, _with_header(record, message, topic, receive_ns))
             if isinstance(record, OdometryRecord):
                 frames = (record.parent_frame, record.child_frame)
                 self.poses.add_pose(topic.name, *frames, stamp_ns, record.parent_from_child)
@@ -332,15 +333,15 @@ class RecordingSession:
                 topic.function = DEPTH_FUNCTIONS[topic.type_name]
         assert topic.function is not None
         (record,) = topic.function(message, stamp_ns, topic.sensor_id)
-        size = (depth.depth_size if topic.is_depth else images.image_size)(message)
+        assert isinstance(record, (ImageRecord, DepthRecord))
+        assert record.size is not None
         if not topic.begun:
             self._begin(topic, message)
             kind = "depth" if topic.is_depth else "camera"
             self._cameras.add_camera(topic.name, kind, topic.sensor_id, self._origin(topic))
-        sensor_id = self._cameras.sensor_of(topic.name, size, stamp_ns)
+        sensor_id = self._cameras.sensor_of(topic.name, record.size, stamp_ns)
         self._frames[sensor_id], self._topic_of[sensor_id] = topic.frame, topic.name
-        record = dataclasses.replace(record, sensor_id=sensor_id)
-        record = _with_header(record, message, topic.frame_id, receive_ns)
+        record = _with_header(record, message, topic, receive_ns, sensor_id)
         if sensor_id in self._undistortions and isinstance(record, ImageRecord):
             record = self._undistortions[sensor_id].applied_to(record)
         request = Request(stamp_ns, sensor_id, topic.frame, receive_ns)
@@ -403,15 +404,21 @@ def is_static(topic: str) -> bool:
     return topic.rpartition("/")[2] == STATIC_TRANSFORMS
 
 
-def _with_header(record: Record, message: Message, usual_frame: str, receive_ns: int) -> Record:
-    """Add to a record what of the header its stamp and its sensor do not say."""
+def _with_header(
+    record: Record, message: Message, topic: _Topic, receive_ns: int, sensor_id: str = ""
+) -> Record:
+    """Add to a record what of the header its stamp and its sensor do not say.
+
+    Args:
+        sensor_id: in place of its own.
+    """
     extra: dict[str, JsonValue] = {**record.extra, "received": receive_ns}
     header = getattr(message, "header", None)
     if header is not None:
-        if str(header.frame_id) != usual_frame:
+        if str(header.frame_id) != topic.frame_id:
             extra["frame_id"] = str(header.frame_id)
         if getattr(header, "seq", 0):  # ROS 1
             extra["seq"] = int(header.seq)
         if record.stamp_ns != header_stamp_ns(message):
             extra["stamp"] = header_stamp_ns(message)
-    return dataclasses.replace(record, extra=extra)
+    return dataclasses.replace(record, extra=extra, sensor_id=sensor_id or record.sensor_id)

@@ -92,10 +92,7 @@ def test_compressed_depth_is_unpacked_and_dequantized() -> None:
     assert np.allclose(found.ravel()[:3], depth.ravel()[:3], rtol=1e-3)
 
 
-def test_rvl_and_colour_are_no_depth() -> None:
-    message = make("sensor_msgs/CompressedImage", format="16UC1; compressedDepth rvl",
-                   data=np.zeros(40, np.uint8))  # fmt: skip
-    assert refused(compressed_depth_records, message, 1, "d") == "unknown-encoding"
+def test_colour_is_no_depth() -> None:
     colour = image(np.zeros((2, 2, 3), np.uint8), "rgb8", 1, "d")
     assert not is_depth(colour)
     assert refused(depth_records, colour, 1, "d") == "unknown-encoding"
