@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import resource
 import shutil
 import subprocess
@@ -148,7 +149,8 @@ def conversion(bag: Path, out: Path, *, checks: bool = True) -> int:
     health = HealthOptions() if checks else HealthOptions(image_check_s=1e9)
     with Bag([bag]) as opened:
         convert(opened, out, Conversion(health=health))
-    return len(list((out / "sensors" / "records_data").glob("*/*")))
+    folders = (out / "sensors" / "records_data").iterdir()
+    return sum(1 for folder in folders for _ in os.scandir(folder))
 
 
 MEASURED = {"limit": limit, "convert": conversion, "unchecked": partial(conversion, checks=False)}

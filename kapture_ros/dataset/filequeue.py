@@ -1,7 +1,9 @@
 """Files that threads encode and write, finished in the order they were put in.
 
 Encoding takes longer than messages take to arrive, so it happens off the caller's thread;
-the queue is bounded in number and memory, and what waiting it causes is counted.
+the queue is bounded in number and memory, and what waiting it causes is counted. A file
+that needs no encoding is written at once by a caller that would wait anyway: handing it over
+costs several times what writing it does.
 """
 
 from __future__ import annotations
@@ -12,10 +14,9 @@ from collections import defaultdict, deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
-from kapture_ros.dataset.records import DepthRecord, ImageRecord, LidarRecord
+from kapture_ros.dataset.records import DepthRecord, FileBytes, ImageRecord, LidarRecord
 from kapture_ros.dataset.storage import write_whole
 from kapture_ros.errors import OutputError
 from kapture_ros.options import option
@@ -57,10 +58,12 @@ class FileJob:
     """A file on its way to the disk, and what became of it."""
 
     record: FileRecord
-    path: Path  # relative to the dataset
+    folder: str
+    name: str
     duplicate: bool
     done: bool = False
     written: int = 0  # bytes
+    shown: FileBytes | None = None  # what is still to be inspected
     dropped: str = ""  # why it could not be encoded
     error: OutputError | None = None  # why it could not be written
 
@@ -69,7 +72,6 @@ class FileQueue:
     """Writes files on threads.
 
     Args:
-        root: the dataset.
         changed: the owner's lock; held by the callers of `make_room` and `put`, and while
             `finish` runs.
         finish: called with each job when it is done, in order among jobs of one record type.
@@ -78,16 +80,14 @@ class FileQueue:
 
     def __init__(
         self,
-        root: Path,
         options: WriterOptions,
         changed: threading.Condition,
         finish: Callable[[FileJob], None],
         after: Callable[[list[FileJob]], None],
     ) -> None:
         self.counts = QueueCounts()
-        self.length = 0
+        self.length = 0  # of what is to be written or inspected
         self._bytes = 0
-        self._root = root
         self._options = options
         self._changed = changed
         self._finish = finish
@@ -112,16 +112,25 @@ class FileQueue:
         small = self._bytes + nbytes <= self._options.queue_megabytes * MEGABYTE
         return (few and small) or self.length == 0
 
-    def put(self, job: FileJob) -> None:
-        """Take a job that there is room for."""
-        self._jobs[type(job.record)].append(job)
+    def put(self, job: FileJob) -> list[FileJob]:
+        """Take a job that there is room for; returns those that are finished already."""
+        jobs = self._jobs[type(job.record)]
+        jobs.append(job)
+        payload = job.record.payload
         self.length += 1
-        self._bytes += job.record.payload.nbytes
+        self._bytes += payload.nbytes
         self.counts.longest = max(self.counts.longest, self.length)
-        self._pool.submit(self._work, job)
+        if not payload.ready or self._options.when_full == "drop" or len(jobs) > 1:
+            self._pool.submit(self._work, job)
+            return []
+        self._write(job)
+        finished = self._finish_in_order(jobs)
+        if job.shown is not None:
+            self._pool.submit(self._inspect, job)
+        return finished
 
     def wait_until_empty(self) -> None:
-        """Wait until every job is finished; the lock is held by the caller."""
+        """Wait until every job is finished and inspected; the lock is held by the caller."""
         self._changed.wait_for(lambda: self.length == 0)
 
     def close(self) -> None:
@@ -129,27 +138,50 @@ class FileQueue:
         self._pool.shutdown()
 
     def _work(self, job: FileJob) -> None:
+        self._write(job)
+        with self._changed:
+            finished = self._finish_in_order(self._jobs[type(job.record)])
+            self._changed.notify_all()
+        self._after(finished)
+        if job.shown is not None:
+            self._inspect(job)
+
+    def _write(self, job: FileJob) -> None:
+        payload = job.record.payload
         try:
-            data = job.record.payload.encode()
-            write_whole(self._root / job.path, data, sync=self._options.sync_s is not None)
+            data = payload.encode()
+            write_whole(job.folder, job.name, data, sync=self._options.sync_s is not None)
             job.written = len(data)
+            if payload.inspect is not None:
+                job.shown = data
         except OutputError as error:
             job.error = error
         # The encoder is the caller's: whatever it raises must not stop the other records.
         except Exception as error:
             job.dropped = f"could not be encoded: {error}"
-        with self._changed:
-            job.done = True
-            finished = self._finish_in_order(self._jobs[type(job.record)])
-            self._changed.notify_all()
-        self._after(finished)
+        job.done = True
+
+    def _inspect(self, job: FileJob) -> None:
+        inspect = job.record.payload.inspect
+        assert inspect is not None
+        assert job.shown is not None
+        try:
+            inspect(job.shown)
+        finally:
+            with self._changed:
+                self._leave(job)
+                self._changed.notify_all()
+
+    def _leave(self, job: FileJob) -> None:
+        self.length -= 1
+        self._bytes -= job.record.payload.nbytes
 
     def _finish_in_order(self, jobs: deque[FileJob]) -> list[FileJob]:
         finished = []
         while jobs and jobs[0].done:
             job = jobs.popleft()
-            self.length -= 1
-            self._bytes -= job.record.payload.nbytes
             self._finish(job)
+            if job.shown is None:
+                self._leave(job)
             finished.append(job)
         return finished

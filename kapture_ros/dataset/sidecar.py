@@ -38,6 +38,8 @@ EXTRA = FOLDER / "extra"
 DUPLICATES = FOLDER / "duplicates"
 LOCK = FOLDER / "recording.lock"
 
+ENCODER = json.JSONEncoder(separators=(",", ":"))
+
 LINE_PER_RECORD = frozenset({"wifi", "bluetooth", "odometry"})
 """Sensor kinds whose every record has a line, so that an empty or torn scan shows."""
 
@@ -49,7 +51,7 @@ def extra_path(sensor_id: str) -> Path:
 
 def encode(content: Mapping[str, Any]) -> bytes:
     """One line."""
-    return json.dumps(content, separators=(",", ":")).encode() + b"\n"
+    return ENCODER.encode(content).encode() + b"\n"
 
 
 def decode(line: bytes) -> dict[str, Any] | None:

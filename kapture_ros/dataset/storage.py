@@ -10,6 +10,7 @@ from typing import IO
 
 from kapture_ros.errors import OutputError
 
+PARTIAL = ".partial"
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -71,35 +72,49 @@ class AppendFile:
         os.close(self._descriptor)
 
 
-def write_whole(path: Path, data: bytes, *, sync: bool) -> None:
+def write_whole(folder: str, name: str, data: bytes | memoryview, *, sync: bool) -> None:
     """Write a file under a temporary name, then give it its own.
+
+    Plain strings and descriptors: `Path` costs more than writing a small image does.
 
     Raises:
         OutputError: if that fails; nothing is left behind.
     """
-    temporary = partial_name(path)
+    path, temporary = f"{folder}/{name}", f"{folder}/.{name}{PARTIAL}"
     try:
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with temporary.open("wb", buffering=0) as file:
+            descriptor = _create(folder, temporary)
+            try:
                 rest = memoryview(data)
-                while rest:
-                    rest = rest[file.write(rest) :]
+                while rest:  # once, but for disks that are nearly full
+                    rest = rest[os.write(descriptor, rest) :]
                 if sync:
-                    os.fsync(file.fileno())
-            temporary.replace(path)
+                    os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+            os.replace(temporary, path)  # noqa: PTH105  (see above)
         except OSError:
-            temporary.unlink(missing_ok=True)
+            Path(temporary).unlink(missing_ok=True)
             raise
         if sync:
-            sync_folder(path.parent)
+            sync_folder(Path(folder))
     except OSError as error:
-        raise output_error(path, error) from error
+        raise output_error(Path(path), error) from error
+
+
+def _create(folder: str, path: str) -> int:
+    """A descriptor of a new file; the folder is made when it turns out to be missing."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+    try:
+        return os.open(path, flags, 0o666)
+    except FileNotFoundError:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        return os.open(path, flags, 0o666)
 
 
 def partial_name(path: Path) -> Path:
     """The temporary name of a file that is being written."""
-    return path.with_name(f".{path.name}.partial")
+    return path.with_name(f".{path.name}{PARTIAL}")
 
 
 def sync_folder(folder: Path) -> None:

@@ -27,7 +27,15 @@ from kapture_ros.dataset.filequeue import (
     QueueCounts,
     WriterOptions,
 )
-from kapture_ros.dataset.records import Record, RigRow, Sensor, TrajectoryRow
+from kapture_ros.dataset.records import (
+    DepthRecord,
+    ImageRecord,
+    LidarRecord,
+    Record,
+    RigRow,
+    Sensor,
+    TrajectoryRow,
+)
 from kapture_ros.dataset.repair import RepairReport, repair_locked
 from kapture_ros.dataset.stamps import StampIndex
 from kapture_ros.dataset.storage import AppendFile, FolderLock, output_error
@@ -38,6 +46,8 @@ from kapture_ros.files import write_atomically
 __all__ = ["DatasetWriter", "SensorCounts", "WriterOptions", "WriterStatistics"]
 
 QUEUE_FULL = "the write queue was full"
+FILE_RECORDS = (ImageRecord, DepthRecord, LidarRecord)
+SUFFIX = re.compile(r"(\.[A-Za-z0-9]+)+")
 
 
 @dataclass(slots=True)
@@ -67,6 +77,8 @@ class _Stream:
     sensor: Sensor
     table: Table | None  # None: the sidecar alone (odometry)
     extra: Path  # the sidecar
+    folder: str  # of its files
+    duplicates: str  # folder of the files of duplicates
     index: StampIndex
     by_sidecar: bool  # the index describes the sidecar, not the table
     copies: int = 0  # files of duplicates
@@ -122,7 +134,7 @@ class DatasetWriter:
             self._load()
         else:
             self._write_sensors()
-        self._queue = FileQueue(path, self.options, self._changed, self._finish, self._after)
+        self._queue = FileQueue(self.options, self._changed, self._finish, self._after)
 
     # -- what goes in -------------------------------------------------------------------------
 
@@ -198,7 +210,7 @@ class DatasetWriter:
             OptionError: if its sensor is unknown or of another kind.
             OutputError: if this or an earlier record could not be written.
         """
-        if isinstance(record, FileRecord):
+        if isinstance(record, FILE_RECORDS):
             return self._queue_file(record)
         with self._changed:
             self._check_usable()
@@ -301,7 +313,7 @@ class DatasetWriter:
     # -- inside; the lock is held -------------------------------------------------------------
 
     def _queue_file(self, record: FileRecord) -> bool:
-        if not re.fullmatch(r"(\.[A-Za-z0-9]+)+", record.payload.suffix):
+        if not SUFFIX.fullmatch(record.payload.suffix):
             raise OptionError(f"'{record.payload.suffix}' is not a file name suffix")
         with self._changed:
             self._check_usable()
@@ -314,12 +326,13 @@ class DatasetWriter:
             duplicate = record.stamp_ns in stream.index
             if duplicate:
                 stream.copies += 1
-                folder, name = sidecar.DUPLICATES, f"{name}_{stream.copies}"
+                folder, name = stream.duplicates, f"{name}_{stream.copies}"
             else:
                 stream.index.reserve(record.stamp_ns)
-                folder = tables.RECORDS_DATA
-            path = folder / record.sensor_id / (name + record.payload.suffix)
-            self._queue.put(FileJob(record, path, duplicate))
+                folder = stream.folder
+            job = FileJob(record, folder, name + record.payload.suffix, duplicate)
+            finished = self._queue.put(job)
+        self._after(finished)
         return True
 
     def _finish(self, job: FileJob) -> None:
@@ -332,7 +345,7 @@ class DatasetWriter:
                     self._release(job, stream)
                     self._drop(job.record, job.dropped)
                 else:
-                    self._commit(job.record, stream, job.duplicate, job.path)
+                    self._commit(job.record, stream, job.duplicate, job.name)
                     self._statistics.bytes_written += job.written
                 self._sync_if_due()
                 return
@@ -353,10 +366,11 @@ class DatasetWriter:
                 if not job.dropped and job.error is None:
                     self._acknowledge(job.record)
 
-    def _commit(self, record: Record, stream: _Stream, duplicate: bool, file: Path | None) -> None:
+    def _commit(self, record: Record, stream: _Stream, duplicate: bool, file: str | None) -> None:
         """Sidecar first, then the rows: a row says that all of its record is there."""
         counts = self._statistics.sensors[record.sensor_id]
-        rows = tables.record_rows(record) if file is None else [_file_row(file)]
+        # The column that names a file: its path below records_data.
+        rows: list[Row] = [(f"{record.sensor_id}/{file}",)] if file else tables.record_rows(record)
         if duplicate:
             self._append(stream.extra, sidecar.encode(sidecar.duplicate_content(record, rows)))
             counts.duplicates += 1
@@ -420,11 +434,12 @@ class DatasetWriter:
         table = TABLES.get(sensor.kind)
         by_sidecar = sensor.kind in sidecar.LINE_PER_RECORD
         read = self._sidecar_stamps if table is None or by_sidecar else self._table_stamps(table)
-        folder = self.path / sidecar.DUPLICATES / sensor.sensor_id
-        copies = len(list(folder.iterdir())) if folder.is_dir() else 0
+        folder = str(self.path / tables.RECORDS_DATA / sensor.sensor_id)
+        duplicates = self.path / sidecar.DUPLICATES / sensor.sensor_id
+        copies = len(list(duplicates.iterdir())) if duplicates.is_dir() else 0
         index = StampIndex(partial(read, sensor.sensor_id))
         extra = sidecar.extra_path(sensor.sensor_id)
-        return _Stream(sensor, table, extra, index, by_sidecar, copies)
+        return _Stream(sensor, table, extra, folder, str(duplicates), index, by_sidecar, copies)
 
     def _pose_index(self, device_id: str) -> StampIndex:
         index = self._poses.get(device_id)
@@ -483,8 +498,3 @@ def _holds_something(path: Path) -> bool:
         return path.is_dir() and any(path.iterdir())
     except OSError as error:
         raise output_error(path, error) from error
-
-
-def _file_row(path: Path) -> Row:
-    """The column that names a file: its path below records_data."""
-    return (f"{path.parent.name}/{path.name}",)

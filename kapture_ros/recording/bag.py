@@ -130,7 +130,8 @@ class Bag:
         Where a file turns out to be damaged, `problems` grows and the rest follows.
         """
         streams = [self._part_messages(part, topics, start_ns, end_ns) for part in self._parts]
-        for _, _, message in heapq.merge(*streams, key=lambda item: item[:2]):
+        merged = heapq.merge(*streams, key=lambda item: item[:2]) if streams[1:] else streams[0]
+        for _, _, message in merged:
             if message is not None:
                 yield message
 

@@ -77,7 +77,8 @@ class MessageTypes:
         try:
             if channel.encoding == "ros1":
                 return store.deserialize_ros1(data, channel.type_name)
-            return store.deserialize_cdr(data, channel.type_name)
+            # Of bytes it would make a copy.
+            return store.deserialize_cdr(memoryview(data), channel.type_name)
         except UNDECODABLE as error:
             raise MessageError("not decodable", f"{channel.type_name}: {error}") from error
 

@@ -194,7 +194,10 @@ def _with_progress(bag: Bag, bounds: tuple[int, int]) -> Iterator[BagMessage]:
     whole = (bounds[1] - bounds[0]) / NANOSECONDS
     form = "{percentage:3.0f}% |{bar}| {n:.1f}/{total:.1f} s [{elapsed}<{remaining}{postfix}]"
     count = 0
-    with tqdm(total=whole, bar_format=form, disable=not sys.stderr.isatty()) as bar:
+    if not sys.stderr.isatty():
+        yield from bag.messages(None, *bounds)
+        return
+    with tqdm(total=whole, bar_format=form) as bar:
         for message in bag.messages(None, *bounds):
             yield message
             count += 1

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from kapture_ros.dataset.records import (
+    FileBytes,
     GnssRecord,
     ImageRecord,
     JsonValue,
@@ -139,7 +140,7 @@ class HealthMonitor:
     def watch(self, topic: str, record: AnyRecord) -> AnyRecord:
         """A record on its way to the writer; write what this returns.
 
-        Some images are looked at when they are encoded, on the writer's threads.
+        Some images are looked at when they are written, on the writer's threads.
         """
         with self._lock:
             seen = self._topic(topic)
@@ -207,14 +208,11 @@ class HealthMonitor:
         if due is not None and due - 2 * period < record.stamp_ns < due:
             return record
         images.next_check_ns = record.stamp_ns + period
-        encode = record.payload.encode
 
-        def encode_and_look() -> bytes:
-            data = encode()
-            self._look_at(images, measure(data))
-            return data
+        def look(file: FileBytes) -> None:
+            self._look_at(images, measure(file))
 
-        payload = dataclasses.replace(record.payload, encode=encode_and_look)
+        payload = dataclasses.replace(record.payload, inspect=look)
         return dataclasses.replace(record, payload=payload)
 
     def _look_at(self, images: _Images, quality: ImageQuality | None) -> None:

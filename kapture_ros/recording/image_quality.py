@@ -8,8 +8,11 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from kapture_ros.dataset.records import FileBytes
+
 CROP = (480, 640)  # rows, columns: the middle at full resolution, since shrinking hides blur
 BLUR_WINDOW = 9
+LINES = 3  # variation is measured along every third line: as telling, three times as fast
 FRACTION_BITS = 6  # of fixed-point grey values; four times as fast as floats
 NEARLY_BLACK = 12
 NEARLY_WHITE = 243
@@ -33,11 +36,14 @@ class ImageQuality:
     blur: float
 
 
-def measure(file: bytes) -> ImageQuality | None:
+def measure(file: FileBytes) -> ImageQuality | None:
     """Look at a JPEG or PNG file; None if it cannot be decoded."""
     if not file:
         return None
-    image = cv2.imdecode(np.frombuffer(file, np.uint8), cv2.IMREAD_GRAYSCALE)
+    try:
+        image = cv2.imdecode(np.frombuffer(file, np.uint8), cv2.IMREAD_GRAYSCALE)
+    except cv2.error:  # a header that claims more pixels than OpenCV takes
+        return None
     if image is None:
         return None
     grey = np.asarray(image, np.uint8)
@@ -56,12 +62,12 @@ def blur(image: npt.NDArray[np.uint8]) -> float:
     Blurring a sharp image takes most of the variation between neighbours away, blurring a
     blurred one hardly any; the worse of both directions counts. 0 for a blank image.
     """
-    values = image.astype(np.uint16) << FRACTION_BITS
     worst = 0.0
-    for here, there, window in (
-        (np.s_[1:], np.s_[:-1], (1, BLUR_WINDOW)),
-        (np.s_[:, 1:], np.s_[:, :-1], (BLUR_WINDOW, 1)),
+    for lines, here, there, window in (
+        (np.s_[:, ::LINES], np.s_[1:], np.s_[:-1], (1, BLUR_WINDOW)),
+        (np.s_[::LINES], np.s_[:, 1:], np.s_[:, :-1], (BLUR_WINDOW, 1)),
     ):
+        values = image[lines].astype(np.uint16) << FRACTION_BITS
         variation = cv2.absdiff(values[here], values[there])
         blurred = cv2.blur(values, window)
         left = cv2.absdiff(blurred[here], blurred[there])

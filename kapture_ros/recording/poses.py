@@ -318,15 +318,14 @@ class PoseBook:
     def _answer(self, *, final: bool) -> None:
         """Go through what waits: write rows, keep what may still come, count the rest."""
         oldest = self._clock - int(self.options.wait_s * NANOSECONDS)
+        if self._chosen is None:
+            while self._pending and (final or self._pending[0].received_ns < oldest):
+                request = self._pending.popleft()
+                self._miss(request, self._why(request))
+            return
         for _ in range(len(self._pending)):
             request = self._pending.popleft()
             patient = not final and request.received_ns >= oldest
-            if self._chosen is None:
-                if patient:
-                    self._pending.append(request)
-                else:
-                    self._miss(request, self._why(request))
-                continue
             row = self._row(self._chosen, request)
             if isinstance(row, TrajectoryRow):
                 self._write(request, row)

@@ -29,12 +29,14 @@ class Reservoir:
         if math.isnan(value):
             return
         self.count += 1
-        self.smallest = min(self.smallest, value)
-        self.largest = max(self.largest, value)
+        if value < self.smallest:
+            self.smallest = value
+        if value > self.largest:
+            self.largest = value
         if len(self._sample) < RESERVOIR_SIZE:
             self._sample.append(value)
             return
-        place = self._random.randrange(self.count)
+        place = int(self._random.random() * self.count)
         if place < RESERVOIR_SIZE:
             self._sample[place] = value
 
