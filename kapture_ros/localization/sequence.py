@@ -230,6 +230,10 @@ class SequenceLocalizer:
         matches = self.near.match(views, prior)
         estimate = self.near.solve(query, views, matches, prior)
         self._window_size = 1
+        if estimate.reason is Reason.PRIOR_DISAGREES:
+            self._contradict(fix_of(estimate))
+            if not self.motion.initialized:
+                return estimate
         self._supported = estimate.accepted or estimate.scores.inliers >= 4
         if not estimate.accepted:
             self._keep(stamp, views, matches)
@@ -299,11 +303,9 @@ class SequenceLocalizer:
             self._window_size = 1
             self._start(fix_of(estimate), estimate.evidence)
             return estimate
-        if estimate.accepted and estimate.map_from_base is not None:
+        if estimate.accepted:
             self._window_size = 1
-            insort(self._candidates, fix_of(estimate), key=lambda fix: fix.stamp_ns)
-            self._candidates = self._candidates[-self.options.tracking.lost_rejections :]
-            self._confirm(estimate.evidence)
+            self._confirm(estimate)
             return estimate
         rows = self.places.believed()
         if rows is None:
@@ -312,9 +314,9 @@ class SequenceLocalizer:
         matches = self.localizer.match(views, [shown] * len(views)).matches
         self._keep(query.stamp_ns, views, matches)
         found = self._solve_window(query.stamp_ns, None)
-        if found is None or self.places.near(fix_of(found).map_from_base.translation) < 0.5:
+        if found is None:
             return estimate
-        self._start(fix_of(found), found.evidence)
+        self._confirm(found)
         return found
 
     def _hinted(self, stamp_ns: int) -> PosePrior | None:
@@ -341,8 +343,10 @@ class SequenceLocalizer:
         self.places.update(estimate.candidates, query.images[0].cam_from_base, motion)
         return estimate
 
-    def _confirm(self, evidence: Evidence) -> None:
+    def _confirm(self, estimate: Estimate) -> None:
         """Begin when the newest fixes agree with each other and with the place."""
+        insort(self._candidates, fix_of(estimate), key=lambda fix: fix.stamp_ns)
+        self._candidates = self._candidates[-self.options.tracking.lost_rejections :]
         needed = self.options.tracking.confirmations
         newest = self._candidates[-needed:]
         if len(newest) < needed or not self._agree(newest):
@@ -351,7 +355,8 @@ class SequenceLocalizer:
         if place >= self.options.place.belief:
             if self._vision is not None:
                 self._vision.learn(newest[-2].stamp_ns, newest[-2].map_from_base, Evidence())
-            self._start(newest[-1], evidence)
+            late = estimate.stamp_ns != newest[-1].stamp_ns
+            self._start(newest[-1], Evidence() if late else estimate.evidence)
 
     def _agree(self, fixes: Sequence[Fix]) -> bool:
         """Whether fixes lie to each other as odometry says."""
@@ -374,13 +379,18 @@ class SequenceLocalizer:
         return odometry.at(start_ns).inverse() @ odometry.at(end_ns)
 
     def _fuse(self, estimate: Estimate) -> None:
-        """A fix for the filter; a run of others that agree with each other ends the track."""
+        """A fix for the filter, if it passes the gate."""
         fix = fix_of(estimate)
         innovation = self.motion.update(fix, self._check.inflation)
         self._check.add(innovation, self.motion.limit)
         if innovation.accepted:
             self._fixed(fix, estimate.evidence)
-            return
+        else:
+            self._contradict(fix)
+
+    def _contradict(self, fix: Fix) -> None:
+        """A pose elsewhere; several that agree with each other are believed, and the track not."""
+        self._rejected = [known for known in self._rejected if known.stamp_ns != fix.stamp_ns]
         insort(self._rejected, fix, key=lambda known: known.stamp_ns)
         newest = self._rejected[-self.options.tracking.lost_rejections :]
         if len(newest) == self.options.tracking.lost_rejections and self._agree(newest):
@@ -438,8 +448,8 @@ def _with_features(query: Query, views: Sequence[View]) -> Query:
 
 
 def fix_of(estimate: Estimate) -> Fix:
-    """An accepted estimate as a fix for the filter."""
-    assert estimate.map_from_base is not None  # accepted
+    """An estimate with a pose as a fix for the filter."""
+    assert estimate.map_from_base is not None
     assert estimate.covariance is not None
     return Fix(estimate.stamp_ns, estimate.map_from_base, estimate.covariance)
 

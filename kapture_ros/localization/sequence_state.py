@@ -30,8 +30,8 @@ class State(enum.IntEnum):
     """What is known about the pose; the values of msg/LocalizationStatus.msg.
 
     UNINITIALIZED, LOST -> INITIALIZING: a fix or a believed place.
-    INITIALIZING -> TRACKING: fixes agree along odometry and retrieval believes their place,
-    or a window of keyframes is solved at the believed place.
+    INITIALIZING -> TRACKING: fixes, of single instants or windows of keyframes, agree along
+    odometry and retrieval believes their place; or one is near a hint.
     TRACKING -> COASTING: no fix for `coast_after`, an image that shows nothing of what the
     pose predicts, or a fix that contradicts it.
     COASTING -> TRACKING: a fix passes the gate.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from street_world import Conditions, Trip, make_drive, make_query, make_world
+from street_world import Conditions, Trip, make_drive, make_query
 from synthetic_map import base_at, make_query_dataset
 from synthetic_map import make_world as make_synthetic_map
 
@@ -18,8 +18,8 @@ GOOD, WEAK, DARK = Conditions(), Conditions(true_count=6), Conditions(true_count
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    return make_world(tmp_path_factory.mktemp("drives") / "map")
+def world(street):
+    return street
 
 
 @pytest.fixture(scope="module")

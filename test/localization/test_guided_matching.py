@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from street_world import CAMERA, FRONT_FROM_BASE, Conditions, along, make_query, make_world
+from street_world import CAMERA, FRONT_FROM_BASE, Conditions, along, make_query
 
 from kapture_ros.localization.cameras import MountedCamera
 from kapture_ros.localization.guided import GuidedOptions, expect, match_guided, solve_guided
@@ -22,8 +22,8 @@ MOUNTED = MountedCamera(CAMERA, FRONT_FROM_BASE)
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    return make_world(tmp_path_factory.mktemp("guided") / "map")
+def world(street):
+    return street
 
 
 def look(world, base, rng, conditions=Conditions()):  # noqa: B008

@@ -11,7 +11,6 @@ from street_world import (
     Trip,
     make_drive,
     make_query,
-    make_world,
 )
 
 from kapture_ros.localization.options import RetrievalOptions
@@ -21,8 +20,8 @@ from kapture_ros.localization.retrieval import retrieve
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    return make_world(tmp_path_factory.mktemp("place") / "map")
+def world(street):
+    return street
 
 
 def follow(world, trip: Trip, noise: float, seed: int = 0):
