@@ -63,6 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(
         level=args.log_level.upper(), format="%(levelname)s: %(message)s", stream=sys.stderr
     )
+    logging.getLogger("faiss.loader").setLevel(logging.WARNING)  # tells which CPU it found
     try:
         return args.run(args) or 0
     except KaptureRosError as error:

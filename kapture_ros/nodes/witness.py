@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import signal
 import sys
 import time
 from collections import Counter
@@ -35,6 +34,7 @@ from kapture_ros.localization.sequence_state import State
 from kapture_ros.messages.common import header_stamp_ns
 from kapture_ros.messages.motion import to_transform
 from kapture_ros.msg import LocalizationStatus
+from kapture_ros.nodes.ending import end_by_signals, keep_awake
 
 PERCENTILES = (50, 95, 99)
 _STAGES = ("decode", "extraction", "retrieval", "matching", "pose", "total")
@@ -139,9 +139,9 @@ def main() -> None:
     """Listen until SIGINT or SIGTERM, then write."""
     folder, device, image_topic = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
     rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.default_int_handler)
+    end_by_signals()
     node = Witness(image_topic)
+    keep_awake(node)
     with contextlib.suppress(KeyboardInterrupt, ExternalShutdownException):
         rclpy.spin(node)
     folder.mkdir(parents=True, exist_ok=True)
