@@ -15,7 +15,7 @@ from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
 
 from kapture_ros.localization.motion_filter import SECOND
 from kapture_ros.localization.query import Reason
-from kapture_ros.localization.sequence_state import State
+from kapture_ros.localization.sequence_state import State, TrackedPose
 from kapture_ros.nodes.inputs import CameraInput, Inputs
 from kapture_ros.nodes.localizer_options import SensorOptions
 from kapture_ros.nodes.predictor import Prediction
@@ -68,16 +68,22 @@ def status(name: str, level: bytes, text: str, values: Mapping[str, Any]) -> Dia
 
 
 def localization_status(
-    node: str, state: State, statistics: Statistics, values: Mapping[str, Any]
+    node: str, state: State, statistics: Statistics, tracked: TrackedPose | None
 ) -> DiagnosticStatus:
     """Whether the pose is known."""
+    level = LEVEL_OF_STATE[state]
     texts = {State.TRACKING: "tracking", State.LOST: "lost: no pose is published"}
     text = texts.get(state, state.name.lower())
     if state is not State.TRACKING and statistics.last_reason:
         text += f"; last image {statistics.last_reason}"
-    return status(
-        f"{node}: localization", LEVEL_OF_STATE[state], text, {**values, **statistics.values()}
-    )
+    values: dict[str, Any] = {}
+    if tracked is not None:
+        values = {"carried by": tracked.motion.value, "fix age s": tracked.fix_age}
+        if tracked.gnss_disagrees:
+            level, text = max(level, WARN), f"{text}; GNSS contradicts the pose"
+        if not tracked.consistent:
+            text += f"; covariances were too small, now {tracked.inflation:.1f} times as large"
+    return status(f"{node}: localization", level, text, {**values, **statistics.values()})
 
 
 def camera_status(

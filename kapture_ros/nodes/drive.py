@@ -27,7 +27,7 @@ from kapture_ros.localization.localizer import Localizer
 from kapture_ros.localization.motion_filter import SECOND, OdometrySample
 from kapture_ros.localization.refinement import PosePrior
 from kapture_ros.localization.sequence import SequenceLocalizer
-from kapture_ros.localization.sequence_state import State
+from kapture_ros.localization.sequence_state import State, TrackedPose
 from kapture_ros.messages import Message
 from kapture_ros.messages.common import frame_id
 from kapture_ros.msg import WifiScan
@@ -55,6 +55,7 @@ class Drive:
         self._statistics = diagnosis.Statistics()
         self._lock = threading.Lock()  # answers come from two threads
         self._state = State.UNINITIALIZED
+        self._tracked: TrackedPose | None = None
         self._begin = time.monotonic()
         self._arrivals: dict[int, float] = {}  # of each camera's last image
         tracking = settings.sequence.tracking
@@ -62,7 +63,12 @@ class Drive:
             settings.sequence.motion, tracking.lost_sigma, tracking.coast_after
         )
         outlets = Outlets(
-            self._localize, self._add_odometry, self._add_imu, self._predictor.moved, self._jumped
+            self._localize,
+            self._add_odometry,
+            self._add_imu,
+            self._predictor.moved,
+            self._jumped,
+            outputs.sent_ns,
         )
         self._inputs = Inputs(settings, camera_settings(settings.inputs), outlets)
         self._inference = Inference(
@@ -205,7 +211,7 @@ class Drive:
             if answer.known is not None:
                 self._predictor.adopt(answer.known)
             if answer.tracked is not None:
-                self._state = answer.tracked.state
+                self._tracked, self._state = answer.tracked, answer.tracked.state
             self._outputs.publish_answer(answer, self._state, now)
             estimate = answer.estimate
             latency = (now - estimate.stamp_ns) / 1e6
@@ -258,7 +264,7 @@ class Drive:
             state = self._state
             if state is State.TRACKING and prediction is not None:
                 state = prediction.state
-            told = [diagnosis.localization_status(name, state, self._statistics, {})]
+            told = [diagnosis.localization_status(name, state, self._statistics, self._tracked)]
         for number, camera in enumerate(self._inputs.cameras):
             silent = monotonic - self._arrivals.get(number, self._begin)
             told.append(diagnosis.camera_status(name, camera, silent, limits))

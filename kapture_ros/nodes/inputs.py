@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -112,6 +112,7 @@ class Outlets:
         imu: turn rate and acceleration, in the axes of the base.
         moved: base_then_from_base_now between two stamps; the identity if unknown.
         jumped: the clock went back.
+        sent_ns: stamps of the transforms that this node sent.
     """
 
     instant: Callable[[Instant[Message]], None]
@@ -119,6 +120,7 @@ class Outlets:
     imu: Callable[[ImuSample], None]
     moved: Callable[[int, int], Transform]
     jumped: Callable[[], None]
+    sent_ns: Container[int]
 
 
 class Inputs:
@@ -166,8 +168,13 @@ class Inputs:
             if isinstance(item, MessageError):
                 self.problems["tf"] = str(item)
                 continue
-            if item.parent == inputs.map_frame:
-                continue  # ours, or a rival's: what it says is what we are to find out
+            if item.parent == inputs.map_frame:  # what it says is what we are to find out
+                if item.stamp_ns not in self._outlets.sent_ns:
+                    self.problems["tf"] = (
+                        f"another node says where '{item.child}' is in '{item.parent}'; end it, "
+                        "or set publish_tf to none"
+                    )
+                continue
             if not static:
                 self._notice(f"tf {item.child}", item.stamp_ns)
                 stamps.add(item.stamp_ns)

@@ -49,7 +49,11 @@ TOPICS: dict[str, tuple[type[Any], QoSProfile]] = {
 
 
 class Outputs:
-    """The publishers of a configured node."""
+    """The publishers of a configured node.
+
+    Attributes:
+        sent_ns: stamps of the newest transforms, to know them again on /tf.
+    """
 
     def __init__(self, node: Node, settings: Settings, visual_map: VisualMap):
         self.settings = settings
@@ -64,6 +68,7 @@ class Outputs:
         self._path_end: Transform | None = None
         self._path_changed = False
         self._predicted_ns = 0
+        self.sent_ns: deque[int] = deque(maxlen=1000)
 
     def close(self) -> None:
         """Take everything back."""
@@ -162,5 +167,6 @@ class Outputs:
         }[outputs.publish_tf]
         if pose is not None and transform:
             valid_ns = prediction.stamp_ns + int(outputs.transform_tolerance * SECOND)
+            self.sent_ns.append(valid_ns)
             sent = publishing.transform_message(valid_ns, inputs.map_frame, child, pose)
             self._tf.publish(TFMessage(transforms=[sent]))

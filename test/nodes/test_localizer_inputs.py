@@ -63,6 +63,7 @@ class Heard:
     odometry: list = field(default_factory=list)
     imu: list = field(default_factory=list)
     jumps: int = 0
+    sent: list = field(default_factory=list)
 
 
 def listening(**changes) -> Heard:
@@ -78,7 +79,9 @@ def listening(**changes) -> Heard:
         heard.jumps += 1
 
     moved = Transform(translation=[0.5, 0, 0])
-    outlets = Outlets(heard.instants.append, take, heard.imu.append, lambda a, b: moved, jumped)
+    outlets = Outlets(
+        heard.instants.append, take, heard.imu.append, lambda a, b: moved, jumped, heard.sent
+    )
     heard.inputs = Inputs(settings, camera_settings(settings.inputs), outlets)
     return heard
 
@@ -208,10 +211,14 @@ def test_odometry_of_another_frame_is_moved_to_the_base():
     assert "unheard_of" in heard.inputs.problems["/odom"]
 
 
-def test_our_own_transform_is_not_heard():
+def test_our_own_transform_is_not_heard_and_that_of_others_is_told():
     heard = ready()
+    heard.sent.append(SECOND)
     heard.inputs.on_transforms(transform(SECOND, "map", "odom", 3.0), static=False)
     assert heard.inputs.tree.parent("odom") is None
+    assert heard.inputs.problems == {}
+    heard.inputs.on_transforms(transform(SECOND + 1, "map", "odom", 3.0), static=False)
+    assert "another node says where 'odom' is in 'map'" in heard.inputs.problems["tf"]
 
 
 def test_a_transform_that_closes_a_circle_is_told():
