@@ -25,7 +25,7 @@ from kapture_ros.mapping.prune import prune_map
 from kapture_ros.mapping.structure import read_structure
 from kapture_ros.mapping.visual_map import VisualMap
 
-LATER = DriveOptions(frames=12, points=900, side=1.0, seed=5, gnss=False)
+LATER = DriveOptions(frames=7, points=900, side=1.0, seed=5, gnss=False)
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def test_a_drive_added_leaves_the_old_images_alone(copy: Path, street, tmp_path:
             assert same.read_bytes() == path.read_bytes()
 
     added = [row for row, name in enumerate(new.names) if name.startswith("later/")]
-    assert len(added) >= 20
+    assert len(added) >= 12
     datum = read_manifest(copy).datum
     here = DATUM.map_from_geodetic(*datum.geodetic_from_map(new.centers()[added]))
     truth = np.array([drive.true_center(new.names[row]) for row in added])
@@ -59,7 +59,7 @@ def test_a_drive_added_leaves_the_old_images_alone(copy: Path, street, tmp_path:
     structure = read_structure(copy, new, "fake")
     is_new = np.isin(structure.images, added)
     both = np.intersect1d(structure.points[is_new], structure.points[~is_new])
-    assert len(both) > 100
+    assert len(both) > 50
     assert read_manifest(copy).sessions == ("drive", "later")
     with pytest.raises(InputError, match="has a session 'later' already"):
         extend_map(copy, drive.path, few_pairs)
