@@ -5,8 +5,9 @@ releases: the network as published, in eager float32, descriptors normalised at 
 keypoints collected by `nonzero` and sorted. Times are from a decoded image in host memory to
 keypoints and descriptors there. Columns:
 
-- ms: the median of rounds in which all ways take turns; on a CPU also core-ms, the time that
-  all cores worked for it, which other load on the machine changes less.
+- ms: the median of rounds in which all ways take turns.
+- core-ms (CPU): the time that all cores worked for it, which other load on the machine changes
+  much less; `faster` and GFLOP/s are by this.
 - GFLOP/s: operations of the direct convolutions per second, whichever way they were done;
   above the table is what a large matrix product reaches in the same run.
 - same: share of the eager formulation's keypoints that are found at the same pixel.
@@ -39,6 +40,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from kapture_ros.errors import OptionError
 from kapture_ros.features.apgem_network import ApGemConfig, ApGemNet
 from kapture_ros.features.detection import R2D2Options, detect
 from kapture_ros.features.global_descriptors import ApGemExtractor
@@ -73,10 +75,10 @@ Way = Callable[[Image], Any]
 
 @dataclass
 class Timing:
-    """Milliseconds of every round; core: of all cores together."""
+    """Milliseconds of every round; decisive: of all cores together, if they do the work."""
 
     wall: list[float]
-    core: list[float]
+    decisive: list[float]
 
 
 def main() -> None:
@@ -89,7 +91,8 @@ def main() -> None:
     parser.add_argument("--sizes", nargs="+", type=_size, default=SIZES, metavar="WxH")
     parser.add_argument("--pyramid", action="store_true", help="R2D2 at all of NAVER's scales")
     parser.add_argument("--threads", type=int, help="of PyTorch on a CPU")
-    parser.add_argument("--seconds", type=float, default=3, help="of measuring a size at least")
+    parser.add_argument("--rounds", type=int, default=3, help="of measuring at least")
+    parser.add_argument("--seconds", type=float, default=0.5, help="of measuring a size at least")
     args = parser.parse_args()
     if args.threads:
         torch.set_num_threads(args.threads)
@@ -148,18 +151,18 @@ def ways_of(
     ways = {"eager": functools.partial(eager_r2d2, plain, options, device)}
     if device == "cpu":
         folded = FoldedR2D2(network, Runtime(torch.device("cpu"), torch.float32))
-        ways["float32, folded channels-last"] = functools.partial(_detected, folded, options)
+        ways[f"float32, {folded.how}"] = functools.partial(_detected, folded, options)
     for precision in precisions:
         if runtime := _available(device, precision):
-            extractor = R2D2Extractor(path, options, runtime)
-            how = extractor.runtime.split(", ", 1)[1].replace("cuda:0", "")
-            ways[how if device == "cpu" else f"{precision}, ours"] = _one_of(extractor)
+            ways[f"{precision}, ours"] = _one_of(R2D2Extractor(path, options, runtime))
     return ways
 
 
 def _available(device: str, precision: str) -> RuntimeOptions | None:
     options = RuntimeOptions(device, precision)
-    if precision == "bfloat16" and not torch.cpu._is_avx512_bf16_supported():  # type: ignore[attr-defined]
+    try:
+        resolve(options)
+    except OptionError:
         return None
     return options
 
@@ -223,55 +226,62 @@ def compare(
 ) -> None:
     """Print one row a way."""
     image = picture(*size)
-    timings = take_turns(ways, image, args.seconds)
+    found = {name: way(image) for name, way in ways.items()}
+    timings = take_turns(ways, image, args)
     work = gflop(network, size)
-    reference = statistics.median(timings["eager"].wall)
-    quality = qualities(ways, image) if isinstance(network, R2D2Net) else {}
+    reference = statistics.median(timings["eager"].decisive)
+    quality = qualities(ways, found, image) if isinstance(network, R2D2Net) else {}
     for name, timing in timings.items():
-        ms = statistics.median(timing.wall)
-        core = f" {statistics.median(timing.core):.0f} |" if args.device == "cpu" else ""
-        rate = "–" if args.pyramid else f"{work / ms * 1e3:.0f}"
+        ms, decisive = statistics.median(timing.wall), statistics.median(timing.decisive)
+        core = f" {decisive:.0f} |" if args.device == "cpu" else ""
+        rate = "–" if args.pyramid else f"{work / decisive * 1e3:.0f}"
         same, matches = quality.get(name, ("–", "–"))
         print(
             f"| {label} | {size[0]}×{size[1]} | {name} | {ms:.{1 if ms < 100 else 0}f} |{core} "
-            f"{reference / ms:.1f}× | {work:.1f} | {rate} | {same} | {matches} |",
+            f"{reference / decisive:.1f}× | {work:.1f} | {rate} | {same} | {matches} |",
             flush=True,
         )
 
 
-def take_turns(ways: dict[str, Way], image: Image, seconds: float) -> dict[str, Timing]:
-    """Times of at least three rounds after those to warm up (a GPU records the second)."""
+def take_turns(ways: dict[str, Way], image: Image, args: argparse.Namespace) -> dict[str, Timing]:
+    """Times of some rounds."""
     timings = {name: Timing([], []) for name in ways}
-    for _ in range(2 if torch.cuda.is_available() else 1):
-        for way in ways.values():
+    clock = clock_of(args.device)
+    if args.device == "cuda":
+        for way in ways.values():  # sees the size for the second time and records
             way(image)
-    end = time.perf_counter() + seconds
+    end = time.perf_counter() + args.seconds
     rounds = 0
-    while rounds < 3 or (time.perf_counter() < end and rounds < 50):
+    while rounds < args.rounds or (time.perf_counter() < end and rounds < 50):
         for name, way in ways.items():
-            wall, core = time.perf_counter(), time.process_time()
+            wall, decisive = time.perf_counter(), clock()
             way(image)
             timings[name].wall.append(1e3 * (time.perf_counter() - wall))
-            timings[name].core.append(1e3 * (time.process_time() - core))
+            timings[name].decisive.append(1e3 * (clock() - decisive))
         rounds += 1
     return timings
 
 
-def qualities(ways: dict[str, Way], image: Image) -> dict[str, tuple[str, str]]:
+def qualities(
+    ways: dict[str, Way], found: dict[str, Local], image: Image
+) -> dict[str, tuple[str, str]]:
     """The columns `same` and `matches`."""
     warp = homography(image.shape[1], image.shape[0])
     seen = cv2.warpPerspective(image, warp, image.shape[1::-1])
-    reference = ways["eager"](image)
-    pixels = {tuple(place) for place in np.rint(reference.keypoints).astype(int)}
-    true_matches = {}
+    pixels = rounded(found["eager"])
     shown = {}
+    reference = 0
     for name, way in ways.items():
-        here, there = way(image), way(seen)
-        same = pixels & {tuple(place) for place in np.rint(here.keypoints).astype(int)}
-        true_matches[name] = count_matches(here, there, warp)
-        share = true_matches[name] / true_matches["eager"]
-        shown[name] = f"{len(same) / len(pixels):.2%}", f"{share:.1%}"
+        matches = count_matches(found[name], way(seen), warp)
+        reference = reference or matches  # the first is the eager formulation
+        same = pixels & rounded(found[name])
+        shown[name] = f"{len(same) / len(pixels):.2%}", f"{matches / max(1, reference):.1%}"
     return shown
+
+
+def rounded(features: Local) -> set[tuple[int, ...]]:
+    """Keypoints as whole pixels with the size of the patch."""
+    return {tuple(place) for place in np.rint(features.keypoints).astype(int).tolist()}
 
 
 def homography(width: int, height: int) -> NDArray[np.float64]:
@@ -317,12 +327,20 @@ def gflop(network: nn.Module, size: tuple[int, int]) -> float:
     return counter.get_total_flops() / 1e9
 
 
+def clock_of(device: str) -> Callable[[], float]:
+    """Seconds that decide: of work on a CPU, of waiting for a GPU."""
+    return time.process_time if device == "cpu" else time.perf_counter
+
+
 def _machine(device: str) -> str:
     """The device and what a matrix product reaches on it."""
     if device == "cpu":
-        threads = torch.get_num_threads()
-        peak = _product_gflops(torch.float32, device, 2048)
-        return f"CPU, {threads} threads, PyTorch {torch.__version__}, float32 {peak:.0f} GFLOP/s"
+        threads, kind = torch.get_num_threads(), torch.backends.cpu.get_cpu_capability()
+        peak = _product_gflops(torch.float32, device, 1024)
+        return (
+            f"CPU ({kind}), {threads} threads, PyTorch {torch.__version__}, "
+            f"float32 {peak:.0f} GFLOP/s a core"
+        )
     peaks_found = []
     for name, dtype in (("float32", torch.float32), ("float16", torch.float16)):
         tera = _product_gflops(dtype, device, 8192) / 1e3
@@ -332,14 +350,15 @@ def _machine(device: str) -> str:
 
 
 def _product_gflops(dtype: torch.dtype, device: str, size: int) -> float:
+    clock = clock_of(device)
     one = torch.rand(size, size, dtype=torch.float32, device=device).to(dtype)
     best = float("inf")
-    for _ in range(8):
-        start = time.perf_counter()
+    for _ in range(10):
+        start = clock()
         torch.mm(one, one)
         if device == "cuda":
             torch.cuda.synchronize()
-        best = min(best, time.perf_counter() - start)
+        best = min(best, clock() - start)
     return 2 * size**3 / best / 1e9
 
 

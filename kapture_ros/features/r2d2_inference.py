@@ -26,8 +26,9 @@ from kapture_ros.features.winograd import (
 _QUAD_LAYERS = 3
 _CACHE_BYTES = {"cpu": 4 << 20, "cuda": 24 << 20}
 """How much of the squared features is made at a time, so that it stays in the cache."""
-_WINOGRAD_CHANNELS = 32 * 64
-"""Input times output channels from which Winograd's transforms pay off (measured)."""
+_WINOGRAD_CHANNELS = 128 * 128
+"""Input times output channels from which Winograd's additions cost less than its products
+save (measured with 256-bit vectors)."""
 
 
 class RawMaps(NamedTuple):
@@ -78,7 +79,7 @@ class Layer:
 def prepare(network: R2D2Net, runtime: Runtime) -> Engine:
     """The fastest way for this device and precision, by benchmarks/features.py."""
     if runtime.device.type == "cpu" and runtime.dtype == torch.float32:
-        return WinogradR2D2(network)
+        return BandedR2D2(network)
     return FoldedR2D2(network, runtime)
 
 
@@ -227,16 +228,19 @@ def _folded_into_channels(images: Tensor, stem: int, downsample: int) -> Tensor:
     return nn.functional.pixel_unshuffle(images[:, :, :height, :width], stem)
 
 
-class WinogradR2D2:
-    """Float32 on a CPU, one image at a time: all but the first layers in Winograd form."""
+class BandedR2D2:
+    """Float32 on a CPU, one image at a time, in bands of rows that stay in the cache.
+
+    Layers with many channels take Winograd's form.
+    """
 
     def __init__(self, network: R2D2Net) -> None:
-        self.how = "Winograd convolutions"
+        self.how = "convolutions in bands"
         self.stride = network.config.stride
         self._stem = network.config.stem
         self._heads = Heads(network, torch.device("cpu"))
         self._layers = fold(network)
-        self._convs = [_fastest(layer) for layer in self._layers]
+        self._convs = [_convolution(layer) for layer in self._layers]
         self._workspace = Workspace()
         self._workers = BandWorkers()
 
@@ -262,9 +266,10 @@ class WinogradR2D2:
                     source.width,
                 )
                 conv(source, full, self._workers)
-                pooled = nn.functional.max_pool2d(full.map.permute(2, 0, 1)[None], layer.pool)[0]
-                target = self._buffer(index + 1, *pooled.shape[1:])
-                target.map.copy_(pooled.permute(1, 2, 0))
+                target = self._buffer(
+                    index + 1, source.height // layer.pool, source.width // layer.pool
+                )
+                _pool(full.map, target.map, layer.pool)
             source = target
         features = source.map[None]
         return RawMaps(features, *self._heads.maps(features, shared.permute(2, 0, 1)[None]))
@@ -286,7 +291,18 @@ class WinogradR2D2:
         return PaddedMap(buffer, pad, height, width)
 
 
-def _fastest(layer: Layer) -> WinogradConv | DirectConv:
+def _pool(full: Tensor, pooled: Tensor, size: int) -> None:
+    """The maximum of every size × size block of (H, W, C); a rest at the border is left out."""
+    rows, columns = (size * side for side in pooled.shape[:2])
+    blocks = [
+        full[down:rows:size, right:columns:size] for down in range(size) for right in range(size)
+    ]
+    torch.maximum(blocks[0], blocks[1], out=pooled)
+    for block in blocks[2:]:
+        torch.maximum(pooled, block, out=pooled)
+
+
+def _convolution(layer: Layer) -> WinogradConv | DirectConv:
     channels = layer.weight.shape[0] * layer.weight.shape[1]
     kind = WinogradConv if channels >= _WINOGRAD_CHANNELS else DirectConv
     return kind(layer.weight, layer.bias, dilation=layer.dilation, relu=layer.relu)

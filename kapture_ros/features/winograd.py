@@ -102,7 +102,7 @@ class PaddedMap:
 
 
 class DirectConv:
-    """What WinogradConv does, as it comes: for few channels, or an odd dilation."""
+    """What WinogradConv does, as it comes: for few channels."""
 
     def __init__(self, weight: Tensor, bias: Tensor, *, dilation: int, relu: bool) -> None:
         """Keep the weight (Cout, Cin, k, k)."""
