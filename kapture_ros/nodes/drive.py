@@ -33,7 +33,7 @@ from kapture_ros.messages.common import frame_id
 from kapture_ros.msg import WifiScan
 from kapture_ros.nodes import conversions, diagnosis
 from kapture_ros.nodes.inference import Answer, Inference
-from kapture_ros.nodes.inputs import Inputs, Outlets
+from kapture_ros.nodes.inputs import JUMP_NS, Inputs, Outlets
 from kapture_ros.nodes.localizer_options import camera_settings
 from kapture_ros.nodes.outputs import Outputs
 from kapture_ros.nodes.predictor import Predictor, known_after
@@ -57,6 +57,7 @@ class Drive:
         self._state = State.UNINITIALIZED
         self._tracked: TrackedPose | None = None
         self._begin = time.monotonic()
+        self._simulated = bool(node.get_parameter("use_sim_time").value)
         self._arrivals: dict[int, float] = {}  # of each camera's last image
         tracking = settings.sequence.tracking
         self._predictor = Predictor(
@@ -68,6 +69,7 @@ class Drive:
             self._add_imu,
             self._predictor.moved,
             self._jumped,
+            self._is_over,
             outputs.sent_ns,
         )
         self._inputs = Inputs(settings, camera_settings(settings.inputs), outlets)
@@ -198,6 +200,10 @@ class Drive:
             self._predictor.reset()
             self._outputs.restart()
             self._state = State.UNINITIALIZED
+
+    def _is_over(self, stamp_ns: int) -> bool:
+        """Ahead of /clock, which went back, are messages that were under way meanwhile."""
+        return self._simulated and 0 < self._now_ns() < stamp_ns - JUMP_NS
 
     def _age(self, instant: Instant[Message]) -> float:
         age = (self._now_ns() - instant.stamp_ns) / SECOND

@@ -112,6 +112,7 @@ class Outlets:
         imu: turn rate and acceleration, in the axes of the base.
         moved: base_then_from_base_now between two stamps; the identity if unknown.
         jumped: the clock went back.
+        is_over: whether a stamp is of before the clock went back.
         sent_ns: stamps of the transforms that this node sent.
     """
 
@@ -120,6 +121,7 @@ class Outlets:
     imu: Callable[[ImuSample], None]
     moved: Callable[[int, int], Transform]
     jumped: Callable[[], None]
+    is_over: Callable[[int], bool]
     sent_ns: Container[int]
 
 
@@ -156,6 +158,8 @@ class Inputs:
         """An image; `now_ns` stands in for a stamp of zero."""
         known = self.cameras[camera]
         stamp = self._stamp(known.settings.topic, message, now_ns)
+        if stamp is None:
+            return
         known.newest_ns, known.images = stamp, known.images + 1
         for instant in self._sync.add(camera, stamp, message):
             self._outlets.instant(instant)
@@ -176,7 +180,8 @@ class Inputs:
                     )
                 continue
             if not static:
-                self._notice(f"tf {item.child}", item.stamp_ns)
+                if not self._notice(f"tf {item.child}", item.stamp_ns):
+                    continue
                 stamps.add(item.stamp_ns)
             try:
                 if static:
@@ -198,6 +203,8 @@ class Inputs:
         """A nav_msgs/Odometry."""
         inputs = self.settings.inputs
         stamp = self._stamp(inputs.odometry_topic, message, now_ns)
+        if stamp is None:
+            return
         child = str(message.child_frame_id).lstrip("/") or inputs.base_frame
         try:
             pose = to_transform(message.pose.pose)
@@ -226,18 +233,22 @@ class Inputs:
 
     def on_gnss(self, message: Message, now_ns: int) -> None:
         """A NavSatFix."""
-        topic = self.settings.inputs.gnss_topic
-        self._fixes.add(self._stamp(topic, message, now_ns), (message, frame_id(message)))
+        stamp = self._stamp(self.settings.inputs.gnss_topic, message, now_ns)
+        if stamp is not None:
+            self._fixes.add(stamp, (message, frame_id(message)))
 
     def on_wifi(self, message: Message, now_ns: int) -> None:
         """A WifiScan."""
         stamp = self._stamp(self.settings.inputs.wifi_topic, message, now_ns)
-        self._scans.add(stamp, conversions.wifi_signals(message))
+        if stamp is not None:
+            self._scans.add(stamp, conversions.wifi_signals(message))
 
     def on_imu(self, message: Message, now_ns: int) -> None:
         """An Imu."""
         topic = self.settings.inputs.imu_topic
         stamp = self._stamp(topic, message, now_ns)
+        if stamp is None:
+            return
         try:
             base = self.settings.inputs.base_frame
             base_from_imu = self.tree.lookup(base, frame_id(message), stamp)
@@ -248,21 +259,24 @@ class Inputs:
         self.problems.pop(topic, None)
         self._outlets.imu(sample)
 
-    def _stamp(self, topic: str, message: Message, now_ns: int) -> int:
+    def _stamp(self, topic: str, message: Message, now_ns: int) -> int | None:
+        """The stamp; None if the message is of a time that is over."""
         stamp = header_stamp_ns(message)
         if stamp == 0:
             self.problems[f"{topic} stamps"] = "stamps of zero: the time of arrival is used"
             stamp = now_ns
-        self._notice(topic, stamp)
-        return stamp
+        return stamp if self._notice(topic, stamp) else None
 
-    def _notice(self, stream: str, stamp_ns: int) -> None:
-        """Begin anew when the stamps of a stream went back."""
+    def _notice(self, stream: str, stamp_ns: int) -> bool:
+        """Begin anew when the stamps of a stream went back; False if this one is from before."""
+        if self._outlets.is_over(stamp_ns):
+            return False
         newest = self._newest.get(stream)
         if newest is not None and stamp_ns < newest - JUMP_NS:
             self.restart()
             self._outlets.jumped()
         self._newest[stream] = max(stamp_ns, self._newest.get(stream, stamp_ns))
+        return True
 
     def restart(self) -> None:
         """Forget all that has a stamp."""

@@ -64,6 +64,7 @@ class Heard:
     imu: list = field(default_factory=list)
     jumps: int = 0
     sent: list = field(default_factory=list)
+    clock_ns: int = 10**18
 
 
 def listening(**changes) -> Heard:
@@ -78,9 +79,18 @@ def listening(**changes) -> Heard:
     def jumped() -> None:
         heard.jumps += 1
 
+    def is_over(stamp_ns: int) -> bool:
+        return stamp_ns > heard.clock_ns
+
     moved = Transform(translation=[0.5, 0, 0])
     outlets = Outlets(
-        heard.instants.append, take, heard.imu.append, lambda a, b: moved, jumped, heard.sent
+        heard.instants.append,
+        take,
+        heard.imu.append,
+        lambda a, b: moved,
+        jumped,
+        is_over,
+        heard.sent,
     )
     heard.inputs = Inputs(settings, camera_settings(settings.inputs), outlets)
     return heard
@@ -283,6 +293,19 @@ def test_a_clock_that_jumps_back_begins_everything_anew():
     assert heard.inputs.query(heard.instants[1]).gnss is None
     heard.inputs.on_image(0, image(2 * SECOND), 0)
     assert heard.jumps == 1
+
+
+def test_messages_that_were_under_way_when_the_clock_went_back_are_left_out():
+    heard = ready(image_topics=["/a/image"], gnss_topic="/fix")
+    heard.inputs.on_image(0, image(100 * SECOND), 0)
+    heard.inputs.on_image(0, image(SECOND), 0)
+    heard.clock_ns = 2 * SECOND
+    heard.inputs.on_image(0, image(101 * SECOND), 0)
+    heard.inputs.on_transforms(transform(101 * SECOND, "odom", "base_link", 3.0), static=False)
+    heard.inputs.on_image(0, image(2 * SECOND), 0)
+    assert heard.jumps == 1
+    assert heard.odometry == []
+    assert [found.stamp_ns for found in heard.instants] == [100 * SECOND, SECOND, 2 * SECOND]
 
 
 @pytest.mark.parametrize(
