@@ -34,6 +34,7 @@ from kapture_ros.mapping.images import ImageTable, require_calibration
 from kapture_ros.mapping.index import build_index
 from kapture_ros.mapping.manifest import write_manifest
 from kapture_ros.mapping.matching import MatchStore, match_pairs
+from kapture_ros.mapping.missing_features import are_bundled, extract_missing
 from kapture_ros.mapping.options import MapSettings
 from kapture_ros.mapping.pairs import choose_pairs
 from kapture_ros.mapping.reconstruction import triangulate_more
@@ -100,6 +101,8 @@ def _new_session(old: OpenMap, dataset: Path, settings: MapSettings) -> Session:
     name = dataset.resolve().name
     if name in old.manifest.sessions:
         raise InputError(f"{old.path} has a session '{name}' already: rename the dataset's folder")
+    if are_bundled(old.manifest.features):
+        extract_missing(dataset, settings)
     source = FeatureSource.of(settings)
     sigma = settings.poses.gnss_sigma
     session = read_session(dataset, name, source, prefixed=True, gnss_sigma=sigma)

@@ -25,25 +25,19 @@ import pycolmap
 
 import kapture_ros
 from kapture_ros.errors import InputError, OutputError
-from kapture_ros.features.extraction import (
-    DEFAULT_GLOBAL,
-    DEFAULT_LOCAL,
-    ExtractionSettings,
-    extract_dataset,
-)
-from kapture_ros.features.runtime import RuntimeOptions
 from kapture_ros.files import write_atomically
 from kapture_ros.mapping import georeference, routes
 from kapture_ros.mapping.colmap import new_reconstruction, structure_of, write_database
 from kapture_ros.mapping.colors import colored
 from kapture_ros.mapping.consistency import PoseCheck, check_poses
-from kapture_ros.mapping.feature_files import FeatureFolder, feature_types, unit_rows
+from kapture_ros.mapping.feature_files import FeatureFolder, unit_rows
 from kapture_ros.mapping.gnss import positions_of_images
-from kapture_ros.mapping.images import ImageTable, read_images, require_calibration
+from kapture_ros.mapping.images import ImageTable, require_calibration
 from kapture_ros.mapping.index import build_index
 from kapture_ros.mapping.intrinsics import with_guessed_intrinsics
 from kapture_ros.mapping.manifest import FILE_NAME, Manifest, write_manifest
 from kapture_ros.mapping.matching import MatchStore, match_pairs
+from kapture_ros.mapping.missing_features import extract_missing
 from kapture_ros.mapping.options import MapSettings
 from kapture_ros.mapping.pairs import Pairs, choose_pairs, write_pairs
 from kapture_ros.mapping.sessions import (
@@ -171,36 +165,14 @@ def build_map(
 
 
 def extract_step(run: Run, datasets: Sequence[Path]) -> None:
-    """Give drives that have no features those of the bundled networks, in their own folders.
+    """Give drives that have no features those of the bundled networks.
 
     Raises:
         InputError, OptionError, OutputError: as `extract_dataset`.
     """
-    device = run.settings.match.device
-    for dataset in datasets:
-        local = "" if run.settings.local_features else _wanted(dataset, "keypoints", DEFAULT_LOCAL)
-        places = (
-            ""
-            if run.settings.global_features
-            else _wanted(dataset, "global_features", DEFAULT_GLOBAL)
-        )
-        if not local and not places:
-            continue
-        with run.step("extract") as counts:
-            settings = ExtractionSettings(local, places, runtime=RuntimeOptions(device=device))
-            done = extract_dataset(dataset, settings)
-            counts |= {"dataset": dataset.name, "images": done.made, **done.types}
-
-
-def _wanted(dataset: Path, kind: str, network: str) -> str:
-    """The network that has images left to do; empty if the dataset has features of its own."""
-    types = feature_types(dataset, kind)
-    if not types:
-        return network
-    if len(types) > 1 or not types[0].startswith(f"{network}-"):
-        return ""
-    folder = FeatureFolder.in_dataset(dataset, kind, types[0])
-    return "" if all(folder.has(name) for name in read_images(dataset).names) else network
+    with run.step("extract") as counts:
+        done = [extract_missing(dataset, run.settings) for dataset in datasets]
+        counts |= {"images": sum(one.made for one in done if one is not None)}
 
 
 def read_sessions(datasets: Sequence[Path], settings: MapSettings) -> list[Session]:

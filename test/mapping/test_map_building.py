@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from drive_scene import DATUM, DriveOptions, make_drive
 
+from kapture_ros.dataset.tables import pose_row
 from kapture_ros.errors import OutputError
 from kapture_ros.mapping import pipeline
 from kapture_ros.mapping.images import read_images
@@ -22,6 +23,7 @@ from kapture_ros.mapping.pairs import read_pairs
 from kapture_ros.mapping.pipeline import build_map
 from kapture_ros.mapping.structure import read_structure
 from kapture_ros.mapping.visual_map import VisualMap
+from kapture_ros.transforms.se3 import Transform
 
 
 def errors(map_dir: Path, drive) -> np.ndarray:
@@ -76,13 +78,38 @@ def test_the_record_says_how_the_map_was_made(street):
     record = read_manifest(street.path).record
     steps = {step["step"]: step for step in record["steps"]}
     assert list(steps) == [
-        "collect", "pairs", "match", "check poses", "verify", "reconstruct (fixed poses)", "write",
+        "extract", "collect", "pairs", "match", "check poses", "verify",
+        "reconstruct (fixed poses)", "write",
     ]  # fmt: skip
     assert all(step["seconds"] >= 0 for step in steps.values())
     assert steps["write"]["points"] == len(VisualMap.load(street.path).points)
     assert record["settings"]["pairs"]["retrieval_top_k"] == 4
     assert set(record["versions"]) == {"kapture_ros", "pycolmap", "numpy", "python"}
     assert record["warnings"] == []
+
+
+def test_a_drive_without_features_gets_them_on_the_way(shared_data: Path, tmp_path: Path):
+    views = sorted((shared_data / "kitti_00").glob("*.jpg"))[:5]
+    poses = np.loadtxt(shared_data / "kitti_00/poses.txt").reshape(-1, 3, 4)
+    sensors = tmp_path / "drive/sensors"
+    (sensors / "records_data").mkdir(parents=True)
+    lens = "PINHOLE, 1241, 376, 718.856, 718.856, 607.1928, 185.2157"
+    rows = [Transform.from_matrix(pose).inverse() for pose in poses[:5]]
+    tables = {
+        "sensors": [f"camera, , camera, {lens}"],
+        "records_camera": [f"{k}, camera, {view.name}" for k, view in enumerate(views)],
+        "trajectories": [f"{k}, camera, " + ", ".join(pose_row(p)) for k, p in enumerate(rows)],
+    }
+    for name, lines in tables.items():
+        text = "\n".join(["# kapture format: 1.1", *lines, ""])
+        (sensors / f"{name}.txt").write_text(text)
+    for view in views:
+        shutil.copy(view, sensors / "records_data")
+    manifest = build_map([tmp_path / "drive"], tmp_path / "map", MapSettings())
+    assert manifest.record["steps"][0]["images"] == 5
+    assert manifest.features.keypoints.startswith("r2d2-fast-free-")
+    assert manifest.features.global_features.startswith("apgem-small-free-")
+    assert len(VisualMap.load(tmp_path / "map").points) > 200
 
 
 def test_without_poses_the_loop_closes_and_gnss_gives_the_scale(tmp_path: Path):
