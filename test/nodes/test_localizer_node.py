@@ -1,0 +1,297 @@
+"""The localizer as its own process: a bag in, pose, transform and status out, as on a vehicle."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+
+pytest.importorskip("rclpy", reason="no rclpy: pip install -r requirements/ros-jazzy.txt")
+from room_drive import DATUM, MAP_FROM_ODOM, START_NS, Drive, make_map, pose_at, write_bag
+
+from kapture_ros.localization.query import Reason
+from kapture_ros.localization.sequence_state import State
+from kapture_ros.nodes.outputs import TOPICS
+from kapture_ros.transforms import Transform
+
+HERE = Path(__file__).parent
+PATIENCE = 240.0  # seconds; a loaded machine is slow, a hanging one is not
+LATER = START_NS + 10**13
+SIDE = 0.1  # metres beside the path that was mapped
+TRACKING = int(State.TRACKING)
+COMMAND = (sys.executable, "-m", "kapture_ros.cli.main")
+FRONT = ("--image-topics", "/front/image/compressed")
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+
+@dataclass(frozen=True)
+class Room:
+    """A map, and bags of drives in it."""
+
+    map: Path
+    drive: Path
+    rig: Path
+
+
+@pytest.fixture(scope="module")
+def room(tmp_path_factory: pytest.TempPathFactory) -> Room:
+    folder = tmp_path_factory.mktemp("room")
+    drive = Drive(side=SIDE, begin=0.3, start_ns=LATER, seconds=5.0)
+    rig = Drive(
+        side=SIDE, begin=0.3, start_ns=LATER, seconds=4.0, cameras=("front", "left"),
+        skew_s=0.03, missing={"front": 2.0},
+    )  # fmt: skip
+    return Room(
+        make_map(folder / "mapping"),
+        write_bag(folder, "drive", drive),
+        write_bag(folder, "rig", rig),
+    )
+
+
+def truth(stamp_ns: int) -> Transform:
+    return pose_at(0.3 + (stamp_ns - LATER) / 1e9, SIDE)
+
+
+@contextmanager
+def running(environment: dict[str, str], *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """A process that is killed at the end if it is still there."""
+    process = subprocess.Popen(
+        arguments, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+class Client:
+    """Asks the listening process."""
+
+    def __init__(self, process: subprocess.Popen[str]):
+        self._process = process
+
+    def ask(self, what: str, **arguments: Any) -> Any:
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._process.stdin.write(json.dumps({"do": what, **arguments}) + "\n")
+        self._process.stdin.flush()
+        answer = self._process.stdout.readline()
+        assert answer, f"the client failed at {what}"
+        return json.loads(answer)
+
+    def heard(self, topic: str, count: int = 0) -> list[Any]:
+        messages: list[Any] = self.ask("heard", topic=topic, count=count)
+        assert len(messages) >= count, f"only {len(messages)} messages on {topic}"
+        return messages
+
+    def until(self, topic: str, holds: Callable[[Any], bool]) -> Any:
+        """The first message for which something holds, since the last `forget`."""
+        end = time.monotonic() + PATIENCE
+        while time.monotonic() < end:
+            found = next((message for message in self.heard(topic) if holds(message)), None)
+            if found is not None:
+                return found
+            time.sleep(0.1)
+        raise AssertionError(f"{topic}: never heard; last {self.heard(topic)[-3:]}")
+
+    def told(self, level: int, words: str) -> Any:
+        """A diagnostic status of this level with these words."""
+        return self.until("diagnostics", lambda m: any(s[0] == level and words in s[2] for s in m))
+
+
+@contextmanager
+def session(
+    environment: dict[str, str], *node_arguments: str
+) -> Iterator[tuple[subprocess.Popen[str], Client]]:
+    """A localizer with use_sim_time, and a client."""
+    node = (*COMMAND, "node", "localize", *node_arguments)
+    ros = ("--ros-args", "-p", "use_sim_time:=true")
+    listener = (sys.executable, str(HERE / "localizer_client.py"))
+    with running(environment, *listener) as heard, running(environment, *node, *ros) as process:
+        yield process, Client(heard)
+
+
+def playing(environment: dict[str, str], bag: Path, *arguments: str) -> Any:
+    """The bag again and again, slowly, so that a loaded machine keeps up."""
+    waiting = ("--wait-for", "/front/image/compressed", "--wait-seconds", str(PATIENCE))
+    always = ("--loop", "--rate", "0.4", *waiting)
+    return running(environment, *COMMAND, "play", str(bag), *always, *arguments)
+
+
+def check_poses(poses: list[Any]) -> None:
+    for message in poses:
+        assert message["frame"] == "map"
+        x, y, z, *wxyz = message["pose"]
+        pose = Transform.from_quaternion(wxyz, (x, y, z))
+        metres, radians = pose.distance_to(truth(message["stamp"]))
+        assert metres < 0.1 and np.rad2deg(radians) < 2.0
+        covariance = np.reshape(message["covariance"], (6, 6))
+        assert np.linalg.eigvalsh(covariance)[0] > 0
+        sigma = np.sqrt(np.linalg.eigvalsh(covariance[:3, :3])[-1])
+        assert sigma < 0.5 and metres < 6 * sigma
+
+
+def test_a_drive_is_localized_again_and_again(ros_environment: dict[str, str], room: Room):
+    arguments = (
+        "--map",
+        str(room.map),
+        *FRONT,
+        "--odometry-topic",
+        "/odom",
+        "--gnss-topic",
+        "/fix",
+    )
+    with session(ros_environment, *arguments) as (node, client):
+        with playing(ros_environment, room.drive):
+            check_poses(client.heard("pose", 3))
+            check_outputs(client)
+            check_loop(client)
+            check_relocalization(client)
+            check_parameters(client)
+        node.send_signal(signal.SIGINT)
+        assert node.wait(PATIENCE) == 0
+
+
+def check_outputs(client: Client) -> None:
+    client.heard("odometry", 60)
+    first = [m["state"] for m in client.heard("status")]
+    assert first[0] == int(State.UNINITIALIZED)
+    assert int(State.INITIALIZING) in first[: first.index(TRACKING)]
+    links = [link for message in client.heard("tf", 30) for link in message]
+    assert {(link[0], link[1]) for link in links} == {("map", "odom"), ("odom", "base_link")}
+    x, y, _ = MAP_FROM_ODOM.translation
+    for link in links:
+        if link[1] == "odom":
+            assert link[3:5] == pytest.approx([x, y], abs=0.15)
+    for message in client.heard("odometry"):
+        assert message["frames"] == ["map", "base_link"]
+        x, y, z, *wxyz = message["pose"]
+        pose = Transform.from_quaternion(wxyz, (x, y, z))
+        assert pose.distance_to(truth(message["stamp"]))[0] < 0.2
+    assert client.heard("map_points", 1)[0] > 100
+    assert client.heard("map_cameras", 1)[0] == 12 * 16
+    assert client.heard("path", 1)[0] >= 1
+    assert client.heard("debug_image/compressed", 1)[0][2] == 3
+    latitude, longitude, _ = client.heard("fix", 1)[0]
+    assert latitude == pytest.approx(DATUM.latitude, abs=1e-4)  # about 10 m
+    assert longitude == pytest.approx(DATUM.longitude, abs=1e-4)
+    processed = next(m for m in client.heard("status") if m["reason"] == int(Reason.ACCEPTED))
+    assert all(np.isfinite(processed["latency"])) and processed["map_id"]
+    client.told(0, "images arrive")
+    client.told(0, "tracking")
+
+
+def check_loop(client: Client) -> None:
+    """The bag begins anew, and so does the localizer."""
+    client.until("status", lambda m: m["stamp"] > LATER + 4 * 10**9)
+    client.ask("forget")
+    client.until("status", lambda m: m["stamp"] < LATER + 10**9)
+    client.until("status", lambda m: m["state"] == TRACKING and m["stamp"] < LATER + 4 * 10**9)
+    check_poses(client.heard("pose"))
+
+
+def check_relocalization(client: Client) -> None:
+    client.ask("forget")
+    client.until("status", lambda m: m["state"] == TRACKING)
+    assert client.ask("trigger", name="relocalize")[0]
+    client.ask("forget")
+    client.until("status", lambda m: m["state"] in (State.LOST, State.INITIALIZING))
+    client.until("status", lambda m: m["state"] == TRACKING)
+    client.ask("hint", frame="map", x=1.0, y=0.0)
+    client.ask("forget")
+    client.until("status", lambda m: m["state"] == TRACKING)
+    assert client.ask("trigger", name="reset")[0]
+
+
+def check_parameters(client: Client) -> None:
+    accepted, why = client.ask("set", name="publish_rate", value=500.0)
+    assert not accepted and "1 to 200" in why
+    accepted, why = client.ask("set", name="map", value="/elsewhere")
+    assert not accepted and "load_map" in why
+    accepted, why = client.ask("set", name="acceptance.min_inliers", value="many")
+    assert not accepted and "whole number" in why
+    assert client.ask("set", name="publish_tf", value="none") == [True, ""]
+    client.told(0, "none wanted")
+    client.ask("forget")
+    client.heard("pose", 1)
+    assert not [link for m in client.heard("tf") for link in m if link[1] == "odom"]
+    assert client.ask("load_map", path="/elsewhere") == 1  # RESULT_MAP_DOES_NOT_EXIST
+
+
+def test_a_wrong_map_is_told_and_can_be_corrected(ros_environment: dict[str, str], room: Room):
+    """Then ten times down and up: nothing of it stays."""
+    with session(ros_environment, "--map", "/nowhere", *FRONT) as (node, client):
+        client.told(2, "cannot configure: /nowhere is no map")
+        assert client.ask("state") == "unconfigured"
+        assert not client.ask("change", transition="configure")
+        assert client.ask("set", name="map", value=str(room.map)) == [True, ""]
+        idle = client.ask("publishers")
+        assert client.ask("change", transition="configure")
+        configured = client.ask("publishers")
+        assert set(configured) - set(idle) >= {f"/localizer/{name}" for name in TOPICS}
+        inactive = client.ask("subscriptions")
+        process = psutil.Process(node.pid)
+        threads, memory = [], []
+        for number in range(10):
+            assert client.ask("change", transition="activate")
+            assert "/front/image/compressed" in client.ask("subscriptions")
+            assert client.ask("change", transition="deactivate")
+            if number in (3, 6):
+                assert client.ask("change", transition="cleanup")
+                assert client.ask("publishers") == idle
+                assert client.ask("change", transition="configure")
+            threads.append(process.num_threads())
+            memory.append(process.memory_info().rss)
+        assert client.ask("subscriptions") == inactive
+        assert client.ask("publishers") == configured
+        assert threads[-1] <= threads[1]
+        assert memory[-1] < 1.05 * memory[3]
+        node.send_signal(signal.SIGTERM)
+        assert node.wait(PATIENCE) == 0
+
+
+def test_what_is_missing_is_told(ros_environment: dict[str, str], room: Room):
+    """First no CameraInfo, then no frame, then no image at all."""
+    arguments = ("--map", str(room.map), *FRONT, "--silence-warning", "1", "--silence-error", "2")
+    with session(ros_environment, *arguments) as (_, client):
+        client.told(2, "no image yet")
+        with playing(ros_environment, room.drive, "--topics", "/front/image/*"):
+            refused = client.until("status", lambda m: m["reason"] == int(Reason.BAD_INPUT))
+            assert "no CameraInfo on /front/camera_info" in refused["text"]
+            client.told(2, "no CameraInfo on /front/camera_info")
+        client.ask("forget")
+        with playing(ros_environment, room.drive, "--topics", "/front/*"):
+            client.told(2, "where is the camera on the vehicle?")
+        assert client.heard("pose") == []
+        client.ask("forget")
+        client.told(1, "no image for")
+        client.told(2, "no image for")
+
+
+def test_a_rig_goes_on_when_a_camera_fails(ros_environment: dict[str, str], room: Room):
+    """The cameras take turns by 30 ms; after two seconds the left one is alone. No odometry."""
+    topics = ("/front/image/compressed", "/left/image/compressed")
+    arguments = ("--map", str(room.map), "--image-topics", *topics, "--publish-tf", "map_to_base")
+    with (
+        session(ros_environment, *arguments) as (_, client),
+        playing(ros_environment, room.rig, "--topics", "/front/*", "/left/*", "/tf_static"),
+    ):
+        alone = client.until(
+            "status",
+            lambda m: m["stamp"] > LATER + 2.5e9 and m["reason"] == int(Reason.ACCEPTED),
+        )
+        assert alone["inliers"] >= 12
+        check_poses(client.heard("pose", 1))
+        links = {tuple(link[:2]) for message in client.heard("tf", 1) for link in message}
+        assert links == {("map", "base_link")}
