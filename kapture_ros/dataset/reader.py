@@ -22,6 +22,7 @@ from kapture_ros.dataset.records import (
     ImageRecord,
     LidarRecord,
     MagneticRecord,
+    MessageRecord,
     OdometryRecord,
     Record,
     RigRow,
@@ -163,6 +164,8 @@ class Dataset:
                 pose = Transform.from_quaternion(line["pose"][:4], line["pose"][4:])
                 frames = {"parent_frame": line["parent"], "child_frame": line["child"]}
                 return OdometryRecord(**base, **frames, parent_from_child=pose)
+            case "message":
+                return MessageRecord(**base, reason=line["reason"])
         raise InputError(f"{self.path}: records of sensor type '{kind}' are not known")
 
 

@@ -174,6 +174,13 @@ class OdometryRecord(Record):
     parent_from_child: Transform
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MessageRecord(Record):
+    """A message that became no other record (a fix without a position); `extra` is all of it."""
+
+    reason: str
+
+
 @dataclass(frozen=True, slots=True)
 class TrajectoryRow:
     """A row of trajectories.txt: `device_from_world` of a sensor or rig.

@@ -24,6 +24,7 @@ from kapture_ros.dataset.records import (
     Beacon,
     BluetoothRecord,
     JsonValue,
+    MessageRecord,
     OdometryRecord,
     Record,
     Sensor,
@@ -40,7 +41,7 @@ LOCK = FOLDER / "recording.lock"
 
 ENCODER = json.JSONEncoder(separators=(",", ":"))
 
-LINE_PER_RECORD = frozenset({"wifi", "bluetooth", "odometry"})
+LINE_PER_RECORD = frozenset({"wifi", "bluetooth", "odometry", "message"})
 """Sensor kinds whose every record has a line, so that an empty or torn scan shows."""
 
 
@@ -130,6 +131,8 @@ def record_content(record: Record) -> dict[str, JsonValue]:
             pose = record.parent_from_child
             content |= {"parent": record.parent_frame, "child": record.child_frame}
             content["pose"] = [*pose.quaternion.tolist(), *pose.translation.tolist()]
+        case MessageRecord():
+            content["reason"] = record.reason
     if record.extra:
         content["extra"] = dict(record.extra)
     return content

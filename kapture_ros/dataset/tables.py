@@ -22,6 +22,7 @@ from kapture_ros.dataset.records import (
     ImageRecord,
     LidarRecord,
     MagneticRecord,
+    MessageRecord,
     OdometryRecord,
     Record,
     RigRow,
@@ -92,6 +93,7 @@ RECORD_KINDS: dict[type[Record], str] = {
     GyroscopeRecord: "gyroscope",
     MagneticRecord: "magnetic",
     OdometryRecord: "odometry",
+    MessageRecord: "message",
 }
 
 CAMERA_PARAMETERS = {

@@ -14,7 +14,7 @@ RecordFunction: TypeAlias = Callable[[Message, int, str], Sequence[Record]]
 """(message, stamp in nanoseconds, sensor id) -> records; raises MessageError."""
 
 IMAGE, COMPRESSED_IMAGE = "sensor_msgs/Image", "sensor_msgs/CompressedImage"
-CAMERA_INFO = "sensor_msgs/CameraInfo"
+CAMERA_INFO, POINT_CLOUD = "sensor_msgs/CameraInfo", "sensor_msgs/PointCloud2"
 TRANSFORMS = ("tf2_msgs/TFMessage", "tf/tfMessage")
 POSES = (
     "nav_msgs/Odometry",
@@ -25,7 +25,7 @@ POSES = (
 FUNCTIONS: dict[str, RecordFunction] = {
     IMAGE: images.image_records,
     COMPRESSED_IMAGE: images.compressed_image_records,
-    "sensor_msgs/PointCloud2": pointclouds.point_cloud_records,
+    POINT_CLOUD: pointclouds.point_cloud_records,
     "sensor_msgs/NavSatFix": gnss.nav_sat_fix_records,
     "gps_msgs/GPSFix": gnss.gps_fix_records,
     "gps_common/GPSFix": gnss.gps_fix_records,

@@ -18,6 +18,7 @@ from kapture_ros.dataset.records import (
     ImageRecord,
     LidarRecord,
     MagneticRecord,
+    MessageRecord,
     OdometryRecord,
     Record,
     Sensor,
@@ -76,6 +77,8 @@ def _record(dataset: Dataset, kind: str, base: dict[str, Any], line: dict[str, A
             points = tuple(AccessPoint(*item) for item in line["heard"])
         start, end = line["scan"]
         return WifiRecord(**base, access_points=points, scan_start_ns=start, scan_end_ns=end)
+    if kind == "message":
+        return MessageRecord(**base, reason=line["reason"])
     pose = Transform.from_quaternion(line["pose"][:4], line["pose"][4:])
     frames = {"parent_frame": line["parent"], "child_frame": line["child"]}
     return OdometryRecord(**base, **frames, parent_from_child=pose)

@@ -93,7 +93,7 @@ def _topics(
 def _sensors(collector: _Collector) -> Iterator[str]:
     rows = [("sensor", "kind", "camera model", "rig", "sensor_from_rig (qw qx qy qz, metres)")]
     for sensor in collector.sensors.values():
-        if sensor.kind == "odometry":
+        if sensor.kind in ("odometry", "message"):
             continue
         model = " ".join(_short(value) for value in sensor.params)
         row = collector.rigs.get(sensor.sensor_id)

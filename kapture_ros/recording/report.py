@@ -78,7 +78,7 @@ def problems(session: Session) -> Iterator[str]:
     for sensor_id, sensor in session["sensors"].items():
         if sensor["camera_model"] == "UNKNOWN_CAMERA":
             yield f"{sensor_id}: no CameraInfo; the camera has no calibration"
-        if sensor["duplicates"]:
+        if sensor["duplicates"] and sensor["kind"] != "message":  # those are in the sidecar anyway
             yield (
                 f"{sensor_id}: {_number(sensor['duplicates'], 'duplicate stamp')}; kapture holds "
                 "the first record of a stamp, the others are in the sidecar"

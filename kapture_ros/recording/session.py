@@ -20,6 +20,7 @@ from kapture_ros.dataset.records import (
     GnssRecord,
     ImageRecord,
     JsonValue,
+    MessageRecord,
     OdometryRecord,
     Record,
     RigRow,
@@ -34,6 +35,7 @@ from kapture_ros.messages.common import (
     frame_id,
     header_stamp_ns,
     normalized_type,
+    plain,
 )
 from kapture_ros.messages.motion import StampedTransform, stamped_transforms
 from kapture_ros.messages.table import (
@@ -41,6 +43,7 @@ from kapture_ros.messages.table import (
     COMPRESSED_IMAGE,
     DEPTH_FUNCTIONS,
     IMAGE,
+    POINT_CLOUD,
     TRANSFORMS,
     RecordFunction,
     record_function,
@@ -52,6 +55,7 @@ from kapture_ros.recording.poses import PoseBook, Request
 from kapture_ros.recording.undistortion import Undistortion
 from kapture_ros.transforms.se3 import Array
 
+REFUSED = "-refused"
 UNKNOWN_TYPE, IGNORED, NOT_SELECTED = "unknown type", "ignored", "not selected"
 POSED_KINDS = ("camera", "depth", "lidar", "wifi", "bluetooth")
 SENSOR_PARAMS = {"gnss": ("EPSG:4326",)}
@@ -165,6 +169,8 @@ class RecordingSession:
                 known.handler(known, message, used_ns, receive_ns)
             except MessageError as error:
                 self.monitor.skipped(topic, error.reason)
+                if known.handler in (self._records, self._transforms):
+                    self._keep_whole(known, message, used_ns, receive_ns, error.reason)
                 return False
             finally:
                 self.poses.advance(receive_ns)
@@ -350,6 +356,20 @@ class RecordingSession:
         else:
             self._write(topic, record)
             self.poses.request(request)
+
+    def _keep_whole(
+        self, topic: _Topic, message: Message, stamp_ns: int, receive_ns: int, reason: str
+    ) -> None:
+        """Lose no message that could not become a record; clouds alone are too large for it."""
+        if topic.type_name == POINT_CLOUD:
+            return
+        sensor_id = topic.sensor_id + REFUSED
+        self._declare(sensor_id, "message", topic, "")
+        extra = {**plain(message), "received": receive_ns}
+        self._write(
+            topic,
+            MessageRecord(stamp_ns=stamp_ns, sensor_id=sensor_id, extra=extra, reason=reason),
+        )
 
     # -- records on their way out -------------------------------------------------------------
 

@@ -35,6 +35,7 @@ from kapture_ros.messages.table import (
     COMPRESSED_IMAGE,
     DEPTH_FUNCTIONS,
     IMAGE,
+    POINT_CLOUD,
     TRANSFORMS,
     record_function,
 )
@@ -48,7 +49,7 @@ from kapture_ros.recording.restore import restore_fields, restore_header
 from kapture_ros.recording.session import IGNORED, NOT_SELECTED, UNKNOWN_TYPE, is_static
 
 SHOWN = 20  # differences described per topic; all are counted
-POINT_CLOUD, SENTENCE = "sensor_msgs/PointCloud2", "nmea_msgs/Sentence"
+SENTENCE = "nmea_msgs/Sentence"
 
 
 @dataclass(slots=True)
@@ -136,6 +137,7 @@ class _Verifier:
         channel = message.channel
         result = self._result.topics[channel.topic]
         result.messages += 1
+        decoded: Message = None
         try:
             if self._config.topic(channel.topic).ignore:
                 raise MessageError(IGNORED, "by the configuration")
@@ -151,8 +153,10 @@ class _Verifier:
             else:
                 different = self._check_records(channel.topic, name, decoded, message.time_ns)
         except MessageError as error:
-            result.skipped[error.reason] += 1
-            return
+            if decoded is None or not self._is_kept_whole(message, decoded):
+                result.skipped[error.reason] += 1
+                return
+            different = ""
         if not different:
             result.equal += 1
             return
@@ -167,6 +171,21 @@ class _Verifier:
             if count:
                 self._result.unexplained[sensor_id] = count
         return self._result
+
+    def _is_kept_whole(self, message: BagMessage, decoded: Message) -> bool:
+        """Whether a message that became no other record is in the sidecar as it came."""
+        sensors = self._sensors.get(message.channel.topic, ())
+        kept = [sensor for sensor in sensors if sensor.kind == "message"]
+        if not kept:
+            return False
+        stamp = header_stamp_ns(decoded)
+        key = (stamp if stamp > 0 else message.time_ns, message.time_ns)
+        for record in self._records[kept[0].sensor_id].get(key, ()):
+            content = {name: value for name, value in record.extra.items() if name != "received"}
+            if _equal(content, plain(decoded)):
+                self._explain(kept[0], record)
+                return True
+        return False
 
     def _check_info(self, topic: str, message: Message) -> str:
         kept = self._infos.get(topic)
@@ -205,6 +224,8 @@ class _Verifier:
         key = (stamp if stamp > 0 else received, received)
         found: list[tuple[Sensor, Record]] = []
         for sensor in self._sensors.get(topic, ()):
+            if sensor.kind == "message":
+                continue
             for record in self._records[sensor.sensor_id].get(key, ()):
                 if name != SENTENCE or record.extra.get("sentence") == message.sentence:
                     found.append((sensor, record))

@@ -265,6 +265,27 @@ def test_verify_names_a_changed_number(tmp_path, capsys) -> None:
     assert code == 4 and "different: latitude" in text
 
 
+def test_messages_that_became_no_record_are_kept_whole_and_verified(tmp_path, capsys) -> None:
+    stream: Stream = []
+    for index, latitude in enumerate((float("nan"), 48.1, float("nan"), 480.0)):
+        fix = make("sensor_msgs/NavSatFix", stamp=START + index, frame="g", latitude=latitude,
+                   longitude=11.5)  # fmt: skip
+        stream.append(("/fix", fix, START + index))
+    without_direction = transforms([(START, "map", "base", (0, 0, 0, 0), (1, 2, 3))])
+    stream.append(("/tf", without_direction, START + 9))
+    bag = write_bag(tmp_path / "bag", "mcap", stream)
+    out = tmp_path / "out"
+    assert convert(bag, out) == 0
+    told = capsys.readouterr().out
+    assert "2 messages skipped: no-position" in told
+    code, text = verify(bag, out, capsys)
+    assert code == 0 and "no-position" not in text  # all of them are there
+    sidecar = out / "kapture_ros" / "extra" / "fix-refused.jsonl"
+    sidecar.write_text(sidecar.read_text().replace("480.0", "481.0"))
+    code, text = verify(bag, out, capsys)
+    assert code == 4 and "fix-refused: 1 records come from no message" in text
+
+
 def test_duplicates_are_verified_as_well(tmp_path, capsys) -> None:
     stream: Stream = []
     for index, value in enumerate((1, 2, 3)):

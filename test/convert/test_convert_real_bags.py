@@ -41,8 +41,13 @@ def test_a_real_bag_becomes_a_whole_dataset(name, shared_data: Path, tmp_path, c
     for sensor in dataset.sensors.values():
         if not sensor.sensor_id.startswith("tf"):
             count = sum(1 for _ in dataset.records(sensor.sensor_id))
+            if sensor.kind == "message":
+                count += sum(1 for _ in dataset.duplicates(sensor.sensor_id))
             found[sensor.kind] = found.get(sensor.kind, 0) + count
+    kept_whole = found.pop("message", 0)
     assert found == records
+    understood = sum(count for why, count in skipped.items() if why != "unknown type")
+    assert kept_whole == understood
     (session,) = json.loads((out / "report.json").read_text())["sessions"]
     reasons: dict[str, int] = {}
     for topic in session["topics"].values():

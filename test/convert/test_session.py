@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from typing import Any
 
@@ -407,6 +408,9 @@ def test_bad_messages_are_counted_by_reason_and_the_rest_goes_on() -> None:
     assert not player.play("/imu", nan)
     assert not player.play("/thing", make("strange_msgs/Thing", stamp=START))
     player.finish()
+    (kept,) = player.to.records["imu-refused"]
+    assert player.to.sensors["imu-refused"].kind == "message"
+    assert math.isnan(kept.extra["linear_acceleration"]["x"])
     assert player.topic("/cam/image_raw")["skipped"] == {"bad-size": 1}
     assert player.topic("/imu")["skipped"] == {"not-finite": 1}
     assert player.topic("/thing")["skipped"] == {"unknown type": 1}
