@@ -36,6 +36,7 @@ def stored(shared_data: Path) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # 300 GFLOP, on a machine that may be busy
 def test_keypoints_scales_and_descriptors_are_navers(
     found: LocalFeatures, stored: dict[str, np.ndarray]
 ) -> None:
