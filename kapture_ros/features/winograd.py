@@ -59,18 +59,21 @@ class BandWorkers:
     def __init__(self) -> None:
         count = torch.get_num_threads()
         self._scratch = threading.local()
-        self._pool = ThreadPoolExecutor(count, "bands", self._begin)
+        # Nothing of the threads refers to the pool: forgotten, it ends them.
+        self._pool = ThreadPoolExecutor(count, "bands", _begin, (self._scratch,))
         started = threading.Barrier(count)
         list(self._pool.map(lambda _: started.wait(), range(count)))
         torch.set_num_threads(count)  # what _begin set also became the default of new threads
 
-    def _begin(self) -> None:
-        torch.set_num_threads(1)
-        self._scratch.workspace = Workspace()
-
     def run(self, work: Callable[[Workspace, _Band], None], bands: Iterable[_Band]) -> None:
         """Call `work(scratch, band)` for every band; returns when all are done."""
         list(self._pool.map(lambda band: work(self._scratch.workspace, band), bands))
+
+
+def _begin(scratch: threading.local) -> None:
+    """A thread of `BandWorkers` starts."""
+    torch.set_num_threads(1)
+    scratch.workspace = Workspace()
 
 
 @dataclass(frozen=True, slots=True)
