@@ -56,7 +56,7 @@ class AcceptanceOptions:
     """What a pose needs to be accepted."""
 
     min_inliers: int = option(25, "keypoints that agree with the pose", minimum=4)
-    min_ratio: float = option(0.08, "inliers per keypoint with a match", minimum=0, maximum=1)
+    min_ratio: float = option(0.06, "inliers per keypoint with a match", minimum=0, maximum=1)
     min_coverage: float = option(
         0.08, "share of an 8 × 8 grid over the image with inliers", minimum=0, maximum=1
     )
