@@ -42,12 +42,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from kapture_ros.errors import OptionError
 from kapture_ros.features.apgem_network import ApGemConfig, ApGemNet
-from kapture_ros.features.detection import R2D2Options, detect
+from kapture_ros.features.detection import detect
 from kapture_ros.features.global_descriptors import ApGemExtractor
 from kapture_ros.features.local import R2D2Extractor
+from kapture_ros.features.options import R2D2Options, RuntimeOptions
 from kapture_ros.features.r2d2_inference import FoldedR2D2
 from kapture_ros.features.r2d2_network import PATCH_SIZE, R2D2Config, R2D2Net, normalise_images
-from kapture_ros.features.runtime import Runtime, RuntimeOptions, resolve
+from kapture_ros.features.runtime import Runtime, resolve
 from kapture_ros.features.weights_file import BUNDLED_WEIGHTS, load_network, save_network
 
 Image = NDArray[np.uint8]

@@ -26,11 +26,10 @@ import torch
 
 from kapture_ros.errors import InputError
 from kapture_ros.features.apgem_network import ApGemConfig, ApGemNet
-from kapture_ros.features.detection import R2D2Options
 from kapture_ros.features.global_descriptors import ApGemExtractor
 from kapture_ros.features.local import R2D2Extractor
+from kapture_ros.features.options import R2D2Options, RuntimeOptions
 from kapture_ros.features.r2d2_network import R2D2Config, R2D2Net
-from kapture_ros.features.runtime import RuntimeOptions
 from kapture_ros.features.weights_file import find_weights, save_network
 from kapture_ros.localization.extractor import NetworkExtractor
 from kapture_ros.localization.localizer import Localizer

@@ -27,10 +27,13 @@ NONE = "none"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The dataset, the networks and their options."""
-    from kapture_ros.features.detection import R2D2Options
-    from kapture_ros.features.extraction import DEFAULT_GLOBAL, DEFAULT_LOCAL
-    from kapture_ros.features.global_descriptors import ApGemOptions
-    from kapture_ros.features.runtime import RuntimeOptions
+    from kapture_ros.features.options import (
+        DEFAULT_GLOBAL,
+        DEFAULT_LOCAL,
+        ApGemOptions,
+        R2D2Options,
+        RuntimeOptions,
+    )
 
     parser.add_argument("dataset", type=Path, help="kapture dataset; features are added to it")
     what = f"weights: an installed name, a file, or {NONE}"
@@ -52,10 +55,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Extract and say what ran."""
-    from kapture_ros.features.detection import R2D2Options
     from kapture_ros.features.extraction import ExtractionSettings, extract_dataset
-    from kapture_ros.features.global_descriptors import ApGemOptions
-    from kapture_ros.features.runtime import RuntimeOptions
+    from kapture_ros.features.options import ApGemOptions, R2D2Options, RuntimeOptions
 
     settings = ExtractionSettings(
         local="" if args.local == NONE else args.local,

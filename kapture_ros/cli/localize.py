@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Localize every query, write the results, print what became of them."""
     # COLMAP, torch and FAISS take seconds to import: only when they are used.
-    from kapture_ros.features.runtime import RuntimeOptions
+    from kapture_ros.features.options import RuntimeOptions
     from kapture_ros.localization.batch import localize_all
     from kapture_ros.localization.extractor import extractor_for
     from kapture_ros.localization.localizer import Localizer

@@ -8,45 +8,14 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from kapture_ros.features.options import R2D2Options
 from kapture_ros.features.r2d2_inference import Engine
 from kapture_ros.features.r2d2_network import PATCH_SIZE, normalise_images
-from kapture_ros.options import option
-
-
-@dataclass(frozen=True)
-class R2D2Options:
-    """Which keypoints are kept, and at which scales an image is looked at."""
-
-    top_k: int = option(5000, "most keypoints kept of an image, the best by score", minimum=1)
-    reliability: float = option(
-        0.7, "least reliability of a keypoint's descriptor", minimum=0, maximum=1
-    )
-    repeatability: float = option(0.7, "least repeatability of a keypoint", minimum=0, maximum=1)
-    nms_radius: int = option(
-        2,
-        "a keypoint is the most repeatable within this distance; NAVER's is 1",
-        unit="px",
-        minimum=1,
-    )
-    max_size: int = option(
-        1024, "longest side at which an image is looked at", unit="px", minimum=32
-    )
-    pyramid: bool = option(
-        False, "look at several scales: slower, but distances may change more between images"
-    )
-    min_size: int = option(
-        256, "pyramid only: longest side of the smallest scale", unit="px", minimum=32
-    )
-    min_scale: float = option(0.0, "pyramid only: smallest scale", minimum=0, maximum=1)
-    scale_step: float = option(
-        2**0.25, "pyramid only: ratio of neighbouring scales", minimum=1.01, maximum=4
-    )
 
 
 class Candidates(NamedTuple):

@@ -21,18 +21,21 @@ from tqdm import tqdm
 
 from kapture_ros.dataset.tables import RECORDS_DATA
 from kapture_ros.errors import InputError, OptionError
-from kapture_ros.features.detection import R2D2Options
-from kapture_ros.features.global_descriptors import ApGemExtractor, ApGemOptions
+from kapture_ros.features.global_descriptors import ApGemExtractor
 from kapture_ros.features.images import read_image, read_mask
 from kapture_ros.features.local import R2D2Extractor
-from kapture_ros.features.runtime import RuntimeOptions
+from kapture_ros.features.options import (
+    DEFAULT_GLOBAL,
+    DEFAULT_LOCAL,
+    ApGemOptions,
+    R2D2Options,
+    RuntimeOptions,
+)
 from kapture_ros.mapping.feature_files import FeatureFolder, checked_name
 from kapture_ros.mapping.images import ImageTable, read_images
 
 log = logging.getLogger(__name__)
 
-DEFAULT_LOCAL = "r2d2-fast-free"
-DEFAULT_GLOBAL = "apgem-small-free"
 _READERS = min(8, os.cpu_count() or 2)
 """Threads that decode the next images while the networks look at these."""
 

@@ -10,7 +10,6 @@ import copy
 import itertools
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -23,8 +22,9 @@ from kapture_ros.errors import InputError, OptionError
 from kapture_ros.features.apgem_network import ApGemNet
 from kapture_ros.features.cuda_graphs import Recorded
 from kapture_ros.features.images import MAX_BATCH, batches
+from kapture_ros.features.options import ApGemOptions, RuntimeOptions
 from kapture_ros.features.r2d2_network import normalise_images
-from kapture_ros.features.runtime import RuntimeOptions, resolve
+from kapture_ros.features.runtime import resolve
 from kapture_ros.features.weights_file import (
     NetworkFile,
     Whitening,
@@ -32,25 +32,6 @@ from kapture_ros.features.weights_file import (
     load_network,
     type_name,
 )
-from kapture_ros.options import option
-
-
-@dataclass(frozen=True)
-class ApGemOptions:
-    """How an image becomes one vector; all of it decides what vectors can be compared."""
-
-    global_max_size: int = option(
-        1024, "longest side at which an image is looked at", unit="px", minimum=32
-    )
-    global_scales: tuple[float, ...] = option(
-        (1.0,), "scales that are looked at and pooled", minimum=0.1, maximum=4
-    )
-    global_scale_power: float = option(3.0, "power of the mean over scales", minimum=1)
-    whitening: str = option("", "name of the whitening in the weights; empty for none")
-    whitening_power: float = option(
-        0.25, "power of the variance that components are divided by", minimum=0, maximum=1
-    )
-    whitening_size: int = option(0, "components kept; 0 for all", minimum=0)
 
 
 class ApGemExtractor:

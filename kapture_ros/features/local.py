@@ -19,11 +19,12 @@ from torch import Tensor
 
 from kapture_ros.errors import InputError
 from kapture_ros.features.cuda_graphs import Recorded
-from kapture_ros.features.detection import Candidates, R2D2Options, detect
+from kapture_ros.features.detection import Candidates, detect
 from kapture_ros.features.images import MAX_BATCH, batches
+from kapture_ros.features.options import R2D2Options, RuntimeOptions
 from kapture_ros.features.r2d2_inference import prepare
 from kapture_ros.features.r2d2_network import R2D2Net
-from kapture_ros.features.runtime import RuntimeOptions, resolve
+from kapture_ros.features.runtime import resolve
 from kapture_ros.features.weights_file import find_weights, load_network, type_name
 
 Detect: TypeAlias = Callable[[Tensor, Tensor | None], tuple[Tensor, ...]]

@@ -9,19 +9,7 @@ from pathlib import Path
 import torch
 
 from kapture_ros.errors import OptionError
-from kapture_ros.options import option
-
-
-@dataclass(frozen=True)
-class RuntimeOptions:
-    """Device and precision of the networks."""
-
-    device: str = option("auto", "where networks run: auto, cpu, cuda, cuda:1, …")
-    precision: str = option(
-        "auto",
-        "arithmetic: auto is exact float32 on the CPU and float16 on a GPU",
-        choices=("auto", "float32", "bfloat16", "float16"),
-    )
+from kapture_ros.features.options import RuntimeOptions
 
 
 @dataclass(frozen=True, slots=True)

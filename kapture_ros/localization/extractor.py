@@ -13,10 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from kapture_ros.errors import InputError
-from kapture_ros.features.detection import R2D2Options
-from kapture_ros.features.global_descriptors import ApGemExtractor, ApGemOptions
+from kapture_ros.features.global_descriptors import ApGemExtractor
 from kapture_ros.features.local import R2D2Extractor
-from kapture_ros.features.runtime import RuntimeOptions
+from kapture_ros.features.options import ApGemOptions, R2D2Options, RuntimeOptions
 from kapture_ros.features.weights_file import weights_of_type
 from kapture_ros.localization.query import QueryFeatures
 from kapture_ros.mapping.manifest import FeatureTypes

@@ -4,14 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from kapture_ros.features.extraction import (
-    DEFAULT_GLOBAL,
-    DEFAULT_LOCAL,
-    Extracted,
-    ExtractionSettings,
-    extract_dataset,
-)
-from kapture_ros.features.runtime import RuntimeOptions
+from kapture_ros.features.extraction import Extracted, ExtractionSettings, extract_dataset
+from kapture_ros.features.options import DEFAULT_GLOBAL, DEFAULT_LOCAL, RuntimeOptions
 from kapture_ros.mapping.feature_files import FeatureFolder, feature_types
 from kapture_ros.mapping.images import read_images
 from kapture_ros.mapping.manifest import FeatureTypes

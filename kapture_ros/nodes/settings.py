@@ -9,9 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from kapture_ros.features.detection import R2D2Options
-from kapture_ros.features.global_descriptors import ApGemOptions
-from kapture_ros.features.runtime import RuntimeOptions
+from kapture_ros.features.options import ApGemOptions, R2D2Options, RuntimeOptions
 from kapture_ros.localization.guided import GuidedOptions
 from kapture_ros.localization.inertial import InertialOptions
 from kapture_ros.localization.motion_filter import MotionOptions

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from small_networks import save_local, texture
 
 from kapture_ros.errors import InputError
-from kapture_ros.features.detection import R2D2Options, detect, peak_scores
+from kapture_ros.features.detection import detect, peak_scores
 from kapture_ros.features.local import R2D2Extractor
+from kapture_ros.features.options import R2D2Options, RuntimeOptions
 from kapture_ros.features.r2d2_inference import RawMaps
 from kapture_ros.features.r2d2_network import PATCH_SIZE, R2D2Config
-from kapture_ros.features.runtime import RuntimeOptions
 
 ALL = R2D2Options(top_k=10_000, reliability=0, repeatability=0)
 

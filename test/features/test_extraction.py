@@ -12,13 +12,12 @@ from small_networks import save_global, save_local, texture
 from kapture_ros.cli.main import main
 from kapture_ros.errors import InputError, OptionError
 from kapture_ros.features import extraction
-from kapture_ros.features.detection import R2D2Options
 from kapture_ros.features.extraction import Extracted, ExtractionSettings, extract_dataset
-from kapture_ros.features.global_descriptors import ApGemExtractor, ApGemOptions
+from kapture_ros.features.global_descriptors import ApGemExtractor
 from kapture_ros.features.images import read_image
 from kapture_ros.features.local import R2D2Extractor
+from kapture_ros.features.options import ApGemOptions, R2D2Options, RuntimeOptions
 from kapture_ros.features.r2d2_network import R2D2Config
-from kapture_ros.features.runtime import RuntimeOptions
 from kapture_ros.localization.extractor import NetworkExtractor, extractor_for
 from kapture_ros.mapping.manifest import FeatureTypes
 

@@ -12,9 +12,9 @@ from small_networks import global_network, save_global, texture
 
 from kapture_ros.errors import InputError, OptionError
 from kapture_ros.features.apgem_network import ApGemConfig, ApGemNet
-from kapture_ros.features.global_descriptors import ApGemExtractor, ApGemOptions
+from kapture_ros.features.global_descriptors import ApGemExtractor
+from kapture_ros.features.options import ApGemOptions, RuntimeOptions
 from kapture_ros.features.r2d2_network import normalise_images
-from kapture_ros.features.runtime import RuntimeOptions
 
 
 def plain(network: ApGemNet, image: np.ndarray) -> np.ndarray:

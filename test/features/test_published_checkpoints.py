@@ -19,7 +19,8 @@ from torch.nn import functional
 from kapture_ros.errors import InputError, OptionError
 from kapture_ros.features.apgem_network import ApGemConfig, ApGemNet
 from kapture_ros.features.checkpoint import UnsafeCheckpointError
-from kapture_ros.features.global_descriptors import ApGemExtractor, ApGemOptions
+from kapture_ros.features.global_descriptors import ApGemExtractor
+from kapture_ros.features.options import ApGemOptions
 from kapture_ros.features.r2d2_network import R2D2Config, R2D2Net, normalise_images
 from kapture_ros.features.weights_file import load_network
 

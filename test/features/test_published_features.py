@@ -7,10 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kapture_ros.features.detection import R2D2Options
 from kapture_ros.features.images import read_image
 from kapture_ros.features.local import LocalFeatures, R2D2Extractor
-from kapture_ros.features.runtime import RuntimeOptions
+from kapture_ros.features.options import R2D2Options, RuntimeOptions
 
 SETTINGS = R2D2Options(
     top_k=500, nms_radius=1, pyramid=True, min_size=256, max_size=1024, min_scale=0.3

@@ -8,11 +8,12 @@ import pytest
 import torch
 from small_networks import local_network, save_local, texture
 
-from kapture_ros.features.detection import R2D2Options, detect
+from kapture_ros.features.detection import detect
 from kapture_ros.features.local import R2D2Extractor
+from kapture_ros.features.options import R2D2Options, RuntimeOptions
 from kapture_ros.features.r2d2_inference import BandedR2D2, Engine, FoldedR2D2, RawMaps
 from kapture_ros.features.r2d2_network import R2D2Config, R2D2Net, normalise_images
-from kapture_ros.features.runtime import Runtime, RuntimeOptions
+from kapture_ros.features.runtime import Runtime
 from kapture_ros.features.weights_file import load_network
 
 FLOAT32 = Runtime(torch.device("cpu"), torch.float32)
