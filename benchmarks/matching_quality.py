@@ -283,7 +283,8 @@ def pooled(trunk: torch.nn.Module) -> GlobalMethod:
 
     @torch.no_grad()
     def describe(image: NDArray[np.uint8]) -> NDArray[np.float32]:
-        pixels = torch.from_numpy(image).permute(2, 0, 1)[None]
+        height, width = (size // 2 * 2 for size in image.shape[:2])  # the folded trunk's blocks
+        pixels = torch.from_numpy(image[:height, :width]).permute(2, 0, 1)[None]
         vector = pool(trunk(normalise_images(pixels)).clamp(min=0))[0]
         return torch.nn.functional.normalize(vector, dim=0).numpy()
 
