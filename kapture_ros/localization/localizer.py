@@ -30,6 +30,7 @@ from kapture_ros.localization.pose import (
     PoseSolution,
     estimate_pose,
     refine_inliers,
+    with_map_error,
 )
 from kapture_ros.localization.query import (
     Candidate,
@@ -54,6 +55,7 @@ from kapture_ros.mapping.images import Camera
 from kapture_ros.mapping.manifest import FeatureTypes
 from kapture_ros.mapping.matching import chosen_device
 from kapture_ros.mapping.visual_map import VisualMap
+from kapture_ros.transforms.se3 import Array
 
 log = logging.getLogger(__name__)
 
@@ -252,7 +254,7 @@ class Localizer:
             reason=reason,
             reason_text=text,
             map_from_base=pose,
-            covariance=solution.covariance,
+            covariance=self.in_map(solution.covariance),
             cams_from_map=tuple(i.cam_from_base @ pose.inverse() for i in query.images),
             best_image=self._best_image(known, solution),
             scores=scores,
@@ -263,6 +265,11 @@ class Localizer:
                 views=tuple(view.number for view in known.views),
             ),
         )
+
+    def in_map(self, covariance: Array) -> Array:
+        """The covariance of a pose, with what the map itself is wrong by."""
+        answer = self.options.answer
+        return with_map_error(covariance, answer.map_sigma, answer.map_sigma_degrees)
 
     def solve(self, query: Query, known: Correspondences, priors: Priors) -> PoseSolution | None:
         """The pose with most inliers among the places that the candidates show."""

@@ -79,6 +79,14 @@ class AnswerOptions:
     """What goes into the answer."""
 
     min_matches: int = option(10, "keypoints with a match, to try for a pose", minimum=4)
+    map_sigma: float = option(
+        0.05,
+        "one sigma of the map's own error, added to every pose: neighbouring points share it, "
+        "so more matches do not make it smaller",
+        unit="m",
+        minimum=0,
+    )
+    map_sigma_degrees: float = option(0.1, "the same of its orientation", unit="deg", minimum=0)
     fuse_gnss: bool = option(True, "mix the GNSS position into the pose, by its covariance")
     approximation: str = option(
         "csi", "weights of the coarse pose from retrieval", choices=(*APPROXIMATIONS, "none")

@@ -85,6 +85,12 @@ def estimate_pose(
     return max((s for s in found if s), key=lambda s: s.count, default=None)
 
 
+def with_map_error(covariance: Array, metres: float, degrees: float) -> Array:
+    """A pose's covariance (6, 6) of (δp, δθ), and the map's own error around the pose."""
+    sigmas = np.repeat([metres, np.deg2rad(degrees)], 3)
+    return covariance + np.diag(sigmas**2)
+
+
 def refine_inliers(
     matches: Matches,
     cameras: Sequence[MountedCamera],

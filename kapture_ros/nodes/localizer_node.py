@@ -19,7 +19,7 @@ from nav_msgs.srv import LoadMap
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.clock import Clock, ClockType
-from rclpy.executors import ExternalShutdownException, MultiThreadedExecutor
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from rclpy.signals import SignalHandlerOptions
@@ -40,7 +40,7 @@ from kapture_ros.nodes.settings import FIXED, PARTS, Settings, parameters, read_
 from kapture_ros.options import OptionInfo, check
 
 DIAGNOSTICS_S = 1.0
-THREADS = 3  # of the executor: sensors, publishing, services
+SWITCH_S = 2e-4  # the networks' many short steps must not wait 5 ms each for the callbacks
 
 
 class LocalizerNode(LifecycleNode):
@@ -268,9 +268,12 @@ def run(node_of: Callable[[], LocalizerNode], ros_arguments: Sequence[str] | Non
         signal_handler_options=SignalHandlerOptions.NO,
     )
     end_by_signals()
+    sys.setswitchinterval(SWITCH_S)
     node = node_of()
     keep_awake(node)
-    executor = MultiThreadedExecutor(THREADS)
+    # With threads, looking for the next message at the rates of an IMU and /clock costs most
+    # of a core, for which the networks wait; with one it is a third of that.
+    executor = SingleThreadedExecutor()
     executor.add_node(node)
     try:
         if node.get_parameter("autostart").value:

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from geometry_msgs.msg import PoseStamped, PoseWithCovarianceStamped
 from nav_msgs.msg import Odometry, Path
+from rclpy.event_handler import PublisherEventCallbacks
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from sensor_msgs.msg import CompressedImage, NavSatFix, PointCloud2
@@ -34,6 +35,7 @@ from kapture_ros.nodes.settings import Settings
 from kapture_ros.transforms.se3 import Transform
 
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+SILENT = PublisherEventCallbacks(use_default_callbacks=False)  # as in drive.py
 TOPICS: dict[str, tuple[type[Any], QoSProfile]] = {
     "pose": (PoseWithCovarianceStamped, QoSProfile(depth=10)),
     "odometry": (Odometry, QoSProfile(depth=10)),
@@ -60,10 +62,12 @@ class Outputs:
         self._node = node
         self._map = visual_map
         self._topics = {
-            name: node.create_publisher(message, f"~/{name}", profile)
+            name: node.create_publisher(message, f"~/{name}", profile, event_callbacks=SILENT)
             for name, (message, profile) in TOPICS.items()
         }
-        self._tf = node.create_publisher(TFMessage, "/tf", QoSProfile(depth=100))
+        self._tf = node.create_publisher(
+            TFMessage, "/tf", QoSProfile(depth=100), event_callbacks=SILENT
+        )
         self._path: deque[PoseStamped] = deque(maxlen=settings.outputs.path_length)
         self._path_end: Transform | None = None
         self._path_changed = False

@@ -23,6 +23,7 @@ from street_world import (
 from kapture_ros.localization.guided import GuidedOptions
 from kapture_ros.localization.localizer import Localizer
 from kapture_ros.localization.motion_filter import SECOND, Innovation, MotionOptions, OdometrySample
+from kapture_ros.localization.options import AnswerOptions, LocalizerOptions
 from kapture_ros.localization.query import Query, QueryImage, Reason
 from kapture_ros.localization.refinement import PosePrior
 from kapture_ros.localization.sequence import SequenceLocalizer
@@ -45,7 +46,8 @@ def world(street):
 
 @pytest.fixture(scope="module")
 def localizer(world):
-    return Localizer(world.map)
+    exact = AnswerOptions(map_sigma=0.0, map_sigma_degrees=0.0)  # this map is
+    return Localizer(world.map, LocalizerOptions(answer=exact))
 
 
 def drive_through(world, localizer, trip, conditions=NORMAL, seed=0, options=None, noise=NOISE):
