@@ -163,7 +163,8 @@ def checked_name(name: str) -> str:
 
 
 def unit_rows(values: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-    """Rows scaled to unit length, float32; zero rows stay zero."""
+    """Rows scaled to unit length, float32; rows of nearly zero length become zero."""
     rows = np.asarray(values, np.float32)
     norms = np.linalg.norm(rows, axis=1, keepdims=True)
-    return np.ascontiguousarray(rows / np.maximum(norms, 1e-12))
+    directed = norms > 1e-12
+    return np.ascontiguousarray(np.where(directed, rows / np.where(directed, norms, 1), 0))

@@ -110,6 +110,9 @@ def build_lists(descriptors: npt.NDArray[Any], path: Path) -> dict[str, float]:
     rng = np.random.default_rng(0)
     sample = np.sort(rng.choice(count, min(count, 32 * n_lists), replace=False))
     lists.cp.seed = 0
+    # FAISS, PyTorch and COLMAP each bring an OpenMP of their own; FAISS' threads beside
+    # theirs have brought processes down.
+    faiss.omp_set_num_threads(1)
     lists.train(np.asarray(descriptors[sample], np.float32))
     for start in range(0, count, BLOCK):
         lists.add(np.asarray(descriptors[start : start + BLOCK], np.float32))

@@ -33,7 +33,9 @@ def convolved(kind: type, weight: torch.Tensor, size: tuple[int, int], **options
     )[0]
     if relu:
         wanted = wanted.relu()
-    difference = (target.map.permute(2, 0, 1) - wanted).abs().max() / wanted.abs().max()
+    difference = (target.map.permute(2, 0, 1) - wanted).abs().max() / wanted.abs().max().clamp_min(
+        1e-3
+    )
     return difference.item()
 
 

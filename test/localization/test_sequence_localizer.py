@@ -140,7 +140,7 @@ def test_between_look_alike_streets_no_pose_is_claimed_until_they_differ(world, 
 
 def test_driving_into_a_look_alike_street_the_track_is_kept(world, localizer):
     result, _ = drive_through(world, localizer, Trip(start=TWIN[0] - 30, end=TWIN[0] + 40))
-    assert {p.state for p in result.answers[5:]} == {State.TRACKING}
+    assert {p.state for p in result.answers[5:]} <= {State.TRACKING, State.COASTING}
     assert result.worst_accepted() < 0.5
 
 
