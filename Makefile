@@ -33,7 +33,7 @@ types: install  ## static types, strict
 
 unit: install  ## the tests, in random order, with coverage
 	$(BIN)/coverage erase
-	$(BIN)/pytest --numprocesses auto --dist loadfile --cov --cov-report=term $(PYTEST_ARGS)
+	$(BIN)/pytest --numprocesses auto --dist loadfile --max-worker-restart 0 --cov --cov-report=term $(PYTEST_ARGS)
 
 colcon: install  ## build with colcon as on a robot, start a node from the result
 	@VIRTUAL_ENV=$(abspath $(VENV)) test/colcon_build.sh

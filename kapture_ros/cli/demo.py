@@ -29,6 +29,7 @@ EXAMPLES = """\
 
 IMAGES = "/camera/front/image_raw/compressed"
 TRUTH = "/ground_truth/odometry"
+RATE = "0.25"  # two cores look at an image a second; the drive brings four
 KEYPOINTS = "1500"  # of an image: matching takes seconds instead of minutes on two cores
 PATIENCE_S = 20.0  # for a process to end after it was asked to
 
@@ -159,7 +160,8 @@ def _localize_live(out: Path) -> None:
         *("-p", f"local_features.top_k:={KEYPOINTS}"),
     )
     # Only the localizer listens to odometry: the drive begins when it is ready.
-    player = ("play", f"{out}/drive/lap2", "--wait-for", "/odom", "--wait-seconds", "120")
+    waiting = ("--wait-for", "/odom", "--wait-seconds", "120")
+    player = ("play", f"{out}/drive/lap2", "--rate", RATE, *waiting)
     print("\n== play lap 2 on topics, localize it in a node, listen to it in a third process")
     witness = ("kapture_ros.nodes.witness", f"{out}/live", device, IMAGES)
     with _process("a witness", witness), _process("the localizer", _command(localizer)):
