@@ -152,6 +152,7 @@ def test_large_maps_search_lists_that_recall_nearly_all(tmp_path: Path, monkeypa
     assert np.mean(shared) > 9.5
     gated, _ = loaded.search(vectors[0], 5, rows=np.array([7, 8, 9]))
     assert set(gated) == {7, 8, 9}
-    (tmp_path / "global.faiss").write_bytes(b"nothing")
+    # Another file: the loaded one is mapped, and its threads read ahead.
+    (tmp_path / "damaged.faiss").write_bytes(b"nothing")
     with pytest.raises(ValueError, match="is damaged"):
-        retrieval_index.RetrievalIndex.load(vectors, tmp_path / "global.faiss")
+        retrieval_index.RetrievalIndex.load(vectors, tmp_path / "damaged.faiss")
