@@ -111,8 +111,6 @@ def build_lists(descriptors: npt.NDArray[Any], path: Path) -> dict[str, float]:
     sample = np.sort(rng.choice(count, min(count, 32 * n_lists), replace=False))
     lists.cp.seed = 0
     lists.cp.min_points_per_centroid = 1  # fewer are meant: FAISS would print a warning
-    # One thread: the same lists on every machine, whatever OpenMP the other libraries brought.
-    faiss.omp_set_num_threads(1)
     lists.train(np.asarray(descriptors[sample], np.float32))
     for start in range(0, count, BLOCK):
         lists.add(np.asarray(descriptors[start : start + BLOCK], np.float32))
