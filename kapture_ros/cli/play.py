@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from kapture_ros.errors import MissingDependencyError
+from kapture_ros.nodes.commands import add_ros_arguments, needs_ros
 from kapture_ros.options import add_arguments as add_options
 from kapture_ros.options import from_arguments
 
@@ -34,9 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="publish a topic under another name",
     )
     add_options(parser, PlayOptions)
-    parser.add_argument(
-        "--ros-args", nargs=argparse.REMAINDER, default=[], help="the rest of the line goes to ROS"
-    )
+    add_ros_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -44,13 +42,8 @@ def run(args: argparse.Namespace) -> None:
     from kapture_ros.recording.bag import Bag
     from kapture_ros.recording.playback import PlayOptions
 
-    try:
+    with needs_ros("playing"):
         from kapture_ros.nodes.bag_player import run as run_player
-    except ImportError as error:
-        raise MissingDependencyError(
-            f"playing needs ROS 2 and {error.name} is not installed; source a ROS installation, "
-            "or pip install -r requirements/ros-jazzy.txt"
-        ) from error
     remappings = [word for rule in args.remap for word in ("-r", rule)]
     with Bag(args.bags) as bag:
         run_player(bag, from_arguments(PlayOptions, args), [*remappings, *args.ros_args])

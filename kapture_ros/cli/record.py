@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from kapture_ros.errors import MissingDependencyError
+from kapture_ros.nodes.commands import add_ros_arguments, given_parameters, needs_ros
 from kapture_ros.options import add_arguments as add_options
-from kapture_ros.options import describe, from_arguments, load_yaml
+from kapture_ros.options import load_yaml
 
 HELP = "Record topics to a kapture dataset until Ctrl-C."
 EXAMPLES = """\
@@ -38,37 +37,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The node's parameters as options."""
     for cls in _option_classes():
         add_options(parser, cls)
-    parser.add_argument(
-        "--ros-args",
-        nargs=argparse.REMAINDER,
-        default=[],
-        help="the rest of the line goes to ROS: remappings, parameters",
-    )
+    add_ros_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the node until a signal."""
-    try:
+    with needs_ros("recording"):
         from rclpy.parameter import Parameter
 
         from kapture_ros.nodes.recorder_node import RecorderNode
         from kapture_ros.nodes.recorder_node import run as run_node
-    except ImportError as error:
-        raise MissingDependencyError(
-            f"recording needs ROS 2 and {error.name} is not installed; source a ROS installation, "
-            "or pip install -r requirements/ros-jazzy.txt"
-        ) from error
     if args.config:
         load_yaml(Path(args.config))  # a bad file is told here, in one line
-    overrides = [Parameter(name, value=value) for name, value in _given(args)]
+    overrides = [
+        Parameter(name, value=value) for name, value in given_parameters(_option_classes(), args)
+    ]
     return run_node(lambda: RecorderNode(overrides), ["--ros-args", *args.ros_args])
-
-
-def _given(args: argparse.Namespace) -> Iterator[tuple[str, Any]]:
-    """Names and checked values of the options on the command line."""
-    for cls in _option_classes():
-        options = from_arguments(cls, args)
-        for info in describe(cls):
-            if getattr(args, info.name) is not None:
-                value = getattr(options, info.name)
-                yield info.name, list(value) if info.many else value

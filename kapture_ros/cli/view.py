@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from kapture_ros.errors import MissingDependencyError
+from kapture_ros.nodes.commands import add_ros_arguments, needs_ros
 from kapture_ros.options import add_arguments as add_options
 from kapture_ros.options import from_arguments
 
@@ -24,9 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     add_options(parser, ViewerOptions)
     add_options(parser, ServerOptions)
-    parser.add_argument(
-        "--ros-args", nargs=argparse.REMAINDER, default=[], help="the rest of the line goes to ROS"
-    )
+    add_ros_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -34,13 +32,8 @@ def run(args: argparse.Namespace) -> None:
     from kapture_ros.view.options import ServerOptions, ViewerOptions
     from kapture_ros.view.server import SceneServer
 
-    try:
+    with needs_ros("the view"):
         from kapture_ros.nodes.viewer_node import run as run_viewer
-    except ImportError as error:
-        raise MissingDependencyError(
-            f"the view needs ROS 2 and {error.name} is not installed; source a ROS installation, "
-            "or pip install -r requirements/ros-jazzy.txt"
-        ) from error
     server = SceneServer(from_arguments(ServerOptions, args))
     try:
         print(f"the scene is at {server.url}", flush=True)
