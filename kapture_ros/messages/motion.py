@@ -90,6 +90,17 @@ def pose_with_covariance_records(
     return _pose_record(message, stamp_ns, sensor_id, ("", to_transform(message.pose.pose)))
 
 
+def transform_records(message: Message, stamp_ns: int, sensor_id: str) -> tuple[Record, ...]:
+    """The pose of a geometry_msgs TransformStamped on a topic of its own, as Vicon sends it.
+
+    Raises:
+        MessageError: `bad-pose`.
+    """
+    child = str(message.child_frame_id).lstrip("/")
+    pose = _transform(message.transform.rotation, message.transform.translation)
+    return _pose_record(message, stamp_ns, sensor_id, (child, pose))
+
+
 @dataclass(frozen=True, slots=True)
 class StampedTransform:
     """One transform of a TFMessage; `extra` holds its numbers as they came."""

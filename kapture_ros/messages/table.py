@@ -20,6 +20,7 @@ POSES = (
     "nav_msgs/Odometry",
     "geometry_msgs/PoseStamped",
     "geometry_msgs/PoseWithCovarianceStamped",
+    "geometry_msgs/TransformStamped",
 )
 
 FUNCTIONS: dict[str, RecordFunction] = {
@@ -35,6 +36,7 @@ FUNCTIONS: dict[str, RecordFunction] = {
     "nav_msgs/Odometry": motion.odometry_records,
     "geometry_msgs/PoseStamped": motion.pose_records,
     "geometry_msgs/PoseWithCovarianceStamped": motion.pose_with_covariance_records,
+    "geometry_msgs/TransformStamped": motion.transform_records,
     "kapture_ros/WifiScan": wifi.wifi_scan_records,
 }
 

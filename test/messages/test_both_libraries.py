@@ -39,6 +39,8 @@ def samples(ros: int) -> dict[str, Any]:
         make("nav_msgs/Odometry", ros, frame="odom", child_frame_id="base", pose=pose),
         make("geometry_msgs/PoseStamped", ros, pose=pose.pose),
         make("geometry_msgs/PoseWithCovarianceStamped", ros, pose=pose),
+        make("geometry_msgs/TransformStamped", ros, frame="world", child_frame_id="vicon/body",
+             transform=pose_fields("Transform", (1, 0, 0, 0), (1, 2, 3), ros)),
         make("kapture_ros/WifiScan", ros, access_points=[point, point]),
     ]  # fmt: skip
     return {message.__msgtype__: message for message in made}

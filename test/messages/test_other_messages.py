@@ -400,6 +400,17 @@ def test_a_pose_without_a_direction_is_refused() -> None:
     assert refused(records, odometry) == "bad-pose"
 
 
+def test_a_transform_on_a_topic_of_its_own_is_a_pose() -> None:
+    """Motion capture sends one so, outside of /tf."""
+    vicon = make("geometry_msgs/TransformStamped", frame="world", child_frame_id="/vicon/body")
+    assert refused(records, vicon) == "bad-pose"
+    vicon.transform = pose_fields("Transform", (0, 0, 0, 2), (1, 2, 3), 2)
+    (record,) = records(vicon)
+    assert (record.parent_frame, record.child_frame) == ("world", "vicon/body")
+    assert record.parent_from_child.translation.tolist() == [1, 2, 3]
+    assert record.extra["transform"]["rotation"]["z"] == 2
+
+
 def test_a_bad_transform_does_not_hide_its_neighbours() -> None:
     good = (1, 0, 0, 0)
     message = transforms(
