@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rosbags.convert.converter import STATIC_MSGTYPE_RENAMES, migrate_bytes
 from rosbags.serde import SerdeError
@@ -20,13 +20,18 @@ from rosbags.typesys import (
 from rosbags.typesys.store import Typestore
 
 from kapture_ros.errors import InputError
-from kapture_ros.messages.common import Message, MessageError
+from kapture_ros.messages.common import NANOSECONDS, Message, MessageError
 
 log = logging.getLogger(__name__)
 
 UNKNOWN_DEFINITION = "unknown type"
 UNDECODABLE = (SerdeError, AssertionError, IndexError, KeyError, MemoryError)
 ROS2 = get_typestore(Stores.LATEST)
+
+
+STAMP = slice(4, 12)
+"""Where a message that begins with a header has its stamp. Before it, ROS 1 counts the messages
+and CDR says how it is encoded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +58,15 @@ def ros2_type(channel: Channel) -> str | None:
         return channel.type_name
     name = STATIC_MSGTYPE_RENAMES.get(channel.type_name, channel.type_name)
     return name if channel.encoding == "ros1" and name in ROS2.fielddefs else None
+
+
+def encoded_stamp_ns(channel: Channel, data: Any) -> int:
+    """The header's stamp of an encoded message that begins with a header, in nanoseconds."""
+    ros1 = channel.encoding == "ros1"
+    order: Literal["little", "big"] = "little" if ros1 or data[1] & 1 else "big"
+    half = STAMP.start + 4
+    sec = int.from_bytes(data[STAMP.start : half], order, signed=not ros1)
+    return sec * NANOSECONDS + int.from_bytes(data[half : STAMP.stop], order)
 
 
 class MessageTypes:

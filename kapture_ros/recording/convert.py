@@ -18,10 +18,11 @@ from kapture_ros.dataset.records import JsonValue
 from kapture_ros.dataset.writer import DatasetWriter
 from kapture_ros.errors import InputError, OptionError, OutputError
 from kapture_ros.files import write_atomically
-from kapture_ros.messages.common import NANOSECONDS, MessageError, normalized_type
+from kapture_ros.messages.common import NANOSECONDS, MessageError, header_stamp_ns, normalized_type
 from kapture_ros.messages.table import CAMERA_INFO, POSES, TRANSFORMS
 from kapture_ros.options import option
 from kapture_ros.recording.bag import Bag, BagMessage
+from kapture_ros.recording.bagtypes import STAMP, Channel, encoded_stamp_ns
 from kapture_ros.recording.config import RecordingConfig
 from kapture_ros.recording.health import HealthMonitor, HealthOptions
 from kapture_ros.recording.poses import AUTO, GNSS, NONE, TF
@@ -99,9 +100,10 @@ def convert(bag: Bag, output: Path, conversion: Conversion, *, resume: bool = Fa
         _note_conversion(bag, output, conversion)
         prepare(bag, session, bounds[0])
         messages = 0
+        feeder = Feeder(bag, session)
         for message in _with_progress(bag, bounds):
             messages += 1
-            feed(bag, session, message)
+            feeder.feed(message)
         session.finish()
         writer.flush()
         report = monitor.report(writer.statistics, writer.sensors)
@@ -166,19 +168,45 @@ def prepare(bag: Bag, session: RecordingSession, start_ns: int) -> None:
         _prepare_one(bag, session, message)
 
 
-def feed(bag: Bag, session: RecordingSession, message: BagMessage) -> None:
-    """Give one message of a bag to a session."""
-    channel = message.channel
-    unused = session.unused_because(channel.topic, channel.type_name)
-    if unused:
-        session.skip(channel.topic, channel.type_name, unused, message.time_ns)
-        return
-    try:
-        decoded = bag.decode(message)
-    except MessageError as error:
-        session.skip(channel.topic, channel.type_name, error.reason, message.time_ns)
-        return
-    session.handle(channel.topic, channel.type_name, decoded, message.time_ns)
+class Feeder:
+    """Gives the messages of a bag to a session.
+
+    Cameras repeat their CameraInfo with each image, and to decode it costs as much as the
+    image: one that differs by its stamp alone from the one before on its topic is only counted.
+    """
+
+    def __init__(self, bag: Bag, session: RecordingSession) -> None:
+        self._bag, self._session = bag, session
+        self._calibrations: dict[str, tuple[Channel, bytes]] = {}  # by topic
+
+    def feed(self, message: BagMessage) -> None:
+        """Give one message."""
+        channel, session = message.channel, self._session
+        unused = session.unused_because(channel.topic, channel.type_name)
+        if unused:
+            session.skip(channel.topic, channel.type_name, unused, message.time_ns)
+            return
+        if channel.topic in self._calibrations and self._repeats(message):
+            stamp_ns = encoded_stamp_ns(channel, message.data)
+            session.repeated(channel.topic, channel.type_name, stamp_ns, message.time_ns)
+            return
+        try:
+            decoded = self._bag.decode(message)
+        except MessageError as error:
+            session.skip(channel.topic, channel.type_name, error.reason, message.time_ns)
+            return
+        used = session.handle(channel.topic, channel.type_name, decoded, message.time_ns)
+        if used and normalized_type(channel.type_name) == CAMERA_INFO:
+            self._remember(message, header_stamp_ns(decoded))
+
+    def _repeats(self, message: BagMessage) -> bool:
+        channel, content = self._calibrations[message.channel.topic]
+        return channel == message.channel and content == _but_stamp(message)
+
+    def _remember(self, message: BagMessage, stamp_ns: int) -> None:
+        channel = message.channel
+        if encoded_stamp_ns(channel, message.data) == stamp_ns:  # its header comes first
+            self._calibrations[channel.topic] = channel, _but_stamp(message)
 
 
 def _prepare_one(bag: Bag, session: RecordingSession, message: BagMessage) -> None:
@@ -187,6 +215,12 @@ def _prepare_one(bag: Bag, session: RecordingSession, message: BagMessage) -> No
     except MessageError:
         return  # counted when its turn comes
     session.prepare(message.channel.topic, message.channel.type_name, decoded)
+
+
+def _but_stamp(message: BagMessage) -> bytes:
+    """The bytes of a message that begins with a header, without what changes each time."""
+    encoding = bytes(message.data[:2]) if message.channel.encoding == "cdr" else b""
+    return encoding + bytes(message.data[STAMP.stop :])
 
 
 def _with_progress(bag: Bag, bounds: tuple[int, int]) -> Iterator[BagMessage]:

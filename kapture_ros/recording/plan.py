@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from kapture_ros.dataset.records import Record, RigRow, Sensor, TrajectoryRow
 from kapture_ros.messages.common import NANOSECONDS, normalized_type
 from kapture_ros.recording.bag import Bag
-from kapture_ros.recording.convert import Conversion, check_trajectory, feed, prepare
+from kapture_ros.recording.convert import Conversion, Feeder, check_trajectory, prepare
 from kapture_ros.recording.poses import DECIDE_S, STEP_S
 from kapture_ros.recording.session import RecordingSession
 
@@ -51,8 +51,9 @@ def plan(bag: Bag, conversion: Conversion) -> str:
     collector = _Collector()
     session = RecordingSession(collector, conversion.config)
     prepare(bag, session, start)
+    feeder = Feeder(bag, session)
     for message in bag.messages(None, start, min(end, start + round(LOOK_S * NANOSECONDS))):
-        feed(bag, session, message)
+        feeder.feed(message)
     session.finish()
     seconds = (bag.end_ns - bag.start_ns) / NANOSECONDS
     names = ", ".join(map(str, bag.paths))

@@ -183,6 +183,12 @@ class RecordingSession:
             self.monitor.skipped(topic, reason)
             self.poses.advance(receive_ns)
 
+    def repeated(self, topic: str, type_name: str, stamp_ns: int, receive_ns: int) -> None:
+        """Count a message that says nothing new but its header's stamp."""
+        with self._lock:
+            self.monitor.message(topic, normalized_type(type_name), stamp_ns, receive_ns)
+            self.poses.advance(receive_ns)
+
     def prepare(self, topic: str, type_name: str, message: Message) -> None:
         """Learn what holds throughout from a message that is not, or not yet, to be recorded.
 

@@ -81,6 +81,27 @@ def test_a_conversion_ends_with_a_report(bag, tmp_path, capsys) -> None:
     assert stamps(tmp_path / "out") == list(range(20))
 
 
+@pytest.mark.parametrize("kind", ["ros1", "mcap"])
+def test_repeated_calibrations_are_counted_and_changed_ones_seen(kind: str, tmp_path: Path) -> None:
+    """Only the ones that differ by more than their stamp are decoded."""
+    ros = 1 if kind == "ros1" else 2
+    stream: Stream = []
+    for index in range(9):
+        at = START + index * STEP
+        # The calibration changes and changes back; the fifth CameraInfo repeats a stamp.
+        info = camera_info((64, 48), K + (3 <= index < 6), at - STEP * (index == 4), "cam", ros)
+        picture = image(np.zeros((48, 64), np.uint8), "mono8", at, "cam", ros)
+        stream += [("/cam/camera_info", info, at), ("/cam/image_raw", picture, at + 1)]
+    bag, out = write_bag(tmp_path / "drive", kind, stream), tmp_path / "out"
+    assert convert(bag, out) == 0
+    assert stamps(out) == [0, 1, 2, 6, 7, 8]
+    assert stamps(out, "cam.image_raw-2") == [3, 4, 5]
+    (session,) = json.loads((out / "report.json").read_text())["sessions"]
+    counted = session["topics"]["/cam/camera_info"]
+    assert (counted["received"], counted["repeated_stamps"]) == (9, 1)
+    assert main(["verify", str(bag), str(out)]) == 0
+
+
 def test_a_window_keeps_the_static_transforms_outside_of_it(bag, tmp_path) -> None:
     assert convert(bag, tmp_path / "out", "--start-s", 0.5, "--end-s", 1.0) == 0
     dataset = open_dataset(tmp_path / "out")
