@@ -76,11 +76,11 @@ def real_stages(out: Path, mapping: Path, query: Path) -> list[Stage]:
         stages.append(Stage(f"show the {name} drive", ("info", str(dataset))))
         datasets.append(dataset)
     first, second = map(str, datasets)
-    found = out / "localized"
     return [
         *stages,
         Stage("map it", ("map", first, f"{out}/map"), out / "map" / "map.yaml"),
-        Stage("localize the other drive", ("localize", f"{out}/map", second, str(found)), found),
+        # Without an output: where it was interrupted, it goes on by itself.
+        Stage("localize the other drive", ("localize", f"{out}/map", second, f"{out}/localized")),
     ]
 
 
