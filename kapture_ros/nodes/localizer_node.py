@@ -8,21 +8,25 @@ through `Outputs`.
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias, TypeVar
 
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState
 from nav_msgs.srv import LoadMap
 from rcl_interfaces.msg import SetParametersResult
-from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
+from rclpy.callback_groups import CallbackGroup, MutuallyExclusiveCallbackGroup
 from rclpy.clock import Clock, ClockType
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from rclpy.signals import SignalHandlerOptions
+from rclpy.task import Future
 from std_srvs.srv import Trigger
 
 from kapture_ros.errors import KaptureRosError, OptionError
@@ -38,6 +42,9 @@ from kapture_ros.nodes.outputs import Outputs
 from kapture_ros.nodes.parameters import declare_options
 from kapture_ros.nodes.settings import FIXED, PARTS, Settings, parameters, read_settings
 from kapture_ros.options import OptionInfo, check
+
+_Loaded: TypeAlias = tuple[Settings, Localizer]
+Result = TypeVar("Result")
 
 DIAGNOSTICS_S = 1.0
 SWITCH_S = 2e-4  # the networks' many short steps must not wait 5 ms each for the callbacks
@@ -58,11 +65,13 @@ class LocalizerNode(LifecycleNode):
         self._outputs: Outputs | None = None
         self._drive: Drive | None = None
         self._failure = ""
+        self._loaded: _Loaded | KaptureRosError | None = None  # for the next configuration
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         self.create_service(Trigger, "~/relocalize", self._on_relocalize)
         self.create_service(Trigger, "~/reset", self._on_reset)
         loading = MutuallyExclusiveCallbackGroup()
         self.create_service(LoadMap, "~/load_map", self._on_load_map, callback_group=loading)
+        self._load_before_configuring(loading)
         timing = MutuallyExclusiveCallbackGroup()
         steady = Clock(clock_type=ClockType.STEADY_TIME)  # speaks before /clock does
         self.create_timer(DIAGNOSTICS_S, self._report, callback_group=timing, clock=steady)
@@ -72,20 +81,15 @@ class LocalizerNode(LifecycleNode):
     # -- lifecycle ------------------------------------------------------------------------------
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Load map and networks; a failure leaves the node as it was, to be tried again."""
-        try:
-            settings = self._read_settings()
-            camera_settings(settings.inputs)
-            if not settings.inputs.map:
-                raise OptionError("'map' is empty; set it to the folder of a visual map")
-            self._localizer = self._load(Path(settings.inputs.map), settings)
-        except KaptureRosError as error:
-            self._failure = str(error)
-            self.get_logger().error(f"cannot configure: {error}")
+        """Take map and networks; a failure leaves the node as it was, to be tried again."""
+        loaded, self._loaded = self._loaded or self._load_configured(), None
+        if isinstance(loaded, KaptureRosError):
+            self._failure = str(loaded)
+            self.get_logger().error(f"cannot configure: {loaded}")
             return TransitionCallbackReturn.FAILURE
         self._failure = ""
-        self.settings = settings
-        self._outputs = Outputs(self, settings, self._localizer.map)
+        self.settings, self._localizer = loaded
+        self._outputs = Outputs(self, self.settings, self._localizer.map)
         return TransitionCallbackReturn.SUCCESS
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -112,8 +116,11 @@ class LocalizerNode(LifecycleNode):
         self._forget()
         return TransitionCallbackReturn.SUCCESS
 
-    def bring_up(self) -> None:
+    async def bring_up(self) -> None:
         """Configure and activate, as `autostart` wants it."""
+        self._loaded = await self._beside(self._load_configured)
+        if self.settings is not None:
+            return  # somebody configured it meanwhile
         if self.trigger_configure() == TransitionCallbackReturn.SUCCESS:
             self.trigger_activate()
 
@@ -127,6 +134,63 @@ class LocalizerNode(LifecycleNode):
         if self._outputs is not None:
             self._outputs.close()
         self._outputs = self._localizer = self.settings = None
+
+    # -- loading --------------------------------------------------------------------------------
+
+    def _load_before_configuring(self, group: CallbackGroup) -> None:
+        """Have map and networks loaded on a thread before a call of ~/change_state configures.
+
+        A transition itself holds up all callbacks of the node, for as long as it takes.
+        """
+        service = next(s for s in self.services if s.srv_type is ChangeState)
+        change = service.callback
+
+        async def load_and_change(request: Any, response: Any) -> Any:
+            wanted = request.transition
+            configures = wanted.label == "configure" or (
+                not wanted.label and wanted.id == Transition.TRANSITION_CONFIGURE
+            )
+            if configures and self.settings is None:
+                self._loaded = await self._beside(self._load_configured)
+            try:
+                return change(request, response)
+            except RuntimeError as error:  # rcl: no such transition from this state
+                self.get_logger().error(f"~/change_state: {error}")
+                response.success = False
+                return response
+            finally:
+                self._loaded = None
+
+        service.callback = load_and_change  # type: ignore[assignment]  # executors await it
+        service.callback_group = group  # whoever asks for the state is answered meanwhile
+        group.add_entity(service)
+
+    async def _beside(self, work: Callable[[], Result]) -> Result:
+        """What `work` returns, done on a thread while callbacks go on."""
+        done: Future = Future()
+
+        def run() -> None:
+            try:
+                done.set_result(work())
+            except BaseException as error:  # whatever it is belongs to who waits
+                done.set_exception(error)
+            if self.executor is not None:
+                self.executor.wake()
+
+        threading.Thread(target=run, name="loading", daemon=True).start()
+        result: Result = await done
+        return result
+
+    def _load_configured(self) -> _Loaded | KaptureRosError:
+        """The settings of the parameters and their localizer, or why there is none."""
+        try:
+            settings = self._read_settings()
+            camera_settings(settings.inputs)
+            if not settings.inputs.map:
+                raise OptionError("'map' is empty; set it to the folder of a visual map")
+            return settings, self._load(Path(settings.inputs.map), settings)
+        except KaptureRosError as error:
+            return error
 
     def _load(self, map_dir: Path, settings: Settings) -> Localizer:
         start = time.monotonic()
@@ -202,15 +266,16 @@ class LocalizerNode(LifecycleNode):
         response.success, response.message = True, "begun anew"
         return response
 
-    def _on_load_map(self, request: LoadMap.Request, response: LoadMap.Response) -> Any:
+    async def _on_load_map(self, request: LoadMap.Request, response: LoadMap.Response) -> Any:
         """Go on with another map (its folder is `map_url`); the old one stays if that fails."""
-        if self.settings is None or self._outputs is None:
+        settings, outputs = self.settings, self._outputs
+        if settings is None or outputs is None:
             response.result = LoadMap.Response.RESULT_UNDEFINED_FAILURE
             self.get_logger().error("~/load_map: the localizer is not configured")
             return response
         path = Path(request.map_url.removeprefix("file://"))
         try:
-            localizer = self._load(path, self.settings)
+            localizer = await self._beside(lambda: self._load(path, settings))
         except KaptureRosError as error:
             self.get_logger().error(f"~/load_map: {error}")
             missing = not path.is_dir()
@@ -220,13 +285,17 @@ class LocalizerNode(LifecycleNode):
                 else LoadMap.Response.RESULT_INVALID_MAP_DATA
             )
             return response
+        if self._outputs is not outputs:
+            response.result = LoadMap.Response.RESULT_UNDEFINED_FAILURE
+            self.get_logger().error("~/load_map: the localizer was cleaned up meanwhile")
+            return response
         was_active = self._drive is not None
         self.stop()
         self._localizer = localizer
-        self._outputs.restart()
+        outputs.restart()
         if was_active:
-            self._outputs.publish_map(localizer.map, self.now_ns)
-            self._drive = Drive(self, self.settings, localizer, self._outputs)
+            outputs.publish_map(localizer.map, self.now_ns)
+            self._drive = Drive(self, outputs.settings, localizer, outputs)
         response.result = LoadMap.Response.RESULT_SUCCESS
         return response
 

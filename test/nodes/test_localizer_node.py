@@ -160,6 +160,7 @@ def test_a_drive_is_localized_again_and_again(ros_environment: dict[str, str], r
             check_loop(client)
             check_relocalization(client)
             check_parameters(client)
+            check_another_map(client, room.map)
         node.send_signal(signal.SIGINT)
         assert node.wait(PATIENCE) == 0
 
@@ -227,7 +228,15 @@ def check_parameters(client: Client) -> None:
     client.ask("forget")
     client.heard("pose", 1)
     assert not [link for m in client.heard("tf") for link in m if link[1] == "odom"]
+
+
+def check_another_map(client: Client, another: Path) -> None:
+    """Loaded while the drive goes on, then localized in; a missing one changes nothing."""
     assert client.ask("load_map", path="/elsewhere") == 1  # RESULT_MAP_DOES_NOT_EXIST
+    assert client.ask("load_map", path=f"file://{another}") == 0  # RESULT_SUCCESS
+    client.ask("forget")
+    client.until("status", lambda m: m["state"] == TRACKING)
+    check_poses(client.heard("pose", 1))
 
 
 def test_a_wrong_map_is_told_and_can_be_corrected(ros_environment: dict[str, str], room: Room):
