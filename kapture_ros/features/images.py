@@ -85,9 +85,14 @@ def _check(image: NDArray[np.uint8], mask: NDArray[np.uint8] | None) -> None:
 
 
 def _planes(image: NDArray[np.uint8]) -> Tensor:
-    tensor = torch.tensor(image)  # a copy, since messages come as read-only arrays
+    # Copied, since messages come as read-only arrays; in order, since torch knows no mirrored ones.
+    tensor = torch.from_numpy(image.copy(order="C"))
     return tensor.expand(3, *tensor.shape) if image.ndim == 2 else tensor.permute(2, 0, 1)
 
 
 def _allowed(mask: NDArray[np.uint8] | None, shape: tuple[int, ...]) -> Tensor:
-    return torch.ones(shape, dtype=torch.bool) if mask is None else torch.tensor(mask != 0)
+    return (
+        torch.ones(shape, dtype=torch.bool)
+        if mask is None
+        else torch.from_numpy((mask != 0).copy(order="C"))
+    )

@@ -157,6 +157,20 @@ def test_grey_images_are_seen_as_colour_ones(tmp_path: Path) -> None:
     np.testing.assert_array_equal(one.keypoints, other.keypoints)
 
 
+def test_mirrored_and_locked_arrays_are_images_as_well(tmp_path: Path) -> None:
+    """numpy's views: torch takes neither negative strides nor read-only memory."""
+    path = save_local(tmp_path / "tiny.safetensors", R2D2Config(width=1))
+    extractor = R2D2Extractor(path, ALL)
+    image = texture(60, 80)
+    mirrored = image[:, ::-1]
+    mirrored.flags.writeable = False
+    mask = np.ones((60, 80), np.uint8)[::-1]
+    seen, wanted = (
+        extractor.extract([view], [mask])[0].keypoints for view in (mirrored, mirrored.copy())
+    )
+    np.testing.assert_array_equal(seen, wanted)
+
+
 def test_images_of_any_size_are_looked_at(tmp_path: Path) -> None:
     for number, config in enumerate((R2D2Config(width=1), R2D2Config(1, downsample=2, stem=2))):
         path = save_local(tmp_path / f"{number}.safetensors", config)
