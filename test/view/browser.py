@@ -15,6 +15,7 @@ from typing import Any
 
 from websocket_client import WebSocketClient
 
+PATIENCE_S = 120.0  # a loaded machine is slow, a hanging one is not
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 FLAGS = (
     "--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--remote-debugging-port=0",
@@ -50,7 +51,7 @@ class Tab:
 
     def wait_for(self, expression: str) -> Any:
         """Its value, once it is true."""
-        end = time.monotonic() + 60
+        end = time.monotonic() + PATIENCE_S
         while not (value := self.evaluate(expression)):
             assert time.monotonic() < end, f"{expression}: {value!r}"
             time.sleep(0.1)
@@ -72,7 +73,7 @@ def opened(url: str, profile: Path) -> Iterator[Tab]:
         stderr=subprocess.DEVNULL,
     )
     try:
-        end = time.monotonic() + 60
+        end = time.monotonic() + PATIENCE_S
         port_file = profile / "DevToolsActivePort"
         pages: list[dict[str, Any]] = []
         while not pages:
@@ -85,4 +86,4 @@ def opened(url: str, profile: Path) -> Iterator[Tab]:
             yield Tab(client)
     finally:
         process.terminate()
-        process.wait(timeout=30)
+        process.wait(timeout=PATIENCE_S)

@@ -16,7 +16,7 @@ class WebSocketClient:
 
     def __init__(self, url: str, **headers: str) -> None:
         parts = urlsplit(url)
-        self._socket = socket.create_connection((parts.hostname, parts.port), timeout=60)
+        self._socket = socket.create_connection((parts.hostname, parts.port), timeout=120)
         self._stream = self._socket.makefile("rb")
         key = base64.b64encode(os.urandom(16)).decode()
         asked = {"Host": parts.netloc, "Upgrade": "websocket", "Connection": "Upgrade"}
