@@ -151,7 +151,7 @@ def ours(args: argparse.Namespace) -> None:
     visual_map = VisualMap.load(args.keep / "map")
     source = FeatureSource(args.local_features, args.global_features)
     queries = QuerySet(args.query, source, visual_map.feature_types, rigs=False)
-    localizer = Localizer(visual_map, load_preset(args.preset) if args.preset else None)
+    localizer = Localizer(visual_map, load_preset(args.preset)[0] if args.preset else None)
     localizer.localize(queries[0])  # what is loaded at the first use is not a query's time
     poses, rows = {}, []
     start = time.perf_counter()

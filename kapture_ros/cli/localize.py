@@ -20,6 +20,7 @@ EXAMPLES = """\
   kapture_ros localize lap1_map/ lap2/ localized/           features are made if there are none
   kapture_ros localize map/ drive/ localized/ --sequence
   kapture_ros localize map/ query/ localized/ --preset naver --no-rigs
+  kapture_ros localize map/ query/ localized/ --preset naver_local_sfm --no-rigs
   kapture_ros localize map/ query/ localized/ --local-features local_features/r2d2_500 \\
       --global-features global_features/AP-GeM-LM18
   kapture_ros localize map/ query/ coarse/ --pipeline approximation --approximation bdi
@@ -50,12 +51,16 @@ def run(args: argparse.Namespace) -> None:
     from kapture_ros.features.options import RuntimeOptions
     from kapture_ros.localization.batch import localize_all
     from kapture_ros.localization.extractor import extractor_for
+    from kapture_ros.localization.local_sfm import LocalSfm
     from kapture_ros.localization.localizer import Localizer
     from kapture_ros.localization.query_set import QuerySet
     from kapture_ros.mapping.sessions import FeatureSource
     from kapture_ros.mapping.visual_map import VisualMap
 
-    options = load_preset(args.preset) if args.preset else None
+    options = None
+    if args.preset:
+        options, pipeline = load_preset(args.preset)
+        args.pipeline = args.pipeline or pipeline
     if args.config:
         options = localizer_options(load_yaml(args.config), str(args.config), options)
     given = {
@@ -73,6 +78,7 @@ def run(args: argparse.Namespace) -> None:
     if not queries.has_features:
         runtime = RuntimeOptions(device=options.matching.device)
         extractor = extractor_for(visual_map.feature_types, runtime=runtime)
-    localizer = Localizer(visual_map, options, extractor)
+    kind = LocalSfm if batch.pipeline == "local_sfm" else Localizer
+    localizer = kind(visual_map, options, extractor)
     print(localize_all(localizer, queries, args.out, batch, overwrite=args.overwrite))
     print(f"results: {args.out}")

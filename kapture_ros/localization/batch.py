@@ -161,9 +161,9 @@ def _answers(
 
 
 def _answer(localizer: Localizer, query: Query, options: BatchOptions) -> Estimate:
-    if options.pipeline == "global_map":
-        return localizer.localize(query)
-    return localizer.localize_coarsely(query)
+    if options.pipeline == "approximation":
+        return localizer.localize_coarsely(query)
+    return localizer.localize(query)
 
 
 def _row(

@@ -18,6 +18,7 @@ from kapture_ros.mapping.images import UNCALIBRATED, Camera
 from kapture_ros.transforms.se3 import Array, Transform
 
 STEP = 1e-6  # of the point's distance, for derivatives of the projection
+PINHOLES = ("SIMPLE_PINHOLE", "PINHOLE")  # derivatives of the others are by differences
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +48,8 @@ class MountedCamera:
 
     def project_with_jacobian(self, points_cam: Array) -> tuple[Array, Array]:
         """Pixels (N, 2) and their derivatives (N, 2, 3) by the point; NaN behind the camera."""
+        if self.camera.model in PINHOLES:
+            return self._pinhole_with_jacobian(points_cam)
         count = len(points_cam)
         step = STEP * np.sqrt((points_cam**2).sum(axis=1))
         moved = np.tile(points_cam, (4, 1))
@@ -55,6 +58,17 @@ class MountedCamera:
         pixels = self.model.img_from_cam(moved).reshape(4, count, 2)
         jacobian = (pixels[1:] - pixels[0]) / step[:, None]
         return pixels[0], jacobian.transpose(1, 2, 0)
+
+    def _pinhole_with_jacobian(self, points_cam: Array) -> tuple[Array, Array]:
+        depth = np.where(points_cam[:, 2] > 0, points_cam[:, 2], np.nan)
+        focal = np.array([self.model.focal_length_x, self.model.focal_length_y])
+        center = np.array([self.model.principal_point_x, self.model.principal_point_y])
+        scale = focal / depth[:, None]
+        offset = scale * points_cam[:, :2]
+        jacobian = np.zeros((len(points_cam), 2, 3))
+        jacobian[:, 0, 0], jacobian[:, 1, 1] = scale.T
+        jacobian[:, :, 2] = -offset / depth[:, None]
+        return offset + center, jacobian
 
     def rays(self, pixels: Array) -> Array:
         """Unit rays (N, 3) of pixels (N, 2); NaN where the distortion has no inverse."""

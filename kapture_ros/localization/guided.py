@@ -175,10 +175,11 @@ def _match_view(
     np.maximum.at(best_of_point, place, similarity)
     kept = (similarity >= best_of_keypoint[keypoint]) & (similarity >= best_of_point[place])
     kept &= similarity >= options.min_similarity
-    keypoint, point = keypoint[kept], expected.points[place[kept]]
+    keypoint, point, similarity = keypoint[kept], expected.points[place[kept]], similarity[kept]
     order = np.lexsort((point, keypoint))
     none = np.zeros(len(order), np.int32)
-    return ImageMatches(keypoint[order].astype(np.int32), point[order].astype(np.int32), none)
+    keypoint, point = keypoint[order].astype(np.int32), point[order].astype(np.int32)
+    return ImageMatches(keypoint, point, none, similarity[order])
 
 
 def _near_pairs(view: View, expected: Expected) -> tuple[Rows, Rows]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,8 +28,9 @@ from kapture_ros.localization.gpu_retrieval import GpuRetrieval, fits
 from kapture_ros.localization.matching import ImageMatches, gather, match_candidates
 from kapture_ros.localization.options import LocalizerOptions
 from kapture_ros.localization.pose import (
+    MIN_MATCHES,
     PoseSolution,
-    estimate_pose,
+    find_pose,
     refine_inliers,
     with_map_error,
 )
@@ -226,13 +228,21 @@ class Localizer:
             match_candidates(self.map, view.features, images, self.options.matching)
             for view, images in zip(views, candidates, strict=True)
         ]
+        self.require_matches(found)
+        matches = gather(self.map, [view.features for view in views], found)
+        return Correspondences(tuple(views), tuple(candidates), tuple(found), matches)
+
+    def require_matches(self, found: Sequence[ImageMatches]) -> None:
+        """Go on only with enough keypoints that have a match.
+
+        Raises:
+            Rejected: if there are too few.
+        """
         matched = sum(len(np.unique(image.keypoint)) for image in found)
         needed = self.options.answer.min_matches
         if matched < needed:
             text = f"{matched} keypoints match the map, {needed} needed"
             raise Rejected(Reason.TOO_FEW_MATCHES, text)
-        matches = gather(self.map, [view.features for view in views], found)
-        return Correspondences(tuple(views), tuple(candidates), tuple(found), matches)
 
     def answer(self, query: Query, known: Correspondences, answer: Estimate) -> Estimate:
         """Pose, runner-up and verdict, added to what the answer holds already.
@@ -278,22 +288,32 @@ class Localizer:
         places = self._places(known)
         chosen = [place for place, _ in Counter(places.tolist()).most_common(MAX_CLUSTERS)]
         found = [
-            estimate_pose(part, known.cameras, options, priors, predicted)
+            find_pose(part, known.cameras, options, predicted, priors.gravity)
             for part in (known.matches.select(places == place) for place in chosen)
         ]
-        best = max((s for s in found if s), key=lambda s: s.count, default=None)
-        if best is None or len(chosen) == 1:
-            return best
+        best = max((h for h in found if h), key=lambda h: h.count, default=None)
+        if best is None:
+            return None
         # Matches of the other places may agree as well.
         return refine_inliers(known.matches, known.cameras, best.map_from_base, options, priors)
 
     def second_support(self, known: Correspondences, solution: PoseSolution) -> int:
-        """Inliers of the best pose at another place, among the matches left over."""
+        """Inliers of the best pose at another place, among the matches left over.
+
+        Zero where too few are left to make the answer ambiguous.
+        """
         matches, cameras = known.matches, known.cameras
         errors = np.linalg.norm(residuals(matches, cameras, solution.map_from_base), axis=1)
         left = matches.select(errors > 2 * self.options.pose.max_error)
-        options = replace(self.options.pose, max_iterations=SECOND_ITERATIONS)
-        other = estimate_pose(left, cameras, options)
+        keypoints = len(np.unique(left.camera.astype(np.int64) << 32 | left.keypoint))
+        wanted = max(math.ceil(self.options.acceptance.max_second * solution.count), MIN_MATCHES)
+        if keypoints < wanted:
+            return 0
+        # As many samples as find a pose of that many inliers, if there is one.
+        missed = max(1 - (wanted / keypoints) ** 3, 1e-9)
+        samples = math.ceil(math.log(1e-4) / math.log(missed))
+        options = replace(self.options.pose, max_iterations=min(samples, SECOND_ITERATIONS))
+        other = find_pose(left, cameras, options, enough=wanted)
         if other is None:
             return 0
         metres, radians = other.map_from_base.distance_to(solution.map_from_base)

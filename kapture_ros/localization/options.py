@@ -14,6 +14,7 @@ from kapture_ros.errors import OptionError
 from kapture_ros.mapping.options import MatchOptions
 from kapture_ros.options import describe, from_mapping, option
 
+PIPELINES = ("global_map", "local_sfm", "approximation")
 APPROXIMATIONS = ("ewb", "bdi", "csi")
 
 
@@ -111,8 +112,9 @@ class BatchOptions:
 
     pipeline: str = option(
         "global_map",
-        "match against the map's points, or average the poses of similar images (coarse)",
-        choices=("global_map", "approximation"),
+        "match against the map's points, make points of the images found for each query, or "
+        "average the poses of these (coarse); the preset's, if there is one",
+        choices=PIPELINES,
     )
     rigs: bool = option(True, "localize the images of a rig's instant together")
     sequence: bool = option(
@@ -172,8 +174,8 @@ def preset_names() -> list[str]:
     return sorted(file.name.removesuffix(".yaml") for file in folder.iterdir())
 
 
-def load_preset(name: str) -> LocalizerOptions:
-    """A preset of the package: a flat YAML file of options.
+def load_preset(name: str) -> tuple[LocalizerOptions, str]:
+    """A preset of the package, a flat YAML file: its options and its pipeline.
 
     Raises:
         OptionError: if there is none of that name.
@@ -181,5 +183,6 @@ def load_preset(name: str) -> LocalizerOptions:
     if name not in preset_names():
         raise OptionError(f"no preset '{name}'; known: {', '.join(preset_names())}")
     folder = resources.files("kapture_ros.localization") / "presets"
-    text = (folder / f"{name}.yaml").read_text(encoding="utf-8")
-    return localizer_options(yaml.safe_load(text), f"preset {name}")
+    values = yaml.safe_load((folder / f"{name}.yaml").read_text(encoding="utf-8"))
+    pipeline = values.pop("pipeline", PIPELINES[0])
+    return localizer_options(values, f"preset {name}"), pipeline

@@ -20,6 +20,7 @@ Int32 = npt.NDArray[np.int32]
 UPPER = np.array([[0, 1, 2], [1, 3, 4], [2, 4, 5]])  # of a (6,) symmetric matrix
 MEDIAN_OF_RAYLEIGH = 1.1774  # median length of a 2D Gaussian of σ = 1
 LOSS_SCALE = 2.8  # Cauchy's scale in σ: about 95 % efficient on 2D Gaussian residuals
+CONVERGED = 0.03  # σ: a shorter step is not worth taking
 MIN_SIGMA = 0.25  # pixels; no detector is better, and the map's points are not either
 
 
@@ -35,6 +36,7 @@ class Matches:
         point: (N,) rows in the map's points.
         point_covariance: (N, 6) xx, xy, xz, yy, yz, zz of the points for 1 px of noise, or
             None: the points are exact.
+        similarity: (N,) of the descriptors, or None: all matches are alike.
     """
 
     pixels: Array
@@ -43,6 +45,7 @@ class Matches:
     keypoint: Int32
     point: Int32
     point_covariance: Array | None = None
+    similarity: npt.NDArray[np.float32] | None = None
 
     def __len__(self) -> int:
         return len(self.pixels)
@@ -50,6 +53,7 @@ class Matches:
     def select(self, rows: npt.NDArray[np.bool_] | npt.NDArray[np.intp]) -> Matches:
         """Some of the matches."""
         covariance = None if self.point_covariance is None else self.point_covariance[rows]
+        similarity = None if self.similarity is None else self.similarity[rows]
         return Matches(
             self.pixels[rows],
             self.points_map[rows],
@@ -57,6 +61,7 @@ class Matches:
             self.keypoint[rows],
             self.point[rows],
             covariance,
+            similarity,
         )
 
 
@@ -142,7 +147,10 @@ def refine_pose(
         if step is None:
             return None
         # The noise is estimated along the way, then held so that the cost can converge.
-        sigma = None if iteration < 3 else state.sigma
+        sigma = None if iteration < 2 else state.sigma
+        step *= state.stride
+        if sigma is not None and step @ state.information @ step < CONVERGED**2:
+            break
         trial_pose = disturb(pose, step)
         trial = _linearize(matches, cameras, trial_pose, priors, sigma)
         better = trial is not None and (sigma is None or trial.cost <= state.cost * (1 + 1e-9))
@@ -151,10 +159,7 @@ def refine_pose(
             if damping > 1e6:
                 break
             continue
-        converged = sigma is not None and state.cost - trial.cost <= 1e-6 * state.cost
         pose, state, damping = trial_pose, trial, damping / 10
-        if converged:
-            break
     covariance = _covariance(state)
     return None if covariance is None else Refined(pose, covariance, state.sigma)
 
@@ -193,7 +198,12 @@ def linearize(
 
 @dataclass(frozen=True, slots=True)
 class _State:
-    """The normal equations at a pose; `spread` is Huber's correction of the covariance."""
+    """The normal equations at a pose.
+
+    Attributes:
+        spread: Huber's correction of the covariance.
+        stride: how much further Newton's step goes than that of the weights held fixed.
+    """
 
     information: Array
     gradient: Array
@@ -201,6 +211,7 @@ class _State:
     sigma: float
     prior_information: Array
     spread: float
+    stride: float
 
 
 def _linearize(
@@ -232,6 +243,7 @@ def _linearize(
         sigma,
         prior_information,
         _spread(weight, ratio, length / sigma, 2 * count),
+        min(float(weight.mean() / max(_slope(weight, ratio), 1e-9)), 2.0),
     )
 
 
@@ -267,10 +279,16 @@ def _reprojection(
 def _whiten(residual: Array, jacobian: Array, covariance: Array) -> tuple[Array, Array]:
     """Divide by the square root of I + J C Jᵀ: pixel noise plus the points' own error."""
     by_point = jacobian[:, :, :3]
-    full = covariance[:, UPPER]
-    total = np.eye(2) + by_point @ full @ by_point.transpose(0, 2, 1)
-    inverse = np.linalg.inv(np.linalg.cholesky(total))
-    return np.einsum("nij,nj->ni", inverse, residual), inverse @ jacobian
+    moved = by_point @ covariance[:, UPPER]
+    # The Cholesky factor (a, 0; b, c) of each 2 × 2 matrix by hand, and its inverse:
+    # LAPACK would be called once a match.
+    a = np.sqrt(1 + (moved[:, 0] * by_point[:, 0]).sum(axis=1))
+    b = (moved[:, 0] * by_point[:, 1]).sum(axis=1) / a
+    c = np.sqrt(1 + (moved[:, 1] * by_point[:, 1]).sum(axis=1) - b**2)
+    white = np.concatenate([residual[:, :, None], jacobian], axis=2)
+    white[:, 0] /= a[:, None]
+    white[:, 1] = (white[:, 1] - b[:, None] * white[:, 0]) / c[:, None]
+    return white[:, :, 0], white[:, :, 1:]
 
 
 def _spread(weight: Array, ratio: Array, length: Array, equations: int) -> float:
@@ -283,8 +301,13 @@ def _spread(weight: Array, ratio: Array, length: Array, equations: int) -> float
     # distribution, whose variance is larger by ν / (ν - 2).
     freedom = max(equations - 6, 3)
     psi = float(((weight * length) ** 2).sum()) / (freedom - 2)
-    slope = float(np.mean(weight - ratio * weight**2))
-    return max(float(np.mean(weight)) * psi / max(slope, 0.1) ** 2, 1e-3)
+    slope = max(_slope(weight, ratio), 0.1)
+    return max(float(np.mean(weight)) * psi / slope**2, 1e-3)
+
+
+def _slope(weight: Array, ratio: Array) -> float:
+    """The mean derivative of Cauchy's ψ over 2D residuals."""
+    return float(np.mean(weight - ratio * weight**2))
 
 
 def _priors(priors: Priors, pose: Transform) -> tuple[Array, Array, float]:

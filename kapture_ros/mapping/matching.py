@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,29 +69,27 @@ def _acceptable(best: Floats, runner_up: Floats, options: MatchOptions) -> npt.N
 
 
 def mutual_matches_on_gpu(
-    first: torch.Tensor, others: list[torch.Tensor], options: MatchOptions
+    first: torch.Tensor, others: Sequence[torch.Tensor], options: MatchOptions
 ) -> list[tuple[Matches, Floats]]:
     """As `mutual_matches` for one image against many, in one product on the GPU."""
-    widths = [len(other) for other in others]
-    similarity = first @ torch.cat(others).T
-    best_of_other = similarity.amax(dim=0)
-    parts = []
-    blocks = torch.split(similarity, widths, dim=1)
-    for block, column in zip(blocks, torch.split(best_of_other, widths), strict=True):
-        top = block.topk(min(2, block.shape[1]), dim=1)
-        mutual = top.values[:, 0] >= column[top.indices[:, 0]]
-        parts.append((top.values.float(), top.indices[:, 0], mutual))
-    # One transfer for all partners: each waits for the GPU.
-    values = [torch.nn.functional.pad(v, (0, 2 - v.shape[1]), value=-1.0) for v, _, _ in parts]
-    packed = torch.stack(values).cpu().numpy()
-    nearest = torch.stack([n for _, n, _ in parts]).cpu().numpy()
-    both_ways = torch.stack([m for _, _, m in parts]).cpu().numpy()
+    widths = torch.tensor([len(other) for other in others], device=first.device)
+    # Padded to one width: a few large steps instead of a few for each partner.
+    known = torch.nn.utils.rnn.pad_sequence(list(others), batch_first=True)
+    count, width, _ = known.shape
+    similarity = (first @ known.flatten(0, 1).T).view(len(first), count, width)
+    similarity.masked_fill_(torch.arange(width, device=first.device) >= widths[:, None], -1.0)
+    top = similarity.topk(min(2 if options.ratio is not None else 1, width), dim=2)
+    nearest, values = top.indices[..., 0].T, top.values.permute(2, 1, 0)
+    mutual = values[0] >= similarity.amax(dim=0).gather(1, nearest)
+    # One transfer for everything, exact in single precision: each waits for the GPU.
+    packed = torch.cat([values.float(), nearest[None].float(), mutual[None].float()]).cpu().numpy()
+    best, runner_up = packed[0], packed[1] if len(values) > 1 else np.full_like(packed[0], -1.0)
+    good = (packed[-1] > 0) & _acceptable(best, runner_up, options)
     found = []
-    for row in range(len(others)):
-        best, runner_up = packed[row, :, 0], packed[row, :, 1]
-        rows = np.flatnonzero(both_ways[row] & _acceptable(best, runner_up, options))
-        matches = np.stack([rows, nearest[row, rows]], axis=1).astype(np.int32)
-        found.append((matches, best[rows]))
+    for partner in range(count):
+        rows = np.flatnonzero(good[partner])
+        matches = np.stack([rows, packed[-2, partner, rows]], axis=1).astype(np.int32)
+        found.append((matches, best[partner, rows]))
     return found
 
 

@@ -187,8 +187,11 @@ def disturb(map_from_base: Transform, delta: Array) -> Transform:
     about the fixed axes of the parent). The turn is about the base's origin, so it is not a
     twist, whose translation part would depend on where the map's origin is.
     """
-    turn = Rotation.from_rotvec(delta[3:]) * map_from_base.rotation
-    return Transform(turn, map_from_base.translation + delta[:3])
+    a, b, c = delta[3:].tolist()
+    angle = math.sqrt(a * a + b * b + c * c)
+    part = math.sin(angle / 2) / angle if angle > 1e-9 else 0.5
+    turn = (math.cos(angle / 2), part * a, part * b, part * c)
+    return Transform._of(_product(turn, map_from_base._wxyz), map_from_base.translation + delta[:3])
 
 
 def difference(estimate: Transform, reference: Transform) -> Array:

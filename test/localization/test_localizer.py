@@ -332,6 +332,9 @@ def test_presets_are_valid_and_naver_is_among_them() -> None:
     assert "naver" in preset_names()
     for name in preset_names():
         load_preset(name)
-    assert load_preset("naver").pose.max_error == 12.0
+    options, pipeline = load_preset("naver")
+    assert (options.pose.max_error, pipeline) == (12.0, "global_map")
+    options, pipeline = load_preset("naver_local_sfm")
+    assert (options.pose.max_error, pipeline) == (8.0, "local_sfm")
     with pytest.raises(OptionError, match="no preset 'navre'"):
         load_preset("navre")
