@@ -54,7 +54,7 @@ node = rclpy.create_node("listener")
 heard = {}
 node.create_subscription(WifiScan, "wifi", lambda message: heard.update(wifi=message), 10)
 node.create_subscription(TFMessage, "/tf", lambda message: heard.update(tf=message), 10)
-end = time.monotonic() + 30
+end = time.monotonic() + 120
 while len(heard) < 2 and time.monotonic() < end:
     rclpy.spin_once(node, timeout_sec=0.1)
 
@@ -75,7 +75,7 @@ def test_a_wifi_scan_and_a_transform_arrive_unchanged(ros_environment: dict[str,
             env=ros_environment | {"PYTHONIOENCODING": "utf-8"},
             capture_output=True,
             encoding="utf-8",
-            timeout=60,
+            timeout=150,
         )
     finally:
         publisher.kill()

@@ -101,9 +101,9 @@ class FileQueue:
             return True
         if self._options.when_full == "drop":
             return False
+        self.counts.waits += 1
         began = time.monotonic()
         self._changed.wait_for(lambda: self._is_room(nbytes))
-        self.counts.waits += 1
         self.counts.waited_s += time.monotonic() - began
         return True
 

@@ -7,6 +7,7 @@ through `Outputs`.
 
 from __future__ import annotations
 
+import gc
 import sys
 import threading
 import time
@@ -134,6 +135,7 @@ class LocalizerNode(LifecycleNode):
         if self._outputs is not None:
             self._outputs.close()
         self._outputs = self._localizer = self.settings = None
+        gc.collect()  # callbacks and networks are in cycles, and with them the map's memory
 
     # -- loading --------------------------------------------------------------------------------
 
@@ -292,6 +294,7 @@ class LocalizerNode(LifecycleNode):
         was_active = self._drive is not None
         self.stop()
         self._localizer = localizer
+        gc.collect()  # as in _forget
         outputs.restart()
         if was_active:
             outputs.publish_map(localizer.map, self.now_ns)

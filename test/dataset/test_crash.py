@@ -58,7 +58,7 @@ def record_and_kill(path: Path, first: int, seconds: float) -> set[tuple[str, in
     child.start()
     writing.close()
     heard = b""
-    deadline = time.monotonic() + 60.0
+    deadline = time.monotonic() + 120.0
     while time.monotonic() < deadline:
         if not select.select([reading], [], [], max(0.0, deadline - time.monotonic()))[0]:
             break

@@ -8,6 +8,7 @@ import threading
 import time
 import tracemalloc
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -202,7 +203,7 @@ def test_of_two_records_with_one_stamp_the_first_stays_and_the_second_is_kept_as
 def test_a_duplicate_is_seen_while_the_first_is_still_being_encoded(tmp_path: Path) -> None:
     release = threading.Event()
     with writer_of(tmp_path / "drive", CAMERA, workers=2) as writer:
-        writer.write(image(1, lambda: b"first" if release.wait(5) else b"never"))
+        writer.write(image(1, lambda: b"first" if release.wait(60) else b"never"))
         writer.write(image(1, lambda: b"second"))
         release.set()
     (record,) = open_dataset(tmp_path / "drive").records("front")
@@ -220,15 +221,28 @@ def test_a_second_pose_at_a_stamp_is_refused_and_counted(tmp_path: Path) -> None
 # -- the queue -------------------------------------------------------------------------------
 
 
+def taken_when_the_caller_waits(
+    writer: DatasetWriter, number: int, waits: int
+) -> Callable[[], bytes]:
+    """An image that is encoded once the caller had to wait for the queue after it."""
+
+    def encode() -> bytes:
+        while writer.statistics.queue.waits <= number < waits:
+            time.sleep(0.001)
+        return b"x"
+
+    return encode
+
+
 def test_a_full_queue_makes_the_caller_wait_and_counts_it(tmp_path: Path) -> None:
     with writer_of(tmp_path / "drive", CAMERA, workers=1, queue_images=2) as writer:
         for number in range(6):
-            writer.write(image(number, lambda: time.sleep(0.02) or b"x"))  # type: ignore[func-returns-value]
+            writer.write(image(number, taken_when_the_caller_waits(writer, number, 4)))
             assert writer.queued <= 2
         writer.flush()
         queue = writer.statistics.queue
-    assert queue.waits >= 3
-    assert queue.waited_s >= 0.04
+    assert queue.waits == 4
+    assert queue.waited_s > 0
     assert queue.longest == 2
     assert len(rows(tmp_path / "drive/sensors/records_camera.txt")) == 6
 
@@ -239,7 +253,7 @@ def test_a_live_recording_drops_images_when_the_queue_is_full_and_says_which(
     release = threading.Event()
     options = {"workers": 1, "queue_images": 1, "when_full": "drop"}
     with writer_of(tmp_path / "drive", CAMERA, **options) as writer:
-        assert writer.write(image(0, lambda: b"x" if release.wait(5) else b""))
+        assert writer.write(image(0, lambda: b"x" if release.wait(60) else b""))
         assert not writer.write(image(1))
         release.set()
         writer.flush()
@@ -253,7 +267,8 @@ def test_the_queue_is_bounded_in_memory_too(tmp_path: Path) -> None:
     options = {"workers": 1, "queue_images": 100, "queue_megabytes": 10}
     with writer_of(tmp_path / "drive", CAMERA, **options) as writer:
         for number in range(8):
-            writer.write(image(number, lambda: time.sleep(0.01) or b"x", nbytes=4_000_000))  # type: ignore[func-returns-value]
+            payload = taken_when_the_caller_waits(writer, number, 6)
+            writer.write(image(number, payload, nbytes=4_000_000))
         writer.flush()
         assert writer.statistics.queue.longest == 2
 

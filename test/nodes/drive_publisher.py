@@ -3,7 +3,8 @@
     python drive_publisher.py SECONDS [TOPIC…]
 
 Cameras publish best effort as drivers do, /tf_static is latched. It waits until the topics
-(all if none is named) have a subscriber, so that what it sends is what can be received.
+(all if none is named) have a subscriber, so that what it sends is what can be received, and
+at the end until the recorder has taken it.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import numpy as np
 import rclpy
 from geometry_msgs.msg import TransformStamped
 from rclpy.qos import DurabilityPolicy, QoSProfile, qos_profile_sensor_data
+from recorder_client import PATIENCE_S, wait_for_rest
 from sensor_msgs.msg import CameraInfo, CompressedImage, Imu, NavSatFix
 from tf2_msgs.msg import TFMessage
 
@@ -52,7 +54,7 @@ def main() -> None:
     ]
     static.publish(transform(node.get_clock().now().to_msg(), "base_link", "camera", 0.5))
 
-    end = time.monotonic() + 30
+    end = time.monotonic() + PATIENCE_S
     while any(p.get_subscription_count() == 0 for p in publishers):
         if time.monotonic() > end:
             sys.exit("nobody subscribed")
@@ -84,7 +86,7 @@ def main() -> None:
         wifi.publish(scan)
         sent.append(now.nanoseconds)
         time.sleep(1 / RATE_HZ)
-    time.sleep(0.5)  # what was sent is still on its way
+    wait_for_rest(node)  # what was sent is still on its way
     print(json.dumps(sent))
     node.destroy_node()
     rclpy.shutdown()

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +30,12 @@ HERE = Path(__file__).parent
 PATIENCE = 240.0  # seconds; a loaded machine is slow, a hanging one is not
 LATER = START_NS + 10**13
 SIDE = 0.1  # metres beside the path that was mapped
+WITHIN = 0.2  # metres: a pixel is four centimetres at the far wall
+SIGMAS = 5.0  # of the largest axis: what a true covariance hardly ever exceeds
 TRACKING = int(State.TRACKING)
 COMMAND = (sys.executable, "-m", "kapture_ros.cli.main")
 FRONT = ("--image-topics", "/front/image/compressed")
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.slow
 
 
 @dataclass(frozen=True)
@@ -105,6 +108,24 @@ class Client:
             time.sleep(0.1)
         raise AssertionError(f"{topic}: never heard; last {self.heard(topic)[-3:]}")
 
+    def becomes(self, what: str, holds: Callable[[Any], bool]) -> Any:
+        """What is answered, once it holds: the graph of nodes is known to others a while later."""
+        end = time.monotonic() + PATIENCE
+        while not holds(answer := self.ask(what)):
+            assert time.monotonic() < end, f"{what} stays {answer}"
+            time.sleep(0.1)
+        return answer
+
+    def sequence(self, *states: State) -> None:
+        """Wait until statuses since the last `forget` went through these states, in this order."""
+        end = time.monotonic() + PATIENCE
+        while time.monotonic() < end:
+            heard = iter([m["state"] for m in self.heard("status")])
+            if all(state in heard for state in states):  # each after the ones before
+                return
+            time.sleep(0.1)
+        raise AssertionError(f"never {states}; {[m['state'] for m in self.heard('status')]}")
+
     def told(self, level: int, words: str) -> Any:
         """A diagnostic status of this level with these words."""
         return self.until("diagnostics", lambda m: any(s[0] == level and words in s[2] for s in m))
@@ -129,18 +150,26 @@ def playing(environment: dict[str, str], bag: Path, *arguments: str) -> Any:
     return running(environment, *COMMAND, "play", str(bag), *always, *arguments)
 
 
-def check_poses(poses: list[Any], within: float = 0.25) -> None:
-    """A pixel is four centimetres at the far wall, and small pictures bias all points alike."""
+def check_poses(poses: list[Any], within: float = WITHIN) -> None:
+    """Near the truth, and no farther than their covariance admits."""
     for message in poses:
         assert message["frame"] == "map"
         x, y, z, *wxyz = message["pose"]
         pose = Transform.from_quaternion(wxyz, (x, y, z))
         metres, radians = pose.distance_to(truth(message["stamp"]))
-        assert metres < within and np.rad2deg(radians) < 2.0
+        assert metres < within and np.rad2deg(radians) < 1.5
         covariance = np.reshape(message["covariance"], (6, 6))
         assert np.linalg.eigvalsh(covariance)[0] > 0
         sigma = np.sqrt(np.linalg.eigvalsh(covariance[:3, :3])[-1])
-        assert sigma < 0.5 and metres < 15 * sigma
+        assert sigma < within and metres < SIGMAS * sigma
+
+
+def check_states(statuses: list[Any]) -> None:
+    """No pose is believed before a fix was confirmed: TRACKING begins after INITIALIZING."""
+    states = [State(message["state"]) for message in statuses]
+    assert states[0] in (State.UNINITIALIZED, State.INITIALIZING)
+    before = {a for a, b in pairwise(states) if b is State.TRACKING and a is not b}
+    assert State.INITIALIZING in before <= {State.INITIALIZING, State.COASTING}
 
 
 def test_a_drive_is_localized_again_and_again(ros_environment: dict[str, str], room: Room):
@@ -154,6 +183,7 @@ def test_a_drive_is_localized_again_and_again(ros_environment: dict[str, str], r
         "/fix",
     )
     with session(ros_environment, *arguments) as (node, client):
+        client.heard("map_points", 1)  # the node is heard: no status is missed from now on
         with playing(ros_environment, room.drive):
             check_poses(client.heard("pose", 3))
             check_outputs(client)
@@ -167,20 +197,18 @@ def test_a_drive_is_localized_again_and_again(ros_environment: dict[str, str], r
 
 def check_outputs(client: Client) -> None:
     client.heard("odometry", 60)
-    first = [m["state"] for m in client.heard("status")]
-    before = set(first[: first.index(TRACKING)])
-    assert before <= {State.UNINITIALIZED, State.INITIALIZING}
+    check_states(client.heard("status"))
     links = [link for message in client.heard("tf", 30) for link in message]
     assert {(link[0], link[1]) for link in links} == {("map", "odom"), ("odom", "base_link")}
     x, y, _ = MAP_FROM_ODOM.translation
     for link in links:
         if link[1] == "odom":
-            assert link[3:5] == pytest.approx([x, y], abs=0.35)
+            assert link[3:5] == pytest.approx([x, y], abs=1.5 * WITHIN)
     for message in client.heard("odometry"):
         assert message["frames"] == ["map", "base_link"]
         x, y, z, *wxyz = message["pose"]
         pose = Transform.from_quaternion(wxyz, (x, y, z))
-        assert pose.distance_to(truth(message["stamp"]))[0] < 0.35
+        assert pose.distance_to(truth(message["stamp"]))[0] < 1.5 * WITHIN
     assert client.heard("map_points", 1)[0] > 100
     assert client.heard("map_cameras", 1)[0] == 12 * 16
     assert client.heard("path", 1)[0] >= 1
@@ -199,21 +227,22 @@ def check_loop(client: Client) -> None:
     client.until("status", lambda m: m["stamp"] > LATER + 4 * 10**9)
     client.ask("forget")
     client.until("status", lambda m: m["stamp"] < LATER + 10**9)
-    client.until("status", lambda m: m["state"] == TRACKING and m["stamp"] < LATER + 4 * 10**9)
-    check_poses(client.heard("pose"))
+    client.sequence(State.INITIALIZING, State.TRACKING)
+    check_poses(client.heard("pose", 1))
 
 
 def check_relocalization(client: Client) -> None:
     client.ask("forget")
     client.until("status", lambda m: m["state"] == TRACKING)
+    client.ask("forget")
     assert client.ask("trigger", name="relocalize")[0]
+    client.sequence(State.INITIALIZING, State.TRACKING)
     client.ask("forget")
-    client.until("status", lambda m: m["state"] in (State.LOST, State.INITIALIZING))
-    client.until("status", lambda m: m["state"] == TRACKING)
     client.ask("hint", frame="map", x=1.0, y=0.0)
-    client.ask("forget")
     client.until("status", lambda m: m["state"] == TRACKING)
+    client.ask("forget")
     assert client.ask("trigger", name="reset")[0]
+    client.sequence(State.INITIALIZING, State.TRACKING)
 
 
 def check_parameters(client: Client) -> None:
@@ -239,41 +268,46 @@ def check_another_map(client: Client, another: Path) -> None:
     check_poses(client.heard("pose", 1))
 
 
-def test_a_wrong_map_is_told_and_can_be_corrected(ros_environment: dict[str, str], room: Room):
-    """Then ten times down and up: nothing of it stays."""
-    with session(ros_environment, "--map", "/nowhere", *FRONT) as (node, client):
+def test_a_wrong_map_is_told_and_can_be_corrected_ten_times(
+    ros_environment: dict[str, str], room: Room
+):
+    alone = ros_environment | {"OMP_NUM_THREADS": "1"}  # whose threads come and go
+    with session(alone, "--map", "/nowhere", *FRONT) as (node, client):
         client.told(2, "cannot configure: /nowhere is no map")
         assert client.ask("state") == "unconfigured"
         assert not client.ask("change", transition="configure")
         assert client.ask("set", name="map", value=str(room.map)) == [True, ""]
-        idle = client.ask("publishers")
-        assert client.ask("change", transition="configure")
-        configured = client.ask("publishers")
-        assert set(configured) - set(idle) >= {f"/localizer/{name}" for name in TOPICS}
-        inactive = client.ask("subscriptions")
-        process = psutil.Process(node.pid)
-        threads, memory = [], []
-        for number in range(10):
-            assert client.ask("change", transition="activate")
-            assert "/front/image/compressed" in client.ask("subscriptions")
-            assert client.ask("change", transition="deactivate")
-            if number in (3, 6):
-                assert client.ask("change", transition="cleanup")
-                assert client.ask("publishers") == idle
-                assert client.ask("change", transition="configure")
-            threads.append(process.num_threads())
-            memory.append(process.memory_info().rss)
-        assert client.ask("subscriptions") == inactive
-        assert client.ask("publishers") == configured
-        assert threads[-1] <= threads[0] + 1, threads
-        assert memory[-1] < 1.1 * memory[3], memory
+        with playing(ros_environment, room.drive):
+            check_lives(client, psutil.Process(node.pid))
         node.send_signal(signal.SIGTERM)
         assert node.wait(PATIENCE) == 0
 
 
+def check_lives(client: Client, process: psutil.Process) -> None:
+    """Down and up ten times, each time until a pose is found: nothing of it stays."""
+    idle, deaf = client.ask("publishers"), client.ask("subscriptions")
+    topics = {f"/localizer/{name}" for name in TOPICS}
+    threads, memory = [], []
+    for _ in range(10):
+        assert client.ask("change", transition="configure")
+        client.becomes("publishers", lambda names: set(names) - set(idle) >= topics)
+        client.ask("forget")
+        assert client.ask("change", transition="activate")
+        client.becomes("subscriptions", lambda names: "/front/image/compressed" in names)
+        client.until("status", lambda m: m["reason"] == int(Reason.ACCEPTED))
+        assert client.ask("change", transition="deactivate")
+        client.becomes("subscriptions", lambda names: names == deaf)
+        assert client.ask("change", transition="cleanup")
+        client.becomes("publishers", lambda names: names == idle)
+        threads.append(process.num_threads())
+        memory.append(process.memory_info().rss)
+    assert threads[-1] <= threads[0] + 1, threads
+    assert max(memory[5:]) < 1.05 * max(memory[1:5]), memory
+
+
 def test_what_is_missing_is_told(ros_environment: dict[str, str], room: Room):
     """First no CameraInfo, then no frame, then no image at all."""
-    arguments = ("--map", str(room.map), *FRONT, "--silence-warning", "1", "--silence-error", "2")
+    arguments = ("--map", str(room.map), *FRONT, "--silence-warning", "1", "--silence-error", "6")
     with session(ros_environment, *arguments) as (_, client):
         client.told(2, "no image yet")
         with playing(ros_environment, room.drive, "--topics", "/front/image/*"):
@@ -283,8 +317,8 @@ def test_what_is_missing_is_told(ros_environment: dict[str, str], room: Room):
         client.ask("forget")
         with playing(ros_environment, room.drive, "--topics", "/front/*"):
             client.told(2, "where is the camera on the vehicle?")
-        assert client.heard("pose") == []
-        client.ask("forget")
+            assert client.heard("pose") == []
+            client.ask("forget")
         client.told(1, "no image for")
         client.told(2, "no image for")
 

@@ -6,7 +6,6 @@ import json
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +24,7 @@ from kapture_ros.recording.report import read_report
 
 HERE = Path(__file__).parent
 CONFIG = HERE.parents[1] / "config" / "record.yaml"
+PATIENCE_S = 150.0  # a loaded machine is slow, a hanging one is not
 pytestmark = pytest.mark.slow
 
 
@@ -47,7 +47,7 @@ def recorder(
 def publish(environment: dict[str, str], seconds: float, *arguments: str) -> list[int]:
     """Play the drive; returns the stamps sent."""
     command = [sys.executable, str(HERE / "drive_publisher.py"), str(seconds), *arguments]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=90)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
@@ -55,7 +55,7 @@ def publish(environment: dict[str, str], seconds: float, *arguments: str) -> lis
 def interrupted(process: subprocess.Popen[str]) -> str:
     """End the recorder as Ctrl-C does; returns what it logged."""
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 0, errors
     return errors
 
@@ -69,41 +69,10 @@ def stamps(dataset: Dataset, sensor_id: str) -> list[int]:
     return [record.stamp_ns for record in dataset.records(sensor_id)]
 
 
-CLIENT = """
-import sys, time
-import rclpy
-from diagnostic_msgs.msg import DiagnosticArray
-from std_srvs.srv import SetBool, Trigger
-rclpy.init()
-node = rclpy.create_node("client")
-def call(kind, name, request):
-    client = node.create_client(kind, "/recorder/" + name)
-    assert client.wait_for_service(timeout_sec=30), name
-    future = client.call_async(request)
-    rclpy.spin_until_future_complete(node, future, timeout_sec=30)
-    return future.result()
-for word in sys.argv[1:]:
-    if word in ("pause", "resume"):
-        answer = call(SetBool, "pause", SetBool.Request(data=word == "pause"))
-    elif word == "diagnostics":
-        heard = []
-        node.create_subscription(DiagnosticArray, "/diagnostics", heard.append, 10)
-        end = time.monotonic() + 10
-        while not heard and time.monotonic() < end:
-            rclpy.spin_once(node, timeout_sec=0.1)
-        status = heard[0].status[0]
-        print(status.level[0], status.message, {v.key: v.value for v in status.values}["dataset"])
-        continue
-    else:
-        answer = call(Trigger, word, Trigger.Request())
-    print(answer.success, answer.message)
-"""
-
-
 def command(environment: dict[str, str], *words: str) -> list[str]:
-    """Call the recorder's services one after the other; returns the answers."""
-    call = [sys.executable, "-c", CLIENT, *words]
-    done = subprocess.run(call, env=environment, capture_output=True, text=True, timeout=90)
+    """What `recorder_client.py` prints for these words."""
+    call = [sys.executable, str(HERE / "recorder_client.py"), *words]
+    done = subprocess.run(call, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
 
@@ -172,13 +141,12 @@ def test_it_ends_cleanly_before_the_disk_is_full(ros_environment: dict[str, str]
     import shutil
 
     free = shutil.disk_usage(tmp_path).free // 1_000_000
-    with recorder(ros_environment, tmp_path, "--min-free-megabytes", str(free - 200)) as process:
+    with recorder(ros_environment, tmp_path, "--min-free-megabytes", str(free - 500)) as process:
         publish(ros_environment, 1)
         hog = tmp_path.parent / "hog"
         try:
-            subprocess.run(["fallocate", "-l", "600M", str(hog)], check=True)
-            time.sleep(3)
-            (told,) = command(ros_environment, "diagnostics")
+            subprocess.run(["fallocate", "-l", "1500M", str(hog)], check=True)
+            (told,) = command(ros_environment, "diagnostics=2")
         finally:
             hog.unlink(missing_ok=True)
         assert told.startswith("2 ended: only")
@@ -225,7 +193,7 @@ def test_too_little_space_at_the_start_is_one_clear_error(
     ros_environment: dict[str, str], tmp_path: Path
 ):
     with recorder(ros_environment, tmp_path, "--min-free-megabytes", "1e12") as process:
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 1
     assert "less than min_free_megabytes" in errors
     assert list(tmp_path.iterdir()) == []
@@ -269,9 +237,12 @@ def test_a_drive_recorded_live_equals_its_converted_bag(
     live.mkdir()
     with recorder(ros_environment, live) as process:
         play = [sys.executable, "-m", "kapture_ros.cli.main", "play", str(drive / "lap1")]
-        play += ["--wait-for", "*", "--clock-rate", "0"]
-        done = subprocess.run(play, env=ros_environment, capture_output=True, text=True, timeout=90)
+        play += ["--wait-for", "*", "--wait-seconds", str(PATIENCE_S), "--clock-rate", "0"]
+        done = subprocess.run(
+            play, env=ros_environment, capture_output=True, text=True, timeout=300
+        )
         assert done.returncode == 0, done.stderr
+        command(ros_environment, "rest")
         assert ", 0 lost" in interrupted(process)
     (path,) = live.iterdir()
     assert differences(path, tmp_path / "converted") == []

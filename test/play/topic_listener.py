@@ -2,8 +2,9 @@
 
     python topic_listener.py COUNT TOPIC=TYPE…
 
-The first topic is counted. For each topic: the stamps and some content of its messages; and
-/clock in nanoseconds. The first topic is subscribed to last, so that all are heard when it is.
+The first topic is counted, of the others one message is enough. For each topic: the stamps
+and some content of its messages; and /clock in nanoseconds. The first topic is subscribed to
+last, so that all are heard when it is.
 """
 
 from __future__ import annotations
@@ -52,8 +53,10 @@ def main() -> None:
             lambda message, topic=topic: heard[topic].append(content(message)),
             PROFILES.get(topic, QoSProfile(depth=1000)),
         )
-    end = time.monotonic() + 60
-    while len(heard[named[0][0]]) < count and time.monotonic() < end:
+    end = time.monotonic() + 120
+    while len(heard[named[0][0]]) < count or not all(heard.values()):
+        if time.monotonic() > end:
+            break
         rclpy.spin_once(node, timeout_sec=0.1)
     print(json.dumps({"topics": heard, "clock": clock}))
     node.destroy_node()

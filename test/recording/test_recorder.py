@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +91,7 @@ def test_a_full_inbox_loses_the_newest_and_counts_them(tmp_path: Path) -> None:
     release = threading.Event()
 
     def held_up(type_name: str, data: bytes) -> Any:
-        release.wait(10)
+        release.wait(60)
         return decode(type_name, data)
 
     size = len(imu(0))
@@ -163,7 +164,7 @@ def test_what_had_arrived_is_recorded_when_space_runs_out(
     put_all(recording, range(50))
     free = shutil.disk_usage(tmp_path).free / 1e6
     object.__setattr__(settings.recorder, "min_free_megabytes", free * 2)
-    recording._thread.join(10)
+    recording._thread.join(120)
     assert not recording.running
     assert "MB are free" in recording.status().ended
     put_all(recording, range(50, 60))  # too late, and no error
@@ -177,13 +178,13 @@ def test_a_disk_that_fails_ends_the_recording_and_says_why(tmp_path: Path) -> No
     recording = Recording(tmp_path / "drive", settings_of(), decode)
     put_all(recording, range(3))
     while recording.status().bytes_written == 0:
-        pass
+        time.sleep(0.001)
     # A folder where the next sensor's sidecar must go: the real error of the file system.
     obstacle = tmp_path / "drive/kapture_ros/extra/fix.jsonl"
     obstacle.mkdir()
     fix = "sensor_msgs/msg/NavSatFix"
     recording.put("/fix", fix, nav_sat_fix(), START)
-    recording._thread.join(10)
+    recording._thread.join(120)
     assert "cannot write" in recording.status().ended
     obstacle.rmdir()
     assert open_dataset(tmp_path / "drive").repaired is not None

@@ -22,7 +22,7 @@ from websocket_client import WebSocketClient
 
 HERE = Path(__file__).parent
 KINDS = {"pose", "odometry", "path", "points", "cameras", "candidates", "status", "image"}
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.slow
 
 
 @contextmanager
