@@ -7,28 +7,27 @@
 from __future__ import annotations
 
 import copy
+import itertools
+import logging
 from dataclasses import dataclass, replace
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from kapture_ros.features.r2d2_network import R2D2Net, reliability_of, repeatability_of, upsample
 from kapture_ros.features.runtime import Runtime
-from kapture_ros.features.winograd import (
-    BandWorkers,
-    DirectConv,
-    PaddedMap,
-    WinogradConv,
-    Workspace,
-)
+
+if TYPE_CHECKING:
+    from kapture_ros.features.winograd import Workers, Workspace
+
+log = logging.getLogger(__name__)
 
 _QUAD_LAYERS = 3
 _CACHE_BYTES = {"cpu": 4 << 20, "cuda": 24 << 20}
 """How much of the squared features is made at a time, so that it stays in the cache."""
-_WINOGRAD_CHANNELS = 128 * 128
-"""Input times output channels from which Winograd's additions cost less than its products
-save (measured with 256-bit vectors)."""
 
 
 class RawMaps(NamedTuple):
@@ -78,9 +77,15 @@ class Layer:
 
 def prepare(network: R2D2Net, runtime: Runtime) -> Engine:
     """The fastest way for this device and precision, by benchmarks/features.py."""
-    if runtime.device.type == "cpu" and runtime.dtype == torch.float32:
-        return BandedR2D2(network)
-    return FoldedR2D2(network, runtime)
+    if runtime.device.type != "cpu" or runtime.dtype != torch.float32:
+        return FoldedR2D2(network, runtime)
+    try:
+        return WinogradR2D2(network)
+    except ImportError as error:
+        log.warning("numba does not run here, R2D2 takes several times as long: %s", error)
+        engine = FoldedR2D2(network, runtime)
+        engine.how += ", since numba does not run here"
+        return engine
 
 
 def fold(network: R2D2Net) -> list[Layer]:
@@ -228,81 +233,87 @@ def _folded_into_channels(images: Tensor, stem: int, downsample: int) -> Tensor:
     return nn.functional.pixel_unshuffle(images[:, :, :height, :width], stem)
 
 
-class BandedR2D2:
-    """Float32 on a CPU, one image at a time, in bands of rows that stay in the cache.
+class _CompiledHeads(Heads):
+    """The same on a CPU, without writing down the squares."""
 
-    Layers with many channels take Winograd's form.
+    def __init__(self, network: R2D2Net, workers: Workers) -> None:
+        super().__init__(network, torch.device("cpu"))
+        self._workers = workers
+        self._three = np.zeros((3, self.weight.shape[1]), np.float32)
+        self._three[: len(self.weight)] = self.weight.numpy()
+
+    def _logits(self, features: Tensor) -> Tensor:
+        from kapture_ros.features.cpu_kernels import products_with_squares
+
+        (rows,) = features.numpy()
+        products = np.empty((*rows.shape[:2], 3), np.float32)
+
+        def multiply(_scratch: Workspace, row: int) -> None:
+            products_with_squares(np.ascontiguousarray(rows[row]), self._three, products[row])
+
+        self._workers.run(multiply, range(len(rows)))
+        return torch.from_numpy(products[None, ..., : len(self.bias)]).add_(self.bias)
+
+
+class WinogradR2D2:
+    """Float32 on a CPU, one image at a time, in Winograd's form.
+
+    Raises:
+        ImportError: if numba does not run here.
     """
 
     def __init__(self, network: R2D2Net) -> None:
-        self.how = "convolutions in bands"
+        # Takes a second to import, and compiles when it is used for the first time.
+        from kapture_ros.features.winograd import WinogradConv, Workers, Workspace
+
+        self.how = "Winograd convolutions"
         self.stride = network.config.stride
         self._stem = network.config.stem
-        self._heads = Heads(network, torch.device("cpu"))
+        self._size = network.config.descriptor_size
+        self._workers = Workers()
+        self._heads = _CompiledHeads(network, self._workers)
         self._layers = fold(network)
-        self._convs = [_convolution(layer) for layer in self._layers]
+        self._convs = [
+            WinogradConv(layer.weight, layer.bias, dilation=layer.dilation, relu=layer.relu)
+            for layer in self._layers
+        ]
         self._workspace = Workspace()
-        self._workers = BandWorkers()
 
     def __call__(self, images: Tensor) -> RawMaps:
         """Maps of one normalised float32 image (1, 3, H, W)."""
         (image,) = _folded_into_channels(images, self._stem, self.stride // self._stem)
-        source = self._buffer(0, image.shape[1], image.shape[2])
-        source.map.copy_(image.permute(1, 2, 0))
-        shared = source.map
+        names = itertools.cycle(("even", "odd"))  # each step reads one and writes the other
+        source = self._map(next(names), image.shape[1], image.shape[2], self._convs[0].in_channels)
+        source.fill(0)
+        source[..., : len(image)] = image.permute(1, 2, 0).numpy()
+        shared = source
         for index, (layer, conv) in enumerate(zip(self._layers, self._convs, strict=True)):
             if index == len(self._layers) - _QUAD_LAYERS and self._heads.pixel_head:
-                shared = source.map.clone()  # the buffer is used again
-            source.clear_margins()
-            written = conv.output_size(source.height, source.width)
-            if layer.pool == 1:
-                target = self._buffer(index + 1, source.height, source.width, written)
-                conv(source, target, self._workers)
-            else:
-                full = PaddedMap(
-                    self._workspace.take("unpooled", *written, conv.out_channels),
-                    0,
-                    source.height,
-                    source.width,
-                )
-                conv(source, full, self._workers)
-                target = self._buffer(
-                    index + 1, source.height // layer.pool, source.width // layer.pool
-                )
-                _pool(full.map, target.map, layer.pool)
+                shared = source.copy()  # the buffer is used again
+            height, width, _ = source.shape
+            target = self._map(next(names), height, width, conv.out_channels)
+            conv(source, target, self._workers)
+            if layer.pool > 1:
+                full, size = target, (height // layer.pool, width // layer.pool)
+                target = self._map(next(names), *size, conv.out_channels)
+                _pool(full, target, layer.pool)
             source = target
-        features = source.map[None]
-        return RawMaps(features, *self._heads.maps(features, shared.permute(2, 0, 1)[None]))
+        features = torch.from_numpy(source)[None, ..., : self._size]
+        coarse = torch.from_numpy(shared).permute(2, 0, 1)[None]
+        return RawMaps(features, *self._heads.maps(features, coarse))
 
-    def _buffer(
-        self, index: int, height: int, width: int, written: tuple[int, int] = (0, 0)
-    ) -> PaddedMap:
-        """The input of a layer, or the output of the last, with room for whole tiles."""
-        pad, read = 0, (height, width)
-        channels = self._convs[-1].out_channels
-        if index < len(self._convs):
-            conv = self._convs[index]
-            pad, read, channels = conv.padding, conv.input_size(height, width), conv.in_channels
-        rows, columns = (
-            max(pad + size, r, pad + w)
-            for size, r, w in zip((height, width), read, written, strict=True)
-        )
-        buffer = self._workspace.take(f"map {index % 2}", rows, columns, channels)
-        return PaddedMap(buffer, pad, height, width)
+    def _map(self, name: str, height: int, width: int, channels: int) -> NDArray[np.float32]:
+        return self._workspace.take(name, height, width, channels)
 
 
-def _pool(full: Tensor, pooled: Tensor, size: int) -> None:
+def _pool(full: NDArray[np.float32], pooled: NDArray[np.float32], size: int) -> None:
     """The maximum of every size × size block of (H, W, C); a rest at the border is left out."""
     rows, columns = (size * side for side in pooled.shape[:2])
-    blocks = [
-        full[down:rows:size, right:columns:size] for down in range(size) for right in range(size)
-    ]
-    torch.maximum(blocks[0], blocks[1], out=pooled)
-    for block in blocks[2:]:
-        torch.maximum(pooled, block, out=pooled)
-
-
-def _convolution(layer: Layer) -> WinogradConv | DirectConv:
-    channels = layer.weight.shape[0] * layer.weight.shape[1]
-    kind = WinogradConv if channels >= _WINOGRAD_CHANNELS else DirectConv
-    return kind(layer.weight, layer.bias, dilation=layer.dilation, relu=layer.relu)
+    first, *others = (
+        torch.from_numpy(full[down:rows:size, right:columns:size])
+        for down in range(size)
+        for right in range(size)
+    )
+    target = torch.from_numpy(pooled).copy_(first)
+    for block in others:
+        torch.maximum(target, block, out=target)

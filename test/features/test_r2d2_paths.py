@@ -11,7 +11,7 @@ from small_networks import local_network, save_local, texture
 from kapture_ros.features.detection import detect
 from kapture_ros.features.local import R2D2Extractor
 from kapture_ros.features.options import R2D2Options, RuntimeOptions
-from kapture_ros.features.r2d2_inference import BandedR2D2, Engine, FoldedR2D2, RawMaps
+from kapture_ros.features.r2d2_inference import WinogradR2D2, Engine, FoldedR2D2, RawMaps
 from kapture_ros.features.r2d2_network import R2D2Config, R2D2Net, normalise_images
 from kapture_ros.features.runtime import Runtime
 from kapture_ros.features.weights_file import load_network
@@ -19,7 +19,7 @@ from kapture_ros.features.weights_file import load_network
 FLOAT32 = Runtime(torch.device("cpu"), torch.float32)
 EXACT = {
     "folded": lambda network: FoldedR2D2(network, FLOAT32),
-    "banded": BandedR2D2,
+    "winograd": WinogradR2D2,
 }
 FAMILIES = {
     "paper": R2D2Config(),  # the last layers take Winograd's form
@@ -86,15 +86,15 @@ def test_exact_ways_find_the_plain_networks_keypoints(way: str, family: str) -> 
 def test_descriptors_of_pooled_features_are_those_of_upsampled_ones() -> None:
     """Sampling between cells and upsampling everything first are the same (fast family)."""
     network = local_network(FAMILIES["fast"])
-    assert same_keypoints(network, BandedR2D2(network), pixels(120, 160)) >= 0.99
+    assert same_keypoints(network, WinogradR2D2(network), pixels(120, 160)) >= 0.99
 
 
 def test_sizes_may_change_from_call_to_call() -> None:
     """Buffers are reused: nothing of a larger image may be left in a smaller one."""
     network = local_network(FAMILIES["paper"])
-    engine = BandedR2D2(network)
+    engine = WinogradR2D2(network)
     small = normalise_images(pixels(40, 56, seed=1))
-    alone = RawMaps(*(part.clone() for part in BandedR2D2(network)(small)))
+    alone = RawMaps(*(part.clone() for part in WinogradR2D2(network)(small)))
     engine(normalise_images(pixels(90, 120)))
     for again, wanted in zip(engine(small), alone, strict=True):
         torch.testing.assert_close(again, wanted, atol=0, rtol=0)
@@ -116,7 +116,7 @@ def test_bfloat16_finds_most_keypoints() -> None:
     network = local_network(FAMILIES["paper"])
     options = R2D2Options(top_k=300, reliability=0, repeatability=0)
     rough = FoldedR2D2(network, Runtime(torch.device("cpu"), torch.bfloat16))
-    wanted = detect(BandedR2D2(network), options, pixels(120, 160))
+    wanted = detect(WinogradR2D2(network), options, pixels(120, 160))
     found = detect(rough, options, pixels(120, 160))
     distance = (wanted.keypoints[0, :, None, :2] - found.keypoints[0, None, :, :2]).abs().amax(2)
     nearest, index = distance.min(dim=1)
