@@ -1,10 +1,11 @@
 """What R2D2 does on a CPU besides matrix products, as machine code that numba compiles.
 
-The most of it is Winograd's tiles into points and back. A tile is 6 × 6 pixels, each a vector of channels, that lie `dilation` apart. Its 36 points
-are what a 3×3 convolution multiplies to give 4 × 4 pixels, and a 2×2 one to give 5 × 5
-(Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", CVPR 2016). Their
-interpolation points are 0, ±√½, ±√2 and infinity: with these the rounding error is twice
-that of a direct convolution; with the usual whole numbers it is five times that.
+Most of it is Winograd's tiles into points and back. A tile is 6 × 6 pixels, each a vector of
+channels, that lie `dilation` apart. Its 36 points are what a 3×3 convolution multiplies to
+give 4 × 4 pixels, and a 2×2 one to give 5 × 5 (Lavin and Gray, "Fast Algorithms for
+Convolutional Neural Networks", CVPR 2016). Their interpolation points are 0, ±√½, ±√2 and
+infinity: the rounding error is then 2 to 3 times that of a direct convolution, where whole
+numbers would make it 4 to 7 times.
 
 The transforms are written out as instructions on vectors of channels. As loops they would
 stay scalar, since the compiler cannot know that the many places of a tile do not overlap.
@@ -97,9 +98,7 @@ class _Vectors:
         first = self._builder.insert_element(undefined, least, ir.Constant(ir.IntType(32), 0))
         lanes = ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES)
         spread = self._builder.shuffle_vector(first, undefined, lanes)
-        return self._builder.select(
-            self._builder.fcmp_ordered(">", value, spread), value, spread
-        )
+        return self._builder.select(self._builder.fcmp_ordered(">", value, spread), value, spread)
 
     def _constant(self, value: float) -> Any:
         return ir.Constant(self.kind, [float(np.float32(value))] * LANES)
@@ -136,7 +135,7 @@ def _data(context: Any, builder: Any, kind: Any, array: Any) -> Any:
     return context.make_array(kind)(context, builder, array).data
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def _tile_to_points(  # type: ignore[no-untyped-def]
     _typing, source, start, row, column, points, first, step
 ):
@@ -167,7 +166,7 @@ def _tile_to_points(  # type: ignore[no-untyped-def]
 def _tile_to_pixels(outputs: int) -> Any:
     """The intrinsic for tiles that give outputs × outputs pixels."""
 
-    @intrinsic  # type: ignore[untyped-decorator]
+    @intrinsic
     def transform(  # type: ignore[no-untyped-def]
         _typing, points, first, step, bias, channel, least, target, start, row, column
     ):
@@ -209,9 +208,7 @@ _tile_to_4 = _tile_to_pixels(4)
 _tile_to_5 = _tile_to_pixels(5)
 
 
-def _compiled(
-    signature: str, fastmath: Collection[str] = ()
-) -> Callable[[_Function], _Function]:
+def _compiled(signature: str, fastmath: Collection[str] = ()) -> Callable[[_Function], _Function]:
     """Compile now, for threads; take the machine code of an earlier run if it is kept."""
 
     def compile_(function: _Function) -> _Function:
@@ -265,9 +262,7 @@ def tiles_to_points(
                 for c in range(channels):
                     patch[y, x, c] = source[down, right, c] if inside else np.float32(0)
         for c in range(0, channels, LANES):
-            _tile_to_points(
-                flat_patch, c, SIDE * channels, channels, flat_points, first + c, step
-            )
+            _tile_to_points(flat_patch, c, SIDE * channels, channels, flat_points, first + c, step)
 
 
 @_compiled("void(f4[:,:,::1], f4[::1], b1, i8[:,::1], i8, f4[:,:,::1], f4[:,:,::1])")

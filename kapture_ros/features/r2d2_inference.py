@@ -237,19 +237,20 @@ class _CompiledHeads(Heads):
     """The same on a CPU, without writing down the squares."""
 
     def __init__(self, network: R2D2Net, workers: Workers) -> None:
+        from kapture_ros.features.cpu_kernels import products_with_squares
+
         super().__init__(network, torch.device("cpu"))
+        self._multiply = products_with_squares
         self._workers = workers
         self._three = np.zeros((3, self.weight.shape[1]), np.float32)
         self._three[: len(self.weight)] = self.weight.numpy()
 
     def _logits(self, features: Tensor) -> Tensor:
-        from kapture_ros.features.cpu_kernels import products_with_squares
-
         (rows,) = features.numpy()
         products = np.empty((*rows.shape[:2], 3), np.float32)
 
         def multiply(_scratch: Workspace, row: int) -> None:
-            products_with_squares(np.ascontiguousarray(rows[row]), self._three, products[row])
+            self._multiply(np.ascontiguousarray(rows[row]), self._three, products[row])
 
         self._workers.run(multiply, range(len(rows)))
         return torch.from_numpy(products[None, ..., : len(self.bias)]).add_(self.bias)

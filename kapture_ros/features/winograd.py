@@ -120,9 +120,7 @@ class WinogradConv:
             tiles_to_points(source, chosen - self._padding, self._dilation, points, patch)
             torch.bmm(torch.from_numpy(points), self._weight, out=torch.from_numpy(products))
             patch = scratch.take("patch", self._outputs, self._outputs, self.out_channels)
-            points_to_tiles(
-                products, self._bias, self._relu, chosen, self._dilation, target, patch
-            )
+            points_to_tiles(products, self._bias, self._relu, chosen, self._dilation, target, patch)
 
         workers.run(convolve, range(0, len(corners), self._tiles))
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from small_networks import local_network, save_local, texture
@@ -11,7 +13,7 @@ from small_networks import local_network, save_local, texture
 from kapture_ros.features.detection import detect
 from kapture_ros.features.local import R2D2Extractor
 from kapture_ros.features.options import R2D2Options, RuntimeOptions
-from kapture_ros.features.r2d2_inference import WinogradR2D2, Engine, FoldedR2D2, RawMaps
+from kapture_ros.features.r2d2_inference import Engine, FoldedR2D2, RawMaps, WinogradR2D2
 from kapture_ros.features.r2d2_network import R2D2Config, R2D2Net, normalise_images
 from kapture_ros.features.runtime import Runtime
 from kapture_ros.features.weights_file import load_network
@@ -98,6 +100,25 @@ def test_sizes_may_change_from_call_to_call() -> None:
     engine(normalise_images(pixels(90, 120)))
     for again, wanted in zip(engine(small), alone, strict=True):
         torch.testing.assert_close(again, wanted, atol=0, rtol=0)
+
+
+def test_without_numba_plain_convolutions_run_and_the_result_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = save_local(tmp_path / "tiny.safetensors", FAMILIES["quad relu"])
+    image = texture(60, 80)
+    wanted = R2D2Extractor(path, runtime=RuntimeOptions("cpu"))
+    assert wanted.runtime == "cpu, float32, Winograd convolutions"
+    monkeypatch.setitem(sys.modules, "numba", None)  # importing it raises ImportError
+    for name in ("winograd", "cpu_kernels"):
+        monkeypatch.delitem(sys.modules, f"kapture_ros.features.{name}")
+    found = R2D2Extractor(path, runtime=RuntimeOptions("cpu"))
+    assert found.runtime.endswith(
+        "folded channels-last convolutions, since numba does not run here"
+    )
+    assert "numba" in caplog.text
+    one, other = (extractor.extract([image])[0] for extractor in (found, wanted))
+    np.testing.assert_array_equal(one.keypoints, other.keypoints)
 
 
 @pytest.mark.parametrize("way", EXACT)
