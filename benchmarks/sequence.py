@@ -1,29 +1,36 @@
 """How much better is a drive localized as a sequence than frame by frame?
 
-    python benchmarks/sequence.py [--metres 60] [--seeds 1] [--only night] [--plot FILE.png]
-    python benchmarks/sequence.py --map MAP --query DATASET
+    python benchmarks/sequence.py [--metres 60] [--seeds 1] [--only night] [--save FILE.json]
+    python benchmarks/sequence.py --map MAP --query DATASET [--only occluded] [--save FILE.json]
+    python benchmarks/sequence.py --plot FILE.png --saved FILE.json [FILE.json …]
 
 The street of test/localization (random points and descriptors, exact truth, 5 m/s, 5 images
 and 20 odometry samples a second) is driven under each condition. Recall of all frames at
 0.25 m 2°, 0.5 m 5° and 5 m 10°: of single frames, of the sequence as it is driven, and of the
-smoothed drive. A frame without a pose counts as not localized. `later` is the
-recall from the first pose on; `worst` the largest error in metres while TRACKING; `jump` the
-largest difference between the motion of outputs 50 ms apart and the true one. Milliseconds
-are medians per frame, of CPU time, so that other load does not count (set OMP_NUM_THREADS=1:
-the time of all threads is counted). With a map and a dataset (whose trajectory is the truth)
-the same numbers of real images, linked by their own motion.
+smoothed drive. A frame without a pose counts as not localized. `later` is the recall from the
+first pose on; `far` counts answers with a pose more than 5 m off; `worst` is the largest error
+in metres while TRACKING; `jump` the largest difference between the motion of outputs 50 ms apart
+and the true one. Milliseconds are medians per frame, of CPU time, so that other load does not
+count (set OMP_NUM_THREADS=1: the time of all threads is counted).
+
+With a map and a dataset with features, whose trajectory is the truth, the same of recorded
+images. Their motion is odometry made from the truth with the errors that the options assume,
+or the images alone. What an image does not show is its keypoints with descriptors of nothing.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
+import json
 import logging
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from scipy.stats import chi2
@@ -32,7 +39,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "test" / "localizat
 
 from sequence_run import Run
 from street_world import (
-    SPEED,
+    NOISE,
     START,
     TWIN,
     Conditions,
@@ -44,32 +51,40 @@ from street_world import (
     make_query,
     make_world,
     measure_inertially,
+    measured,
 )
 from test_window_solution import MOTION, POSE, window
 
 from kapture_ros.localization import drives
 from kapture_ros.localization.localizer import Localizer
-from kapture_ros.localization.motion_filter import SECOND
-from kapture_ros.localization.query import Estimate, Query
+from kapture_ros.localization.motion_filter import SECOND, OdometrySample
+from kapture_ros.localization.query import Estimate, Query, QueryImage
 from kapture_ros.localization.query_set import QuerySet
 from kapture_ros.localization.sequence import SequenceLocalizer
 from kapture_ros.localization.sequence_state import State
 from kapture_ros.localization.window import solve_window
 from kapture_ros.mapping.sessions import FeatureSource
 from kapture_ros.mapping.visual_map import VisualMap
-from kapture_ros.transforms import Transform
+from kapture_ros.transforms import Transform, interpolate
 
 LEVELS = ((0.25, 2.0), (0.5, 5.0), (5.0, 10.0))
+FAR = 5.0  # metres: no pose may ever be so wrong
+TICK = 0.05  # seconds between outputs
 GOOD, DARK = Conditions(), Conditions(true_count=0)
 HEADER = (
-    f"{'condition':27}{'single':>14}{'ms':>5} |{'sequence':>14}{'later':>14}{'ms':>5}"
+    f"{'condition':27}{'single':>14}{'ms':>5} |{'sequence':>14}{'later':>14}{'ms':>5}{'far':>4}"
     f"{'worst':>7}{'jump':>12}{'NEES':>6}{'band':>10} |{'smoothed':>14}"
 )
 
 
 @dataclass(frozen=True)
 class Case:
-    """A condition: what frames show by seconds, and what else is wrong."""
+    """A condition: what frames show by seconds, and what else is wrong.
+
+    Attributes:
+        jump: where the vehicle is moved from and to: metres of the street, shares of a
+            recording.
+    """
 
     name: str
     conditions: Callable[[float], Conditions | None] = lambda _: GOOD
@@ -84,26 +99,157 @@ class Case:
     imu: bool = False
 
 
-def cases() -> Iterator[Case]:
-    yield Case("normal")
-    yield Case("night-like: 15 % true", lambda _: Conditions(true_share=0.15))
-    yield Case("night-like: 8 % true", lambda _: Conditions(true_share=0.08))
+def common_cases() -> Iterator[Case]:
+    """What can be done to any drive."""
     yield Case("60 % occluded", lambda _: Conditions(occluded=0.6))
-    yield Case("5 true matches a frame", lambda t: GOOD if t < 1 else Conditions(true_count=5))
-    yield Case("every 5th frame usable", lambda t: GOOD if round(t * 20) // 4 % 5 == 0 else DARK)
-    yield Case("30 s without a fix", lambda t: DARK if 4 < t < 34 else GOOD, metres=195.0)
-    yield Case("GNSS with 20 m multipath", multipath=True)
-    yield Case("two look-alike streets", start=TWIN[0] - 20, metres=90.0)
     yield Case("odometry 3 % too long", scale=-0.03)
     yield Case("stamps 50 ms off", offset_ns=50_000_000)
     yield Case(
         "dropped and out of order", lambda t: None if int(t * 10) % 7 == 0 else GOOD, shuffle=True
     )
     yield Case("no odometry", odometry=False)
+
+
+def street_cases() -> Iterator[Case]:
+    yield Case("normal")
+    yield Case("normal, 380 m", start=0.0, metres=380.0)
+    yield Case("night-like: 15 % true", lambda _: Conditions(true_share=0.15))
+    yield Case("night-like: 8 % true", lambda _: Conditions(true_share=0.08))
+    yield Case("5 true matches a frame", lambda t: GOOD if t < 1 else Conditions(true_count=5))
+    yield Case("every 5th frame usable", lambda t: GOOD if round(t * 20) // 4 % 5 == 0 else DARK)
+    yield Case("30 s without a fix", lambda t: DARK if 4 < t < 34 else GOOD, metres=195.0)
+    yield Case("GNSS with 20 m multipath", multipath=True)
+    yield Case("two look-alike streets", start=TWIN[0] - 20, metres=90.0)
+    yield from common_cases()
     weak = lambda t: GOOD if t < 4 or t > 8 else DARK  # noqa: E731
     yield Case("no odometry, 4 s dark", weak, odometry=False)
     yield Case("no odometry but IMU, dark", weak, odometry=False, imu=True)
-    yield Case("kidnapped", start=20.0, metres=80.0, jump=(60.0, 280.0))
+    yield Case("kidnapped", metres=80.0, jump=(60.0, 280.0))
+
+
+def recording_cases() -> Iterator[Case]:
+    """The share of true keypoints is of those that the image really has."""
+    yield Case("normal")
+    yield Case("15 % of the keypoints kept", lambda _: Conditions(true_share=0.15))
+    yield Case("5 % of the keypoints kept", lambda _: Conditions(true_share=0.05))
+    yield Case("every 5th frame usable", lambda t: GOOD if round(t / 0.2) % 5 == 0 else DARK)
+    yield Case("8 s without a fix", lambda t: DARK if 4 < t < 12 else GOOD)
+    yield from common_cases()
+    yield Case("kidnapped", jump=(0.3, 0.7))
+
+
+class Scene(Protocol):
+    """Something to be driven through."""
+
+    localizer: Localizer
+
+    def drive(self, case: Case, seed: int) -> tuple[Drive, list[Query]]:
+        """Truth and odometry at 20 Hz, and what the camera sees."""
+        ...
+
+
+class Street:
+    """The street of the tests."""
+
+    def __init__(self, world: World, metres: float) -> None:
+        self.world, self.metres = world, metres
+        self.localizer = Localizer(world.map)
+
+    def drive(self, case: Case, seed: int) -> tuple[Drive, list[Query]]:
+        rng = np.random.default_rng(seed)
+        end = case.start + (case.metres or self.metres)
+        drive = make_drive(rng, Trip(case.start, end, case.jump), scale=case.scale)
+        queries = []
+        for stamp in drive.frames:
+            conditions = case.conditions((stamp - START) / SECOND)
+            if conditions is None:
+                continue
+            query = make_query(self.world, drive.truth[stamp], stamp, rng, conditions)
+            if case.multipath:
+                query = replace(query, gnss=gnss(drive.truth[stamp], rng, 20.0))
+            queries.append(query)
+        return drive, queries
+
+
+class Recording:
+    """Images that were recorded, with their true poses."""
+
+    def __init__(self, map_path: Path, query_path: Path, frames: int | None) -> None:
+        visual_map = VisualMap.load(map_path)
+        self.localizer = Localizer(visual_map)
+        self.queries = QuerySet(query_path, FeatureSource(), visual_map.feature_types)
+        numbers = range(len(self.queries))
+        self.numbers = [n for n in numbers if self.queries.given_pose(n) is not None][:frames]
+
+    def drive(self, case: Case, seed: int) -> tuple[Drive, list[Query]]:
+        rng = np.random.default_rng(seed)
+        numbers, jump = self._numbers(case)
+        infos, start = self.queries.infos, self.queries.infos[numbers[0]].stamp_ns
+        step = infos[numbers[1]].stamp_ns - start
+        skipped = infos[numbers[jump]].stamp_ns - infos[numbers[jump - 1]].stamp_ns - step
+        stamps = [
+            START + infos[n].stamp_ns - start - (skipped if k >= jump > 0 else 0)
+            for k, n in enumerate(numbers)
+        ]
+        poses = [self.queries.given_pose(n) for n in numbers]
+        drive = _linked(stamps, poses, jump, case.scale, rng)
+        queries = []
+        for number, stamp in zip(numbers, stamps, strict=True):
+            conditions = case.conditions((stamp - START) / SECOND)
+            if conditions is not None:
+                query = replace(self.queries[number], stamp_ns=stamp)
+                seen = tuple(_spoiled(image, conditions, rng) for image in query.images)
+                queries.append(replace(query, images=seen))
+        return drive, queries
+
+    def _numbers(self, case: Case) -> tuple[list[int], int]:
+        """The queries that are driven past, and before which of them the vehicle is moved."""
+        if case.jump is None:
+            return self.numbers, 0
+        first, second = (int(share * len(self.numbers)) for share in case.jump)
+        return self.numbers[:first] + self.numbers[second:], first
+
+
+def _linked(
+    stamps: Sequence[int],
+    poses: Sequence[Transform],
+    jump: int,
+    scale: float | None,
+    rng: np.random.Generator,
+) -> Drive:
+    """Truth every 50 ms between the images, and odometry of it that does not notice the jump."""
+    scale = rng.normal(0, NOISE.odometry_scale) if scale is None else scale
+    bias, odom = rng.normal(0, NOISE.odometry_yaw_bias), Transform()
+    truth, samples = {stamps[0]: poses[0]}, [OdometrySample(stamps[0], odom)]
+    for a, b in itertools.pairwise(range(len(stamps))):
+        moved = b == jump
+        end = poses[a] @ poses[a - 1].inverse() @ poses[a] if moved else poses[b]
+        ticks = max(1, round((stamps[b] - stamps[a]) / SECOND / TICK))
+        before = poses[a]
+        for tick in range(1, ticks + 1):
+            now = interpolate(poses[a], end, tick / ticks)
+            stamp = stamps[a] + (stamps[b] - stamps[a]) * tick // ticks
+            odom = odom @ measured(before.inverse() @ now, scale, bias, NOISE, rng)
+            truth[stamp], before = now, now
+            samples.append(OdometrySample(stamp, odom))
+        truth[stamps[b]] = poses[b]
+    return Drive(truth, samples, list(stamps))
+
+
+def _spoiled(image: QueryImage, conditions: Conditions, rng: np.random.Generator) -> QueryImage:
+    """What an image shows under these conditions: some descriptors become those of nothing."""
+    if conditions == GOOD or image.features is None:
+        return image
+    features = image.features
+    hidden = features.keypoints[:, 0] < conditions.occluded * image.camera.width
+    if conditions.true_count is not None:
+        hidden |= np.cumsum(~hidden) > conditions.true_count
+    elif conditions.true_share != GOOD.true_share:
+        hidden |= rng.random(len(hidden)) >= conditions.true_share
+    nothing = rng.normal(size=features.descriptors.shape)
+    nothing /= np.linalg.norm(nothing, axis=1, keepdims=True)
+    shown = np.where(hidden[:, None], nothing, features.descriptors).astype(np.float32)
+    return replace(image, features=replace(features, descriptors=shown))
 
 
 @dataclass
@@ -141,19 +287,6 @@ def timed(function: Callable[[], object], times: list[float]) -> object:
     return result
 
 
-def make_queries(world: World, case: Case, drive: Drive, rng: np.random.Generator) -> list[Query]:
-    made = []
-    for stamp in drive.frames:
-        conditions = case.conditions((stamp - START) / SECOND)
-        if conditions is None:
-            continue
-        query = make_query(world, drive.truth[stamp], stamp, rng, conditions)
-        if case.multipath:
-            query = replace(query, gnss=gnss(drive.truth[stamp], rng, 20.0))
-        made.append(query)
-    return made
-
-
 def arrivals(case: Case, queries: list[Query], rng: np.random.Generator) -> dict[int, list[Query]]:
     """Queries by the time they arrive."""
     if not case.shuffle:
@@ -174,8 +307,8 @@ def track(
     for sample in drive.odometry:
         if case.odometry:
             tracker.add_odometry(sample)
-        for measured in imu.get(sample.stamp_ns, []):
-            tracker.add_imu(measured)
+        for measurement in imu.get(sample.stamp_ns, []):
+            tracker.add_imu(measurement)
         for query in due.get(sample.stamp_ns, []):
             said = replace(query, stamp_ns=query.stamp_ns + case.offset_ns)
             answer = timed(lambda said=said: tracker.update(said), times)
@@ -186,18 +319,14 @@ def track(
     return result, float(np.median(times)), float(np.mean(alarms))
 
 
-def drive_once(
-    localizer: Localizer, world: World, case: Case, args: argparse.Namespace, seed: int
-) -> Outcome:
-    rng = np.random.default_rng(seed)
-    end = case.start + (case.metres or args.metres)
-    drive = make_drive(rng, Trip(case.start, end, case.jump), scale=case.scale)
-    queries = make_queries(world, case, drive, rng)
+def drive_once(scene: Scene, case: Case, step: int, seed: int) -> Outcome:
+    drive, queries = scene.drive(case, seed)
     truth = [drive.truth[query.stamp_ns] for query in queries]
     times: list[float] = []
-    step = args.single_every
+    localizer = scene.localizer
     alone = [timed(lambda q=q: localizer.localize(q), times) for q in queries[::step]]
-    run, ms, alarms = track(localizer, case, drive, arrivals(case, queries, rng))
+    due = arrivals(case, queries, np.random.default_rng(seed))
+    run, ms, alarms = track(localizer, case, drive, due)
     numbers = tuple(range(len(queries)))
     odometry = tuple(drive.odometry) if case.odometry else None
     estimates = drives.localize_drive(localizer, queries, drives.Drive(numbers, odometry))
@@ -216,6 +345,12 @@ def later(run: Run) -> list[float]:
     known = [pose.map_from_base is not None for pose in run.answers]
     first = known.index(True) if any(known) else 0
     return [run.recall(*level, after=first) for level in LEVELS]
+
+
+def far(run: Run) -> int:
+    """Answers with a pose that is more than 5 m off."""
+    given = [pose for pose in run.answers if pose.map_from_base is not None]
+    return sum(run.error(pose)[0] > FAR for pose in given)
 
 
 def nees_band(values: np.ndarray) -> tuple[float, float]:
@@ -241,6 +376,7 @@ def print_row(name: str, outcomes: list[Outcome]) -> None:
         f"{np.mean([o.single_ms for o in outcomes]):5.0f} |{percents(together):>14}"
         f"{percents([later(run) for run in runs]):>14}"
         f"{np.mean([o.run_ms for o in outcomes]):5.0f}"
+        f"{sum(far(run) for run in runs):4}"
         f"{max(run.worst_accepted() for run in runs):7.2f}"
         f"{jumps[0]:6.2f}m{jumps[1]:4.1f}°{np.mean(nees) if len(nees) else np.nan:6.1f}"
         f"{low:5.1f}-{high:4.1f} |{percents([o.smoothed for o in outcomes]):>14}",
@@ -248,56 +384,54 @@ def print_row(name: str, outcomes: list[Outcome]) -> None:
     )
 
 
-def print_kidnapping(case: Case, run: Run) -> None:
-    assert case.jump is not None
-    jump = (case.jump[0] - case.start) / SPEED
+def print_kidnapping(run: Run) -> None:
+    stamps = sorted(run.drive.truth)
+    metres = [
+        run.drive.truth[a].distance_to(run.drive.truth[b])[0] for a, b in itertools.pairwise(stamps)
+    ]
+    jump = (stamps[int(np.argmax(metres)) + 1] - START) / SECOND
     lost = run.seconds_until(State.LOST, jump)
     found = run.seconds_until(State.TRACKING, jump + lost)
     print(f"    LOST {lost:.1f} s after the jump, TRACKING again {found:.1f} s later")
 
 
-def drive_table(args: argparse.Namespace, world: World) -> dict[str, list[Outcome]]:
-    localizer = Localizer(world.map)
+def summary(case: Case, outcomes: list[Outcome]) -> dict:
+    """What is drawn of a condition: recall by method, and what the first drive published."""
+    run = outcomes[0].run
+    seen = [p for p in run.published if p.stamp_ns >= run.answers[0].stamp_ns]
+    sigma = [
+        None if p.covariance is None else 3 * np.linalg.eigvalsh(p.covariance[:3, :3])[-1] ** 0.5
+        for p in seen
+    ]
+    errors = [run.error(p)[0] for p in seen]
+    return {
+        "name": case.name,
+        "single": float(np.mean([o.single[0] for o in outcomes])),
+        "sequence": float(np.mean([o.run.recall(*LEVELS[0]) for o in outcomes])),
+        "smoothed": float(np.mean([o.smoothed[0] for o in outcomes])),
+        "seconds": [(p.stamp_ns - START) / SECOND for p in seen],
+        "error": [error if np.isfinite(error) else None for error in errors],
+        "sigma3": sigma,
+        "state": [p.state.name for p in seen],
+    }
+
+
+def drive_table(scene: Scene, cases: Iterator[Case], args: argparse.Namespace) -> list[dict]:
     print(HEADER)
-    results = {}
-    for case in cases():
+    results = []
+    for case in cases:
         if args.only not in case.name:
             continue
-        outcomes = [drive_once(localizer, world, case, args, seed) for seed in range(args.seeds)]
+        outcomes = [drive_once(scene, case, args.single_every, s) for s in range(args.seeds)]
         print_row(case.name, outcomes)
         if case.jump:
-            print_kidnapping(case, outcomes[0].run)
+            print_kidnapping(outcomes[0].run)
         if case.multipath:
             print(f"    GNSS alarm in {100 * outcomes[0].alarms:.0f} % of the answers")
-        results[case.name] = outcomes
+        results.append(summary(case, outcomes))
+        if args.save:
+            args.save.write_text(json.dumps(results))
     return results
-
-
-def real_table(map_path: Path, query_path: Path, frames: int | None) -> None:
-    """The same numbers of recorded images."""
-    visual_map = VisualMap.load(map_path)
-    localizer = Localizer(visual_map)
-    queries = QuerySet(query_path, FeatureSource(), visual_map.feature_types)
-    numbers = [n for n in range(len(queries)) if queries.given_pose(n) is not None][:frames]
-    truth = {queries.infos[n].stamp_ns: queries.given_pose(n) for n in numbers}
-    run, times, alone_times = Run(Drive(truth, [], list(truth))), [], []
-    tracker, alone = SequenceLocalizer(localizer), []
-    for number in numbers:
-        query = queries[number]
-        alone.append(timed(lambda q=query: localizer.localize(q), alone_times))
-        run.answers.append(timed(lambda q=query: tracker.update(q), times))
-    estimates = drives.localize_drive(localizer, queries, drives.Drive(tuple(numbers)))
-    poses = list(truth.values())
-    print(HEADER)
-    outcome = Outcome(
-        recall(errors_of(alone, poses)),
-        float(np.median(alone_times)),
-        run,
-        float(np.median(times)),
-        recall(errors_of(estimates, poses)),
-    )
-    print_row(query_path.name, [outcome])
-    print("    motion from", ", ".join(sorted({pose.motion.value for pose in run.answers})))
 
 
 def window_table(seeds: int = 60) -> None:
@@ -316,42 +450,58 @@ def window_table(seeds: int = 60) -> None:
         print(f"{size:>10}{shares}{np.median(times):6.0f}{np.median(guided):15.0f}")
 
 
-def plot(results: dict[str, list[Outcome]], path: Path) -> None:
-    """Recall by condition, and error with its 3 σ through the two hardest drives."""
+COLORS = {"TRACKING": "tab:green", "COASTING": "tab:orange"}
+
+
+def plot(results: list[dict], path: Path) -> None:
+    """Recall by condition, and error with its 3 σ and the state through the drives named."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    figure, axes = plt.subplots(1, 2, figsize=(13, 6), width_ratios=(1.2, 1), layout="constrained")
-    names = list(results)
-    rows = np.arange(len(names))
-    bars = {
-        "single frames": [np.mean([o.single[0] for o in results[n]]) for n in names],
-        "sequence": [np.mean([o.run.recall(*LEVELS[0]) for o in results[n]]) for n in names],
-        "smoothed": [np.mean([o.smoothed[0] for o in results[n]]) for n in names],
-    }
-    for number, (label, values) in enumerate(bars.items()):
-        axes[0].barh(rows + 0.27 * (number - 1), 100 * np.array(values), 0.25, label=label)
-    axes[0].set_yticks(rows, names)
-    axes[0].invert_yaxis()
-    axes[0].set_xlabel("frames within 0.25 m and 2° of the truth [%]")
-    axes[0].legend(loc="lower right")
-    for name in ("30 s without a fix", "kidnapped"):
-        if name not in results:
-            continue
-        run = results[name][0].run
-        known = [p for p in run.published if p.map_from_base is not None]
-        seconds = [(p.stamp_ns - START) / SECOND for p in known]
-        (line,) = axes[1].plot(seconds, [run.error(p)[0] for p in known], ".", ms=2, label=name)
-        sigma = [3 * np.sqrt(np.linalg.eigvalsh(p.covariance[:3, :3])[-1]) for p in known]
-        axes[1].plot(seconds, sigma, ".", ms=1, color=line.get_color(), alpha=0.4)
-    axes[1].set_yscale("log")
-    axes[1].set_xlabel("seconds")
-    axes[1].set_ylabel("error of the published position, and 3 σ (pale) [m]")
-    axes[1].legend()
+    figure = plt.figure(figsize=(12, 6), layout="constrained")
+    shown = [r for r in results if "without a fix" in r["name"] or r["name"] == "kidnapped"]
+    grid = figure.add_gridspec(max(len(shown), 1), 2, width_ratios=(1.1, 1))
+    draw_bars(figure.add_subplot(grid[:, 0]), results)
+    for row, result in enumerate(shown):
+        draw_error(figure.add_subplot(grid[row, 1]), result)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=90)
+    plt.close(figure)
+
+
+def draw_bars(axes, results: list[dict]) -> None:
+    rows = np.arange(len(results))
+    methods = {"single": "0.7", "sequence": "tab:blue", "smoothed": "tab:green"}
+    for number, (method, color) in enumerate(methods.items()):
+        values = [100 * result[method] for result in results]
+        label = {"single": "single frames", "sequence": "sequence, online"}.get(method, method)
+        axes.barh(rows + 0.27 * (number - 1), values, 0.25, color=color, label=label)
+    axes.set_yticks(rows, [result["name"] for result in results])
+    axes.invert_yaxis()
+    axes.set_xlim(0, 100)
+    axes.set_xlabel("frames within 0.25 m and 2° of the truth [%]")
+    axes.legend(loc="lower center", bbox_to_anchor=(0.4, 1.0), ncols=3, frameon=False)
+
+
+def draw_error(axes, result: dict) -> None:
+    seconds, state = np.array(result["seconds"]), np.array(result["state"])
+    error, sigma = (np.array(result[key], float) for key in ("error", "sigma3"))
+    floor = 0.01
+    axes.fill_between(seconds, floor, np.fmax(sigma, floor), color="0.88", label="3 σ")
+    for name, color in COLORS.items():
+        rows = state == name
+        axes.plot(seconds[rows], np.fmax(error[rows], floor), ".", ms=3, color=color, label=name)
+    unknown = ~np.isin(state, list(COLORS))
+    height = np.full(unknown.sum(), 1.5 * floor)
+    axes.plot(seconds[unknown], height, "|", color="tab:red", label="no pose given")
+    axes.set_yscale("log")
+    axes.set_ylim(floor, None)
+    axes.set_xlabel("seconds")
+    axes.set_ylabel("position error [m]")
+    axes.set_title(result["name"], fontsize="medium")
+    axes.legend(loc="upper left", fontsize="small")
 
 
 def main() -> None:
@@ -360,21 +510,26 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=1, help="drives a condition")
     parser.add_argument("--single-every", type=int, default=1, help="of so many frames, alone")
     parser.add_argument("--only", default="", help="conditions whose name contains this")
-    parser.add_argument("--plot", type=Path, help="draw the table")
     parser.add_argument("--map", type=Path, help="a real map, with")
     parser.add_argument("--query", type=Path, help="a dataset with features and true poses")
     parser.add_argument("--frames", type=int, help="of the dataset; all")
+    parser.add_argument("--save", type=Path, help="keep what is drawn")
+    parser.add_argument("--saved", type=Path, nargs="*", default=[], help="draw what was kept")
+    parser.add_argument("--plot", type=Path, help="draw the table")
     args = parser.parse_args()
     logging.disable(logging.WARNING)
+    results = [row for file in args.saved for row in json.loads(file.read_text())]
     if args.map:
-        real_table(args.map, args.query, args.frames)
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        results = drive_table(args, make_world(Path(folder) / "map"))
+        scene = Recording(args.map, args.query, args.frames)
+        results = drive_table(scene, recording_cases(), args)
+    elif not args.saved:
+        with tempfile.TemporaryDirectory() as folder:
+            world = make_world(Path(folder) / "map")
+            results = drive_table(Street(world, args.metres), street_cases(), args)
+        if not args.only:
+            window_table()
     if args.plot:
         plot(results, args.plot)
-    if not args.only:
-        window_table()
 
 
 if __name__ == "__main__":

@@ -1,14 +1,15 @@
 """Whole drives localized as sequences and smoothed: the best trajectory there is afterwards.
 
 Queries come from `query_set`, estimates go to `batch`. A drive is localized in the order of
-time and smoothed; where that tells the pose of an instant without a fix, the map is searched
-around it; then the drive is smoothed again. A few images with given relative poses (the
-sequences of RobotCar) are a short drive.
+time and smoothed, in parts if the vehicle was moved on the way; where that tells the pose of
+an instant without a fix, the map is searched around it; then the drive is smoothed again. A
+few images with given relative poses (the sequences of RobotCar) are a short drive.
 """
 
 from __future__ import annotations
 
 import time
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
@@ -18,18 +19,26 @@ import numpy as np
 from tqdm import tqdm
 
 from kapture_ros.localization.localizer import Localizer
-from kapture_ros.localization.motion_filter import SECOND, Fix, OdometrySample
+from kapture_ros.localization.motion_filter import (
+    SECOND,
+    Fix,
+    MotionFilter,
+    MotionOptions,
+    OdometrySample,
+)
 from kapture_ros.localization.query import Estimate, Query, Reason, Rejected
 from kapture_ros.localization.query_set import QuerySet
 from kapture_ros.localization.refinement import PosePrior
 from kapture_ros.localization.sequence import SequenceLocalizer, fix_of
 from kapture_ros.localization.sequence_state import SequenceOptions
 from kapture_ros.localization.smoothing import SmoothedPose, smooth
-from kapture_ros.transforms import Transform
 
 GAP_NS = 5 * SECOND  # between images of one drive at most
 SEARCHED = 3.0  # metres, one sigma: around a worse pose too many points would match
-SAME = (1.0, np.deg2rad(5.0))  # metres (and a tenth of the way), radians: fixes that agree
+SLACK = np.repeat([0.3, np.deg2rad(1.5)], 3) ** 2  # m², rad²: of fixes that agree
+MOVED = 3  # fixes that agree with each other elsewhere: the vehicle was moved
+COMPARED = 8  # runs of fixes at most that another may belong to
+FOREVER = 1e9  # seconds: odometry is kept from end to end
 
 
 class Queries(Protocol):
@@ -90,32 +99,98 @@ def localize_drive(
     the drive has no fix, none is.
     """
     tracker = SequenceLocalizer(localizer, options)
-    estimates, tracked, odometry = _forwards(tracker, queries, drive)
-    stamps = [sample.stamp_ns for sample in odometry]
-    fixes = [fix_of(estimate) for estimate in estimates if estimate.accepted]
-    if not fixes:
-        return estimates
-    if all(pose is None for pose in tracked):
-        tracked = _agreed(stamps, odometry, fixes)
+    estimates, odometry = _forwards(tracker, queries, drive)
     samples = drive.odometry or odometry
+    fixes = [fix_of(estimate) for estimate in estimates if estimate.accepted]
     motion = tracker.options.motion
-    smoothed = smooth(stamps, samples, fixes, motion, tracked)
-    more = _search_again(tracker, queries, drive, smoothed, {fix.stamp_ns for fix in fixes})
-    if more:
-        start = [pose.map_from_base for pose in smoothed]
-        smoothed = smooth(stamps, samples, [*fixes, *more], motion, start)
-    return [
-        _smoothed_estimate(localizer, estimate, pose)
-        for estimate, pose in zip(estimates, smoothed, strict=True)
-    ]
+    for part, run in _parts([e.stamp_ns for e in estimates], _runs(fixes, samples, motion)):
+        numbers = drive.numbers[part]
+        smoothed = _smoothed(tracker, queries, numbers, estimates[part], samples, run)
+        estimates[part] = [
+            _smoothed_estimate(localizer, estimate, pose)
+            for estimate, pose in zip(estimates[part], smoothed, strict=True)
+        ]
+    return estimates
+
+
+def _smoothed(
+    tracker: SequenceLocalizer,
+    queries: Queries,
+    numbers: Sequence[int],
+    estimates: Sequence[Estimate],
+    odometry: Sequence[OdometrySample],
+    run: Sequence[Fix],
+) -> list[SmoothedPose]:
+    """The poses of instants that odometry links, from fixes that agree."""
+    stamps = [estimate.stamp_ns for estimate in estimates]
+    fixes = [fix_of(estimate) for estimate in estimates if estimate.accepted]
+    agreed = {fix.stamp_ns: fix.map_from_base for fix in run}
+    begin = [agreed.get(stamp) for stamp in stamps]
+    motion = tracker.options.motion
+    of_map = tracker.localizer.map_covariance
+    smoothed = smooth(stamps, odometry, fixes, motion, begin, of_map)
+    more = _search_again(tracker, queries, numbers, smoothed, {fix.stamp_ns for fix in fixes})
+    if not more:
+        return smoothed
+    found = [pose.map_from_base for pose in smoothed]
+    return smooth(stamps, odometry, [*fixes, *more], motion, found, of_map)
+
+
+def _runs(
+    fixes: Sequence[Fix], odometry: Sequence[OdometrySample], options: MotionOptions
+) -> list[list[Fix]]:
+    """Fixes that agree along odometry, each with the one before it.
+
+    A second run begins where the vehicle was moved, or is of wrong fixes; runs that are too
+    short to tell, or within the time of a longer one, are left out.
+    """
+    motion = MotionFilter(replace(options, history=FOREVER))
+    for sample in odometry:
+        motion.add_odometry(sample)
+    runs: list[list[Fix]] = []
+    for fix in fixes:
+        recent = sorted(runs, key=lambda run: run[-1].stamp_ns)[-COMPARED:]
+        run = next((r for r in reversed(recent) if _agree(motion, r[-1], fix)), None)
+        if run is None:
+            runs.append([fix])
+        else:
+            run.append(fix)
+    found: list[list[Fix]] = []
+    for run in sorted(runs, key=len, reverse=True):
+        apart = all(
+            run[-1].stamp_ns < other[0].stamp_ns or run[0].stamp_ns > other[-1].stamp_ns
+            for other in found
+        )
+        if not found or (apart and len(run) >= MOVED):
+            found.append(run)
+    return sorted(found, key=lambda run: run[0].stamp_ns)
+
+
+def _agree(motion: MotionFilter, first: Fix, second: Fix) -> bool:
+    """Whether odometry may lead from one fix to another."""
+    motion.initialize(replace(first, covariance=first.covariance + np.diag(SLACK)))
+    return motion.innovation(second).accepted
+
+
+def _parts(
+    stamps: Sequence[int], runs: Sequence[Sequence[Fix]]
+) -> Iterator[tuple[slice, Sequence[Fix]]]:
+    """Instants that each run tells of: up to its neighbours, where it has some.
+
+    Those between two runs are of neither: nothing tells when the vehicle was moved.
+    """
+    for number, run in enumerate(runs):
+        first = 0 if number == 0 else bisect_left(stamps, run[0].stamp_ns)
+        last = number == len(runs) - 1
+        end = len(stamps) if last else bisect_right(stamps, run[-1].stamp_ns)
+        yield slice(first, end), run
 
 
 def _forwards(
     tracker: SequenceLocalizer, queries: Queries, drive: Drive
-) -> tuple[list[Estimate], list[Transform | None], list[OdometrySample]]:
-    """Estimates, tracked poses and odometry at each instant, in the order of time."""
+) -> tuple[list[Estimate], list[OdometrySample]]:
+    """Estimates and odometry at each instant, in the order of time."""
     estimates: list[Estimate] = []
-    tracked: list[Transform | None] = []
     odometry: list[OdometrySample] = []
     samples = iter(drive.odometry or ())
     for number in tqdm(drive.numbers, "localize", unit="query", disable=None):
@@ -126,12 +201,11 @@ def _forwards(
         assert answer.estimate is not None  # of an instant
         latency = {**answer.estimate.latency_ms, "total": total}
         estimates.append(replace(answer.estimate, latency_ms=latency))
-        tracked.append(answer.map_from_base)
         here = tracker.motion.odometry
         before = odometry[-1].stamp_ns if odometry else query.stamp_ns
         covariance = here.covariance(before, query.stamp_ns)
         odometry.append(OdometrySample(query.stamp_ns, here.at(query.stamp_ns), covariance))
-    return estimates, tracked, odometry
+    return estimates, odometry
 
 
 def _until(samples: Iterator[OdometrySample], stamp_ns: int) -> Iterator[OdometrySample]:
@@ -142,35 +216,16 @@ def _until(samples: Iterator[OdometrySample], stamp_ns: int) -> Iterator[Odometr
             return
 
 
-def _agreed(
-    stamps: Sequence[int], odometry: Sequence[OdometrySample], fixes: Sequence[Fix]
-) -> list[Transform | None]:
-    """Only the pose of the fix that most others agree with, along odometry."""
-    odom = {sample.stamp_ns: sample.odom_from_base for sample in odometry}
-
-    def agreeing(fix: Fix) -> int:
-        count = 0
-        for other in fixes:
-            moved = odom[fix.stamp_ns].inverse() @ odom[other.stamp_ns]
-            metres, radians = (fix.map_from_base @ moved).distance_to(other.map_from_base)
-            slack = SAME[0] + 0.1 * float(np.linalg.norm(moved.translation))
-            count += metres < slack and radians < SAME[1]
-        return count
-
-    best = max(fixes, key=agreeing)
-    return [best.map_from_base if stamp == best.stamp_ns else None for stamp in stamps]
-
-
 def _search_again(
     tracker: SequenceLocalizer,
     queries: Queries,
-    drive: Drive,
+    numbers: Sequence[int],
     smoothed: Sequence[SmoothedPose],
     fixed: AbstractSet[int],
 ) -> list[Fix]:
     """Fixes of instants that had none, near their smoothed poses."""
     found = []
-    for number, pose in zip(drive.numbers, smoothed, strict=True):
+    for number, pose in zip(numbers, smoothed, strict=True):
         sigma = np.sqrt(np.linalg.eigvalsh(pose.covariance[:3, :3])[-1])
         if pose.stamp_ns in fixed or sigma > SEARCHED:
             continue

@@ -63,7 +63,7 @@ class LocalSearch:
             reason=reason,
             reason_text=text,
             map_from_base=pose,
-            covariance=self.localizer.in_map(solution.covariance),
+            covariance=solution.covariance + self.localizer.map_covariance,
             evidence=Evidence(matches=matches, inliers=solution.inliers, views=numbers),
             cams_from_map=tuple(i.cam_from_base @ pose.inverse() for i in query.images),
             scores=scores,
@@ -91,7 +91,7 @@ class LocalSearch:
         if not significant(solution.count, solution.matched, chance):
             return None
         estimate = _window_estimate(frames[-1].stamp_ns, solution)
-        estimate = replace(estimate, covariance=self.localizer.in_map(solution.covariance))
+        estimate = replace(estimate, covariance=solution.covariance + self.localizer.map_covariance)
         sigma = self.localizer.options.acceptance.max_position_sigma
         return estimate if estimate.scores.position_sigma <= sigma else None
 

@@ -31,8 +31,8 @@ from kapture_ros.localization.pose import (
     MIN_MATCHES,
     PoseSolution,
     find_pose,
+    map_error,
     refine_inliers,
-    with_map_error,
 )
 from kapture_ros.localization.query import (
     Candidate,
@@ -264,7 +264,7 @@ class Localizer:
             reason=reason,
             reason_text=text,
             map_from_base=pose,
-            covariance=self.in_map(solution.covariance),
+            covariance=solution.covariance + self.map_covariance,
             cams_from_map=tuple(i.cam_from_base @ pose.inverse() for i in query.images),
             best_image=self._best_image(known, solution),
             scores=scores,
@@ -276,10 +276,11 @@ class Localizer:
             ),
         )
 
-    def in_map(self, covariance: Array) -> Array:
-        """The covariance of a pose, with what the map itself is wrong by."""
+    @property
+    def map_covariance(self) -> Array:
+        """(6, 6) of (δp, δθ): what the map itself is wrong by, added to every pose's."""
         answer = self.options.answer
-        return with_map_error(covariance, answer.map_sigma, answer.map_sigma_degrees)
+        return map_error(answer.map_sigma, answer.map_sigma_degrees)
 
     def solve(self, query: Query, known: Correspondences, priors: Priors) -> PoseSolution | None:
         """The pose with most inliers among the places that the candidates show."""

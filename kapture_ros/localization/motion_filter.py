@@ -10,6 +10,10 @@ An extended Kalman filter on the error (δp, δθ, δscale, δbias): position p 
 Exp(δθ) R, both in the axes of the map (Solà et al., A micro Lie theory, 2018, for the
 Jacobians). Fixes that come late are fused at their own stamp, and what came after them is
 replayed.
+
+Fixes are wrong in two ways: by themselves, and by the map, whose error the next fix has too. The
+second is not filtered, since no number of fixes makes it smaller: it changes slowly along the
+way, like one more drift of the odometry, and is added to the covariance that is told.
 """
 
 from __future__ import annotations
@@ -17,7 +21,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from scipy.stats import chi2
@@ -64,6 +68,9 @@ class MotionOptions:
         unit="s",
         minimum=0,
     )
+    map_correlation: float = option(
+        20.0, "way over which the map's own error becomes another one", unit="m", minimum=0.1
+    )
     history: float = option(
         10.0, "how late a fix may come and still be fused", unit="s", minimum=0.1
     )
@@ -74,6 +81,13 @@ class MotionOptions:
         # A turn on the spot is about as uncertain as the arc of a wheelbase of one metre.
         rotation = self.odometry_rotation_noise**2 * (metres + turned)
         return position, rotation + self.rotation_wander**2 * seconds
+
+    def map_change(self, map_covariance: Array, metres: float) -> Array:
+        """Of the change of the map's error (6, 6) over a piece of the way.
+
+        A first-order Gauss-Markov process: over a long way it is independent again.
+        """
+        return 2 * map_covariance * -math.expm1(-metres / self.map_correlation)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +108,7 @@ class OdometrySample:
 
 @dataclass(frozen=True, slots=True)
 class Fix:
-    """A pose in the map from outside the filter; covariance (6, 6) of (δp, δθ)."""
+    """A pose in the map from outside the filter; covariance (6, 6) of (δp, δθ), all in all."""
 
     stamp_ns: int
     map_from_base: Transform
@@ -103,9 +117,12 @@ class Fix:
 
 @dataclass(frozen=True, slots=True)
 class MotionState:
-    """The filter at one stamp; covariance (8, 8) of (δp, δθ, δscale, δbias).
+    """The filter at one stamp.
 
-    `fix_ns` is the stamp of the newest fix in it.
+    Attributes:
+        fix_ns: the stamp of the newest fix in it.
+        covariance: (8, 8) of (δp, δθ, δscale, δbias), the map taken as exact.
+        map_covariance: (6, 6) of (δp, δθ), of the map's own error.
     """
 
     stamp_ns: int
@@ -114,11 +131,12 @@ class MotionState:
     scale: float
     yaw_bias: float
     covariance: Array
+    map_covariance: Array = field(default_factory=lambda: np.zeros((6, 6)))
 
     @property
     def pose_covariance(self) -> Array:
         """(6, 6) of (δp, δθ): what ROS's PoseWithCovariance holds."""
-        return self.covariance[:6, :6]
+        return self.covariance[:6, :6] + self.map_covariance
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,10 +249,18 @@ class _Piece:
 
 
 class MotionFilter:
-    """The filter; nothing is known before `initialize`."""
+    """The filter; nothing is known before `initialize`.
 
-    def __init__(self, options: MotionOptions = MotionOptions()) -> None:
+    Args:
+        map_covariance: (6, 6) of (δp, δθ), the part of every fix's covariance that is the
+            map's own error; None: nothing.
+    """
+
+    def __init__(
+        self, options: MotionOptions = MotionOptions(), map_covariance: Array | None = None
+    ) -> None:
         self.options = options
+        self._map = np.zeros((6, 6)) if map_covariance is None else map_covariance
         history_ns = int(options.history * SECOND)
         self.odometry = Odometry(2 * history_ns)
         self._history_ns = history_ns
@@ -265,8 +291,9 @@ class MotionFilter:
         if like is not None:
             covariance[6:, 6:] = like.covariance[6:, 6:]
             scale, bias = like.scale, like.yaw_bias
-        covariance[:6, :6] = fix.covariance
-        state = MotionState(fix.stamp_ns, fix.stamp_ns, fix.map_from_base, scale, bias, covariance)
+        covariance[:6, :6] = fix.covariance - self._map
+        stamp, pose = fix.stamp_ns, fix.map_from_base
+        state = MotionState(stamp, stamp, pose, scale, bias, covariance, self._map)
         self._fixes = [fix]
         self._states = [state]
 
@@ -304,7 +331,8 @@ class MotionFilter:
         """
         state = self.at(fix.stamp_ns)
         error = difference(fix.map_from_base, state.map_from_base)
-        spread = state.pose_covariance + fix.covariance
+        # The map's error once: the points of this fix may have another one.
+        spread = state.covariance[:6, :6] + fix.covariance
         squared = float(error @ np.linalg.solve(spread, error))
         return Innovation(fix.stamp_ns, squared, squared <= self.limit * inflation)
 
@@ -337,20 +365,20 @@ class MotionFilter:
         """The Kalman update, in Joseph's form, which keeps the covariance positive definite."""
         elapsed_ns = max(fix.stamp_ns - state.fix_ns, 1)
         correlated = self.options.fix_correlation * SECOND / elapsed_ns
-        noise = fix.covariance * max(1.0, correlated)
+        noise = (fix.covariance - self._map) * max(1.0, correlated)
         error = difference(fix.map_from_base, state.map_from_base)
-        gain = np.linalg.solve(state.pose_covariance + noise, state.covariance[:6]).T
+        gain = np.linalg.solve(state.covariance[:6, :6] + noise, state.covariance[:6]).T
         correction = gain @ error
         remaining = np.eye(8)
         remaining[:, :6] -= gain
         covariance = remaining @ state.covariance @ remaining.T + gain @ noise @ gain.T
-        return MotionState(
-            state.stamp_ns,
-            fix.stamp_ns,
-            disturb(state.map_from_base, correction[:6]),
-            state.scale + float(correction[SCALE]),
-            state.yaw_bias + float(correction[BIAS]),
-            (covariance + covariance.T) / 2,
+        return replace(
+            state,
+            fix_ns=fix.stamp_ns,
+            map_from_base=disturb(state.map_from_base, correction[:6]),
+            scale=state.scale + float(correction[SCALE]),
+            yaw_bias=state.yaw_bias + float(correction[BIAS]),
+            covariance=(covariance + covariance.T) / 2,
         )
 
     def noise_between(self, start_ns: int, end_ns: int) -> Array:
@@ -402,7 +430,8 @@ class MotionFilter:
         covariance = jacobian @ state.covariance @ jacobian.T
         noise = self._noise(piece).reshape(2, 3, 2, 3).transpose(0, 2, 1, 3)
         turned = (axes @ noise @ axes.T).transpose(0, 2, 1, 3).reshape(6, 6)
-        covariance[:6, :6] += turned
+        metres = float(np.linalg.norm(moved))
+        covariance[:6, :6] += turned + self.options.map_change(self._map, metres)
         return replace(state, stamp_ns=piece.end_ns, map_from_base=end, covariance=covariance)
 
     def _drop_old(self) -> None:

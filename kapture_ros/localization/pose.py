@@ -169,10 +169,10 @@ def _best_of_keypoints(matches: Matches) -> npt.NDArray[np.intp]:
     return ranked
 
 
-def with_map_error(covariance: Array, metres: float, degrees: float) -> Array:
-    """A pose's covariance (6, 6) of (δp, δθ), and the map's own error around the pose."""
+def map_error(metres: float, degrees: float) -> Array:
+    """Covariance (6, 6) of (δp, δθ) of the map's own error around a pose, by its sigmas."""
     sigmas = np.repeat([metres, np.deg2rad(degrees)], 3)
-    return covariance + np.diag(sigmas**2)
+    return np.diag(sigmas**2)
 
 
 def refine_inliers(

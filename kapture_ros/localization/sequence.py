@@ -16,7 +16,7 @@ from dataclasses import replace
 import numpy as np
 
 from kapture_ros.errors import ExtrapolationError, KaptureRosError
-from kapture_ros.localization.acceptance import mahalanobis
+from kapture_ros.localization.acceptance import judge, mahalanobis
 from kapture_ros.localization.inertial import ImuSample, Inertial
 from kapture_ros.localization.local_search import LocalSearch
 from kapture_ros.localization.localizer import Localizer, View
@@ -36,6 +36,7 @@ from kapture_ros.localization.sequence_state import (
     SequenceOptions,
     State,
     TrackedPose,
+    twice,
 )
 from kapture_ros.localization.visual_motion import MotionSource, VisualMotion
 from kapture_ros.localization.window import Keyframe
@@ -44,6 +45,7 @@ from kapture_ros.transforms.se3 import cross_matrix, difference
 
 PLACE_IMAGES = 5  # map images of a believed place that are matched
 AGREEMENT = (0.5, 0.1, np.deg2rad(5.0))  # metres, metres per metre, radians
+ELSEWHERE = 5.0  # metres from the pose: no fix of the same place is
 REMEMBERED = 256  # stamps, to know repeated instants
 
 
@@ -57,7 +59,7 @@ class SequenceLocalizer:
 
     def reset(self) -> None:
         """Forget everything, odometry and hints too: the clock jumped, or another drive begins."""
-        self.motion = MotionFilter(self.options.motion)
+        self.motion = self._new_filter()
         self.places = PlaceFilter(self.localizer.map, self.options.place)
         self.inertial = Inertial(self.options.inertial)
         self._vision: VisualMotion | None = None
@@ -77,6 +79,9 @@ class SequenceLocalizer:
         self._gated = True
         self._searched_ns: int | None = None
         self._search_wait = self.options.tracking.search_every
+
+    def _new_filter(self) -> MotionFilter:
+        return MotionFilter(self.options.motion, self.localizer.map_covariance)
 
     @property
     def near(self) -> LocalSearch:
@@ -106,7 +111,7 @@ class SequenceLocalizer:
         if self._vision is not None:  # it was thought that there is none
             self._vision = None
             self._lose()
-            self.motion = MotionFilter(self.options.motion)
+            self.motion = self._new_filter()
         return self.motion.add_odometry(sample)
 
     def add_imu(self, sample: ImuSample) -> bool:
@@ -183,7 +188,8 @@ class SequenceLocalizer:
         if known is None or _sigma(known) > tracking.lost_sigma:
             return State.LOST
         recent = stamp_ns - known.fix_ns <= tracking.coast_after * SECOND
-        if recent and self._supported and not self._rejected:
+        moving = self._vision is None or self._vision.velocity_known
+        if recent and moving and self._supported and not self._rejected:
             return State.TRACKING
         return State.COASTING
 
@@ -344,7 +350,10 @@ class SequenceLocalizer:
         return estimate
 
     def _confirm(self, estimate: Estimate) -> None:
-        """Begin when the newest fixes agree with each other and with the place."""
+        """Begin at a fix beyond doubt, or when the newest agree with each other and the place."""
+        if self._decisive(estimate):
+            self._start(fix_of(estimate), estimate.evidence)
+            return
         insort(self._candidates, fix_of(estimate), key=lambda fix: fix.stamp_ns)
         self._candidates = self._candidates[-self.options.tracking.lost_rejections :]
         needed = self.options.tracking.confirmations
@@ -357,6 +366,18 @@ class SequenceLocalizer:
                 self._vision.learn(newest[-2].stamp_ns, newest[-2].map_from_base, Evidence())
             late = estimate.stamp_ns != newest[-1].stamp_ns
             self._start(newest[-1], Evidence() if late else estimate.evidence)
+
+    def _decisive(self, estimate: Estimate) -> bool:
+        """Whether one instant, looked for in the whole map, needs no second one to agree."""
+        if estimate.map_from_base is None or not estimate.candidates:
+            return False
+        position = estimate.map_from_base.translation
+        place = self.places.share(estimate.candidates, position)
+        beyond_doubt = twice(self.localizer.options.acceptance)
+        return (
+            place >= self.options.place.belief
+            and judge(estimate.scores, beyond_doubt)[0] is Reason.ACCEPTED
+        )
 
     def _agree(self, fixes: Sequence[Fix]) -> bool:
         """Whether fixes lie to each other as odometry says."""
@@ -385,6 +406,11 @@ class SequenceLocalizer:
         self._check.add(innovation, self.motion.limit)
         if innovation.accepted:
             self._fixed(fix, estimate.evidence)
+            return
+        metres, _ = fix.map_from_base.distance_to(self.motion.at(fix.stamp_ns).map_from_base)
+        elsewhere = metres > ELSEWHERE and not self._supported and not self._gated
+        if elsewhere and self._decisive(estimate):
+            self._lose()  # it shows nothing of what is expected, and much of another place
         else:
             self._contradict(fix)
 

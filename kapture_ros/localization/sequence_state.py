@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import enum
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from scipy.stats import chi2
 
@@ -18,6 +18,7 @@ from kapture_ros.localization.motion_filter import (
     Innovation,
     MotionOptions,
 )
+from kapture_ros.localization.options import AcceptanceOptions
 from kapture_ros.localization.place_filter import PlaceOptions
 from kapture_ros.localization.query import Estimate
 from kapture_ros.localization.visual_motion import MotionSource
@@ -30,13 +31,16 @@ class State(enum.IntEnum):
     """What is known about the pose; the values of msg/LocalizationStatus.msg.
 
     UNINITIALIZED, LOST -> INITIALIZING: a fix or a believed place.
-    INITIALIZING -> TRACKING: fixes, of single instants or windows of keyframes, agree along
-    odometry and retrieval believes their place; or one is near a hint.
+    Any of these -> TRACKING: a fix with twice the evidence that an image needs, where nearly
+    all retrieved images lie; or fixes, of single instants or windows of keyframes, that agree
+    along odometry where retrieval believes their place; or one near a hint. (COASTING while
+    nothing is known of the motion: before the second fix, without odometry.)
     TRACKING -> COASTING: no fix for `coast_after`, an image that shows nothing of what the
     pose predicts, or a fix that contradicts it.
     COASTING -> TRACKING: a fix passes the gate.
-    TRACKING, COASTING -> LOST: a run of contradicting fixes that agree with each other, or
-    more uncertainty than `lost_sigma`.
+    TRACKING, COASTING -> LOST: an image that shows nothing of what the pose predicts and is
+    beyond doubt (twice the evidence) of another place, a run of contradicting fixes that
+    agree with each other, or more uncertainty than `lost_sigma`.
     """
 
     UNINITIALIZED = 0
@@ -79,6 +83,17 @@ class TrackingOptions:
     keyframe_turn: float = option(5.0, "between keyframes", unit="deg", minimum=0)
     window_iterations: int = option(3000, "RANSAC samples for a window at most", minimum=1)
     max_speed: float = option(40.0, "of the vehicle, where odometry is missing", unit="m/s")
+
+
+def twice(limits: AcceptanceOptions) -> AcceptanceOptions:
+    """Twice the evidence that an image needs: then no second image has to agree."""
+    return replace(
+        limits,
+        min_inliers=2 * limits.min_inliers,
+        min_ratio=2 * limits.min_ratio,
+        min_coverage=2 * limits.min_coverage,
+        max_second=limits.max_second / 2,
+    )
 
 
 @dataclass(frozen=True)

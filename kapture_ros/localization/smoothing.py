@@ -46,11 +46,17 @@ class SmoothedPose:
 
 @dataclass(frozen=True, slots=True)
 class _Link:
-    """Odometry from one instant to the next, and its noise (6, 6) in the base's axes."""
+    """Odometry from one instant to the next.
+
+    Attributes:
+        noise: (6, 6) in the base's axes.
+        map_change: (6, 6) of the map's error between them, in the axes of the map.
+    """
 
     motion: Transform
     seconds: float
     noise: Array
+    map_change: Array
 
 
 def smooth(
@@ -59,12 +65,15 @@ def smooth(
     fixes: Sequence[Fix],
     options: MotionOptions,
     start: Sequence[Transform | None],
+    map_covariance: Array | None = None,
 ) -> list[SmoothedPose]:
     """The poses at all stamps, ascending; odometry must reach over them, as `Odometry.at` says.
 
     Args:
         fixes: at stamps among these.
         start: poses to begin at, where they are roughly known; at least one must be.
+        map_covariance: (6, 6), the part of every fix's covariance that is the map's own error;
+            None: nothing.
 
     Raises:
         ExtrapolationError: if odometry does not reach.
@@ -72,13 +81,21 @@ def smooth(
     """
     if not fixes or all(pose is None for pose in start):
         raise ValueError("a trajectory needs a fix")
-    links, reckoned = _links(stamps, odometry, options)
-    chain = _Chain(links, _spread(stamps, fixes, options), options)
-    return chain.solve(stamps, _filled(start, reckoned))
+    of_map = np.zeros((6, 6)) if map_covariance is None else map_covariance
+    links, reckoned = _links(stamps, odometry, options, of_map)
+    chain = _Chain(links, _spread(stamps, fixes, options, of_map), options)
+    poses, covariances = chain.solve(_filled(start, reckoned))
+    return [
+        SmoothedPose(stamp, pose, covariance + of_map)
+        for stamp, pose, covariance in zip(stamps, poses, covariances, strict=True)
+    ]
 
 
 def _links(
-    stamps: Sequence[int], odometry: Sequence[OdometrySample], options: MotionOptions
+    stamps: Sequence[int],
+    odometry: Sequence[OdometrySample],
+    options: MotionOptions,
+    of_map: Array,
 ) -> tuple[list[_Link], list[Transform]]:
     motion = MotionFilter(replace(options, history=LONG_NS / SECOND))
     for sample in odometry:
@@ -87,8 +104,9 @@ def _links(
     links = []
     for n, (first, second) in enumerate(itertools.pairwise(stamps)):
         noise = motion.noise_between(first, second) + np.diag(np.repeat([1e-8, 1e-10], 3))
-        seconds = (second - first) / SECOND
-        links.append(_Link(poses[n].inverse() @ poses[n + 1], seconds, noise))
+        moved = poses[n].inverse() @ poses[n + 1]
+        change = options.map_change(of_map, float(np.linalg.norm(moved.translation)))
+        links.append(_Link(moved, (second - first) / SECOND, noise, change))
     return links, poses
 
 
@@ -105,15 +123,16 @@ def _filled(start: Sequence[Transform | None], reckoned: Sequence[Transform]) ->
 
 
 def _spread(
-    stamps: Sequence[int], fixes: Sequence[Fix], options: MotionOptions
+    stamps: Sequence[int], fixes: Sequence[Fix], options: MotionOptions, of_map: Array
 ) -> list[tuple[int, Fix]]:
-    """Fixes by instant; those that share the errors of the map's points count less."""
+    """Fixes by instant, in the map as it is; those with errors in common count less."""
     row = {stamp: n for n, stamp in enumerate(stamps)}
     placed, before = [], None
     for fix in sorted(fixes, key=lambda known: known.stamp_ns):
         elapsed = np.inf if before is None else (fix.stamp_ns - before) / SECOND
         factor = max(1.0, options.fix_correlation / max(elapsed, 1e-3))
-        placed.append((row[fix.stamp_ns], replace(fix, covariance=factor * fix.covariance)))
+        covariance = factor * (fix.covariance - of_map)
+        placed.append((row[fix.stamp_ns], replace(fix, covariance=covariance)))
         before = fix.stamp_ns
     return placed
 
@@ -129,8 +148,8 @@ class _Chain:
         prior = np.array([options.odometry_scale, options.odometry_yaw_bias])
         self.errors_information = 1 / np.maximum(prior, 1e-6) ** 2
 
-    def solve(self, stamps: Sequence[int], poses: list[Transform]) -> list[SmoothedPose]:
-        """From start poses to the most probable ones."""
+    def solve(self, poses: list[Transform]) -> tuple[list[Transform], Array]:
+        """From start poses to the most probable ones, and their covariances (N, 6, 6)."""
         errors: Array = np.zeros((len(poses), 2))
         blocks = coupling = np.empty(0)
         for _ in range(ITERATIONS):
@@ -141,10 +160,7 @@ class _Chain:
             if np.abs(step).max() < CONVERGED:
                 break
         covariances = _marginals(blocks, coupling)[:, :6, :6]
-        return [
-            SmoothedPose(stamp, pose, (covariance + covariance.T) / 2)
-            for stamp, pose, covariance in zip(stamps, poses, covariances, strict=True)
-        ]
+        return poses, (covariances + covariances.transpose(0, 2, 1)) / 2
 
     def _equations(self, poses: Sequence[Transform], errors: Array) -> tuple[Array, Array, Array]:
         """Diagonal blocks (N, 8, 8), those right of them (N-1, 8, 8), gradient (N, 8)."""
@@ -187,11 +203,11 @@ def _linearize(
     jacobian[:, :6], jacobian[:, 6:8] = by_both[:, :6], by_both[:, 12:]
     jacobian[:, SIZE : SIZE + 6] = by_both[:, 6:12]
     axes = np.kron(np.eye(2), poses[n].rotation_matrix())
-    noise = axes @ link.noise @ axes.T
+    noise = axes @ link.noise @ axes.T + link.map_change
     # On the way the heading wanders: a third of its final variance, over the whole way.
     metres2 = float(link.motion.translation @ link.motion.translation)
     noise[:3, :3] += np.eye(3) * float(np.trace(noise[3:, 3:])) / 9 * metres2
-    return residual, jacobian, np.linalg.inv(noise)
+    return residual, jacobian, np.asarray(np.linalg.inv(noise), dtype=np.float64)
 
 
 def _solve(blocks: Array, coupling: Array, right: Array) -> Array:

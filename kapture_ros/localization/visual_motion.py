@@ -98,6 +98,11 @@ class VisualMotion:
         self._poses: deque[tuple[int, Transform]] = deque()  # believed, in the map
         self._gnss: list[tuple[Array, Array]] = []  # positions of path and GNSS, of one scale
 
+    @property
+    def velocity_known(self) -> bool:
+        """Whether there is a motion that can go on: not before a second pose."""
+        return bool(self._velocity.any())
+
     def sample(self, stamp_ns: int, views: Sequence[View]) -> OdometrySample:
         """Where the vehicle is after the motion that the images show, or the last one."""
         if self._last is None:

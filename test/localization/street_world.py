@@ -1,8 +1,9 @@
 """A street as a real map of random points, and drives through it whose truth is known.
 
-A descriptor belongs to a point, a global descriptor to a place along the street; images
-are features without pixels. A stretch of the street exists twice (`TWIN`): a second street,
-far away, that looks the same.
+The map is wrong as maps are: each point by what triangulation says, and all points of a place
+together by MAP_SIGMA. A descriptor belongs to a point, a global descriptor to a place along
+the street; images are features without pixels. A stretch of the street exists twice (`TWIN`):
+a second street, far away, that looks the same.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ TWIN = (120.0, 200.0)  # metres along the street
 TWIN_OFFSET = np.array([0.0, 900.0, 0.0])
 WIDTH = 64  # of descriptors
 SPEED = 5.0
+MAP_SIGMA = np.repeat([0.05, np.deg2rad(0.1)], 3)  # metres, radians: the map's own error
 NOISE = MotionOptions()
 
 
@@ -103,7 +105,7 @@ def make_world(path: Path) -> World:
     structure = Structure.from_rows(points, rgb, *rows, len(bases))
     images = read_images(path)
     covariance = point_geometry(images, structure).covariance
-    structure = replace(structure, xyz=points + _noise(covariance, rng))
+    structure = replace(structure, xyz=bent(points) + _noise(covariance, rng))
     write_structure(path, images, "fake", structure)
     write_manifest(path, Manifest(TYPES, datum=DATUM, sessions=("synthetic",)))
     return World(VisualMap.load(path), points, descriptors)
@@ -119,6 +121,18 @@ def street(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     twin = (metres > TWIN[0]) & (metres < TWIN[1] + 25)
     points = np.concatenate([points, points[twin] + TWIN_OFFSET])
     return points, np.concatenate([descriptors, descriptors[twin]])
+
+
+def bent(points: np.ndarray) -> np.ndarray:
+    """Where the map has points (P, 3): bent smoothly, differently every 20 to 60 m."""
+    rng = np.random.default_rng(11)
+    waves = 2 * np.pi / rng.uniform(60, 240, (6, 12))
+    phase = rng.uniform(0, 2 * np.pi, (6, 12))
+    error = np.cos(points[:, 0, None, None] * waves + phase).sum(axis=2)
+    error *= MAP_SIGMA / np.sqrt(6)  # twelve waves of variance 1/2
+    place = np.array([along(x).translation for x in points[:, 0]])
+    place[:, 1] += TWIN_OFFSET[1] * (points[:, 1] > TWIN_OFFSET[1] / 2)
+    return points + error[:, :3] + np.cross(error[:, 3:], points - place)
 
 
 def _moved(pose: Transform) -> Transform:
@@ -265,7 +279,7 @@ def make_drive(
             before = along(metre - SPEED / 20, trip.side)  # odometry does not notice
         now = along(metre, trip.side)
         if tick:
-            odom = odom @ _measured(before.inverse() @ now, scale, bias, noise, rng)
+            odom = odom @ measured(before.inverse() @ now, scale, bias, noise, rng)
         truth[stamp], before = now, now
         samples.append(OdometrySample(stamp, odom))
         if tick % trip.frame_every == 0:
@@ -274,13 +288,14 @@ def make_drive(
     return Drive(truth, samples, frames)
 
 
-def _measured(
+def measured(
     motion: Transform,
     scale: float,
     bias: float,
     noise: MotionOptions,
     rng: np.random.Generator,
 ) -> Transform:
+    """What odometry says of a motion in a twentieth of a second."""
     metres = np.linalg.norm(motion.translation)
     turned = motion.rotation.magnitude()
     shift = rng.normal(0, noise.odometry_position_noise * np.sqrt(metres), 3)

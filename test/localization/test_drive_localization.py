@@ -72,6 +72,18 @@ def test_a_short_sequence_of_given_relative_poses(world, localizer):
     assert max(errors(found, truth)) < 0.4
 
 
+def test_a_vehicle_that_was_moved_on_the_way_is_localized_before_and_after(world, localizer):
+    """Odometry leads from one place to the next, where the vehicle is not."""
+    rng = np.random.default_rng(5)
+    drive = make_drive(rng, Trip(start=20, end=30, jump=(25, 290)))
+    queries = [make_query(world, drive.truth[stamp], stamp, rng) for stamp in drive.frames]
+    found = localize_drive(
+        localizer, queries, Drive(tuple(range(len(queries))), tuple(drive.odometry))
+    )
+    assert max(errors(found, [drive.truth[stamp] for stamp in drive.frames])) < 0.3
+    assert all("smoothed" in estimate.reason_text for estimate in found)
+
+
 def test_a_drive_elsewhere_is_not_localized(world, localizer):
     _, queries, odometry = drive_through(world, 4, 4, lambda n: DARK)
     found = localize_drive(localizer, queries, Drive((0, 1, 2, 3), odometry))
