@@ -94,12 +94,15 @@ class PlaceFilter:
         return float(self.probability[rows].sum())
 
     def share(self, candidates: Sequence[Candidate], position: Array) -> float:
-        """How much of what one instant retrieved lies within the radius of a position (3,)."""
+        """How much of what one instant retrieved lies about a position (3,).
+
+        Within twice the radius: images from farther along the street show the place, too.
+        """
         scores = np.array([candidate.score for candidate in candidates])
         weight = np.exp((scores - scores.max()) / self.options.temperature)
         rows = [candidate.image for candidate in candidates]
         away = np.linalg.norm(self._centers[rows] - position, axis=1)
-        return float(weight[away <= self.options.radius].sum() / weight.sum())
+        return float(weight[away <= 2 * self.options.radius].sum() / weight.sum())
 
     def believed(self) -> Rows | None:
         """Map images of the place that is believed; None: none is."""

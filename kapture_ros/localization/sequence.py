@@ -46,6 +46,7 @@ from kapture_ros.transforms.se3 import cross_matrix, difference
 PLACE_IMAGES = 5  # map images of a believed place that are matched
 AGREEMENT = (0.5, 0.1, np.deg2rad(5.0))  # metres, metres per metre, radians
 ELSEWHERE = 5.0  # metres from the pose: no fix of the same place is
+SUPPORT = 4  # inliers of an image that shows at all what the pose predicts
 REMEMBERED = 256  # stamps, to know repeated instants
 
 
@@ -75,7 +76,7 @@ class SequenceLocalizer:
         self._place_odom: Transform | None = None
         self._fix_ns: int | None = None
         self._window_size = 0
-        self._supported = False
+        self._support = 0  # inliers that the newest image has at the pose
         self._gated = True
         self._searched_ns: int | None = None
         self._search_wait = self.options.tracking.search_every
@@ -189,7 +190,8 @@ class SequenceLocalizer:
             return State.LOST
         recent = stamp_ns - known.fix_ns <= tracking.coast_after * SECOND
         moving = self._vision is None or self._vision.velocity_known
-        if recent and moving and self._supported and not self._rejected:
+        supported = self._support >= SUPPORT
+        if recent and moving and supported and not self._rejected:
             return State.TRACKING
         return State.COASTING
 
@@ -240,7 +242,8 @@ class SequenceLocalizer:
             self._contradict(fix_of(estimate))
             if not self.motion.initialized:
                 return estimate
-        self._supported = estimate.accepted or estimate.scores.inliers >= 4
+        disagrees = estimate.reason is Reason.PRIOR_DISAGREES
+        self._support = 0 if disagrees else estimate.scores.inliers
         if not estimate.accepted:
             self._keep(stamp, views, matches)
             estimate = self._solve_window(stamp, state.map_from_base) or estimate
@@ -263,7 +266,7 @@ class SequenceLocalizer:
         if self._rejected:
             return True
         missing = stamp_ns - fix_ns > tracking.retrieve_after * SECOND
-        if not missing and self._supported:
+        if not missing and self._support >= SUPPORT:
             return False
         searched = self._searched_ns
         if searched is not None and 0 <= stamp_ns - searched < self._search_wait * SECOND:
@@ -408,9 +411,10 @@ class SequenceLocalizer:
             self._fixed(fix, estimate.evidence)
             return
         metres, _ = fix.map_from_base.distance_to(self.motion.at(fix.stamp_ns).map_from_base)
-        elsewhere = metres > ELSEWHERE and not self._supported and not self._gated
-        if elsewhere and self._decisive(estimate):
-            self._lose()  # it shows nothing of what is expected, and much of another place
+        limit = twice(self.localizer.options.acceptance).max_second
+        elsewhere = metres > ELSEWHERE and self._support <= limit * estimate.scores.inliers
+        if elsewhere and not self._gated and self._decisive(estimate):
+            self._lose()  # it shows little of what is expected, and much of another place
         else:
             self._contradict(fix)
 
@@ -431,7 +435,7 @@ class SequenceLocalizer:
         """A fix is in the filter: what was in doubt is not any more."""
         self._rejected.clear()
         self._window.clear()
-        self._supported, self._gated = True, True
+        self._support, self._gated = max(self._support, SUPPORT), True
         self._searched_ns, self._search_wait = None, self.options.tracking.search_every
         self._fix_ns = max(self._fix_ns or 0, fix.stamp_ns)
         pose = self.motion.at(fix.stamp_ns).map_from_base
