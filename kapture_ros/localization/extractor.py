@@ -6,7 +6,8 @@ what comes out.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache, partial
 from typing import Protocol
 
 import numpy as np
@@ -21,6 +22,7 @@ from kapture_ros.localization.query import QueryFeatures
 from kapture_ros.mapping.manifest import FeatureTypes
 
 Pixels = npt.NDArray[np.uint8]
+Vector = npt.NDArray[np.float32]
 
 
 class Extractor(Protocol):
@@ -61,21 +63,47 @@ class NetworkExtractor:
         self._global = global_
 
     def extract(self, images: Sequence[Pixels]) -> list[QueryFeatures]:
-        """Features of images (H, W) or (H, W, 3) RGB.
+        """Features of images (H, W) or (H, W, 3) RGB; what retrieval needs is made on demand.
 
         Raises:
             InputError: if an image is not of that kind.
         """
-        described = self._global.extract(images)
+        name = self.types.global_features
         return [
             QueryFeatures(
                 found.keypoints[:, :2],
                 found.descriptors,
-                {self.types.global_features: vector},
+                _OnDemand(name, partial(self._describe, image)),
                 self.types,
             )
-            for found, vector in zip(self._local.extract(images), described, strict=True)
+            for found, image in zip(self._local.extract(images), images, strict=True)
         ]
+
+    def _describe(self, image: Pixels) -> Vector:
+        vector: Vector = self._global.extract([image])[0]
+        return vector
+
+
+class _OnDemand(Mapping[str, Vector]):
+    """A global descriptor by its type, made when first asked for: tracking asks for none."""
+
+    def __init__(self, name: str, make: Callable[[], Vector]):
+        self._name = name
+        self._make = cache(make)
+
+    def __getitem__(self, name: str) -> Vector:
+        if name != self._name:
+            raise KeyError(name)
+        return self._make()
+
+    def __contains__(self, name: object) -> bool:
+        return name == self._name  # the base class would make it
+
+    def __iter__(self) -> Iterator[str]:
+        yield self._name
+
+    def __len__(self) -> int:
+        return 1
 
 
 def _other(kind: str, wanted: str, found: str) -> InputError:

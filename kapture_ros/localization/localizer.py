@@ -158,6 +158,8 @@ class Localizer:
     def _look(self, query: Query, run: _Run) -> list[View]:
         with run.stage("extraction"):
             views = self.extract(query)
+            for view in views:
+                dict(view.features.global_descriptors)  # made on demand, here rather than later
             run.answer = replace(run.answer, evidence=Evidence(_keypoints(query, views)))
         with run.stage("retrieval"):
             run.candidates = self.retrieve(query, views)

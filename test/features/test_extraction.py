@@ -235,6 +235,29 @@ def test_queries_take_the_networks_that_the_map_was_made_with(
     np.testing.assert_array_equal(found.descriptors.ravel(), stored)
     assert found.types == extractor.types == types
     assert set(found.global_descriptors) == {types.global_features}
+    stored = np.fromfile(features_of(dataset, done, "global_features")[NAMES[0]], np.float32)
+    np.testing.assert_array_equal(found.global_descriptors[types.global_features], stored)
+
+
+def test_the_whole_image_is_described_only_when_somebody_asks(
+    chosen: ExtractionSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tracking matches around the prediction and needs no retrieval."""
+    local = R2D2Extractor(chosen.local, ALL, chosen.runtime)
+    described = ApGemExtractor(chosen.global_, chosen.apgem, chosen.runtime)
+    types = FeatureTypes(local.type_name, local.type_name, described.type_name)
+    calls = []
+    network = described.extract
+    monkeypatch.setattr(described, "extract", lambda images: calls.append(1) or network(images))
+    image = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
+    (found,) = NetworkExtractor(types, local, described).extract([image])
+    assert types.global_features in found.global_descriptors
+    assert "another" not in found.global_descriptors
+    assert found.global_descriptors.get("another") is None
+    assert not calls
+    first = found.global_descriptors[types.global_features]
+    assert found.global_descriptors[types.global_features] is first
+    assert len(calls) == 1
 
 
 def test_queries_with_other_networks_or_settings_are_refused(
