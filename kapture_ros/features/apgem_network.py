@@ -49,10 +49,12 @@ class ApGemConfig:
     linear: bool = True
 
     def __post_init__(self) -> None:
-        """Check the trunk's name."""
+        """Check the trunk's name and the size."""
         if self.trunk not in TRUNK_CHANNELS:
             known = ", ".join(TRUNK_CHANNELS)
             raise InputError(f"unknown AP-GeM trunk {self.trunk!r}; known are {known}")
+        if self.descriptor_size < 1:
+            raise InputError(f"not a description of an AP-GeM network: {self}")
 
     def metadata(self) -> dict[str, str]:
         """The config as text, for the header of a weights file."""

@@ -2,14 +2,17 @@
 
 A checkpoint is a pickle, and a pickle is a program. This reader admits exactly what
 NAVER's published R2D2 and AP-GeM checkpoints consist of (tensors, NumPy arrays, plain
-containers, scikit-learn PCA objects as inert data) and refuses everything else by name.
-`torch.load` is not used: its safe mode cannot read these files.
+containers, scikit-learn PCA objects as inert data) and refuses everything else by name, and
+what is made to exhaust memory or the stack. `torch.load` is not used: its safe mode cannot
+read these files.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import pickle
+import pickletools
 import re
 import struct
 import zipfile
@@ -35,6 +38,9 @@ _STORAGE_TYPES = {
 }
 _PCA_MODULES = ("sklearn.decomposition.pca", "sklearn.decomposition._pca")
 _ARRAY_MODULES = ("numpy.core.multiarray", "numpy._core.multiarray")
+_MOST_TUPLES = 20_000
+"""Tuples in a pickle; ResNet-101 has some thousands. Many more, one in the other, would
+overflow the stack where Python does not look."""
 _PLAIN_DTYPE = re.compile(r"[<=|]?[fiub][1248]")
 
 
@@ -102,7 +108,7 @@ def _read_zip(file: BinaryIO) -> object:
             _fill(storage, archive.read(f"{folder}/{key}"))
 
         with archive.open(pickled) as stream:
-            return _Unpickler(stream, _size_of(file), read_storage).load()
+            return _unpickle(stream, _size_of(file), read_storage)
 
 
 def _read_legacy(file: BinaryIO) -> object:
@@ -111,7 +117,7 @@ def _read_legacy(file: BinaryIO) -> object:
     size = _size_of(file)
 
     def load() -> Any:
-        return _Unpickler(file, size, storages.__setitem__).load()
+        return _unpickle(file, size, storages.__setitem__)
 
     file.seek(0)
     if load() != _LEGACY_MAGIC:
@@ -139,6 +145,17 @@ def _fill(storage: Tensor, data: bytes) -> None:
         storage.copy_(torch.frombuffer(bytearray(data), dtype=storage.dtype))
 
 
+def _unpickle(file: Any, max_bytes: int, read_storage: Callable[[str, Tensor], None]) -> Any:
+    """One pickle of a stream, after a look at its instructions."""
+    start, tuples = file.tell(), 0
+    for code, argument, _ in pickletools.genops(file):
+        tuples += code.name.startswith("TUPLE")
+        if tuples > _MOST_TUPLES or (code.name.endswith("PUT") and int(str(argument)) > max_bytes):
+            raise ValueError("a pickle made to exhaust memory")
+    file.seek(start)
+    return _Unpickler(file, max_bytes, read_storage).load()
+
+
 class _Unpickler(pickle.Unpickler):
     """Resolves names to inert stand-ins of this file, never to imports."""
 
@@ -158,8 +175,8 @@ class _Unpickler(pickle.Unpickler):
         """
         if module == "torch" and name in _STORAGE_TYPES:
             return _STORAGE_TYPES[name]
+        # Made anew each time, here and below, since a pickle can also write to what it names.
         if module in _PCA_MODULES and name == "PCA":
-            # A class of its own, since a pickle can also write to what it names.
             return type("PCA", (PickledPca,), {})
         key = (_ARRAY_MODULES[0] if module in _ARRAY_MODULES else module, name)
         admitted: dict[tuple[str, str], Any] = {
@@ -167,8 +184,8 @@ class _Unpickler(pickle.Unpickler):
             ("collections", "defaultdict"): lambda _factory: {},
             ("__builtin__", "list"): None,  # as the argument of defaultdict
             ("__builtin__", "bytes"): lambda: b"",
-            ("_codecs", "encode"): _encode,  # how protocol 2 stores bytes
-            ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
+            ("_codecs", "encode"): lambda *args: _encode(*args),  # how protocol 2 stores bytes
+            ("torch._utils", "_rebuild_tensor_v2"): lambda *args: _rebuild_tensor(*args),
             ("numpy", "ndarray"): None,  # as the argument of _reconstruct
             ("numpy", "dtype"): lambda *args: _PickledDtype(*args),
             (_ARRAY_MODULES[0], "_reconstruct"): lambda *_args: _PickledArray(),
@@ -204,18 +221,29 @@ def _encode(text: str, encoding: str) -> bytes:
 def _rebuild_tensor(
     storage: Tensor, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_flags: object
 ) -> Tensor:
+    if math.prod(size) > storage.numel():
+        raise ValueError("a tensor is larger than its storage")
     return storage.as_strided(size, stride, offset)  # checks the bounds
 
 
-def _unwrap(value: Any) -> Any:
-    """Arrays in place of their stand-ins, throughout nested containers."""
+def _unwrap(value: Any, seen: dict[int, tuple[Any, Any]] | None = None) -> Any:
+    """Arrays in place of their stand-ins, throughout nested containers.
+
+    Args:
+        seen: by id, what was unwrapped, and to what: the same may be there many times.
+    """
+    seen = {} if seen is None else seen
+    if id(value) in seen:
+        return seen[id(value)][1]
+    result = value
     if isinstance(value, _PickledArray):
-        return value.array
-    if isinstance(value, dict):
+        result = value.array
+    elif isinstance(value, dict):
         for key, item in value.items():
-            value[key] = _unwrap(item)
+            value[key] = _unwrap(item, seen)
     elif isinstance(value, list | tuple):
-        return type(value)(_unwrap(item) for item in value)
+        result = type(value)(_unwrap(item, seen) for item in value)
     elif isinstance(value, PickledPca):
-        vars(value).update(_unwrap(vars(value)))
-    return value
+        vars(value).update(_unwrap(vars(value), seen))
+    seen[id(value)] = value, result
+    return result

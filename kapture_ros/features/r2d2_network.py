@@ -47,6 +47,11 @@ class R2D2Config:
     quad_relu: bool = False
     stem: int = 1
 
+    def __post_init__(self) -> None:
+        """Check that there is a network of these sizes."""
+        if min(self.width, self.descriptor_size, self.downsample, self.stem) < 1:
+            raise InputError(f"not a description of an R2D2 network: {self}")
+
     @property
     def stride(self) -> int:
         """Pixels of the image per cell of the body's output."""
@@ -223,7 +228,7 @@ _NAVER_OPTIONS = {
 _NAVER_KEYS = {"ops": "body", "clf": "reliability_head", "sal": "repeatability_head"}
 
 
-def naver_config(net: str) -> R2D2Config:
+def naver_config(net: object) -> R2D2Config:
     """The config that a published checkpoint's `net` entry, `Family(option=value, …)`, names.
 
     The text is parsed as a literal call, never evaluated.
@@ -231,14 +236,16 @@ def naver_config(net: str) -> R2D2Config:
     Raises:
         InputError: if it is anything but a known family with known literal options.
     """
+    if not isinstance(net, str):  # a checkpoint holds anything
+        raise InputError("a network description that is no text")
     try:
         call = ast.parse(net.strip(), mode="eval").body
         if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name) or call.args:
-            raise InputError(f"not a network description: {net!r}")
+            raise InputError(f"not a network description: {net[:200]!r}")
         values = {_NAVER_OPTIONS[str(k.arg)]: ast.literal_eval(k.value) for k in call.keywords}
         downsample = _NAVER_FAMILIES[call.func.id]
-    except (SyntaxError, ValueError) as error:
-        raise InputError(f"not a network description: {net!r}") from error
+    except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
+        raise InputError(f"not a network description: {net[:200]!r}") from error
     except KeyError as error:
         known = ", ".join((*_NAVER_FAMILIES, *_NAVER_OPTIONS))
         raise InputError(f"{net!r}: unknown {error}; known are {known}") from error

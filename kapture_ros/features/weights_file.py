@@ -20,7 +20,7 @@ from typing import Any
 import safetensors
 import safetensors.torch
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from kapture_ros.errors import InputError
 from kapture_ros.features import apgem_network, r2d2_network
@@ -157,19 +157,24 @@ def load_network(path: Path) -> NetworkFile:
     if path.suffix == ".safetensors":
         return _load_safetensors(path)
     checkpoint = read_checkpoint(path)
-    if "net" in checkpoint:
-        network: R2D2Net | ApGemNet = R2D2Net(r2d2_network.naver_config(str(checkpoint["net"])))
-        state = r2d2_network.naver_state(checkpoint["state_dict"])
-        licence = NAVER_R2D2_LICENCE
-    elif "model_options" in checkpoint:
-        network = ApGemNet(apgem_network.naver_config(checkpoint["model_options"]))
-        state = apgem_network.naver_state(checkpoint["state_dict"])
-        licence = NAVER_APGEM_LICENCE
-    else:
-        raise InputError(f"{path} holds neither R2D2 ('net') nor AP-GeM ('model_options')")
-    _load_state(network, state, path)
+    try:
+        if "net" in checkpoint:
+            config: R2D2Config | ApGemConfig = r2d2_network.naver_config(checkpoint["net"])
+            state = r2d2_network.naver_state(checkpoint["state_dict"])
+            licence = NAVER_R2D2_LICENCE
+        elif "model_options" in checkpoint:
+            config = apgem_network.naver_config(checkpoint["model_options"])
+            state = apgem_network.naver_state(checkpoint["state_dict"])
+            licence = NAVER_APGEM_LICENCE
+        else:
+            raise InputError(f"{path} holds neither R2D2 ('net') nor AP-GeM ('model_options')")
+        pcas = dict(checkpoint.get("pca", {}))
+    except (KeyError, AttributeError, TypeError, ValueError) as error:
+        raise InputError(f"{path} is not laid out as NAVER's checkpoints: {error!r}") from error
+    network = _network(config, state, path)
     whitenings = {
-        str(name): _whitening(pca, path) for name, pca in checkpoint.get("pca", {}).items()
+        str(name): _whitening(pca, network.config.descriptor_size, path)
+        for name, pca in pcas.items()
     }
     return NetworkFile(path.stem, network, "", licence, _sha256(path), whitenings)
 
@@ -185,15 +190,14 @@ def _load_safetensors(path: Path) -> NetworkFile:
         raise InputError(f"{path} is not a safetensors file: {error}") from error
     architecture = metadata.get("architecture")
     if architecture == "r2d2":
-        network: R2D2Net | ApGemNet = R2D2Net(R2D2Config.from_metadata(metadata))
+        config: R2D2Config | ApGemConfig = R2D2Config.from_metadata(metadata)
     elif architecture == "apgem":
-        network = ApGemNet(ApGemConfig.from_metadata(metadata))
+        config = ApGemConfig.from_metadata(metadata)
     else:
         raise InputError(f"{path}: unknown architecture {architecture!r} in its header")
-    _load_state(network, state, path)
     return NetworkFile(
         path.stem,
-        network,
+        _network(config, state, path),
         metadata.get("version", ""),
         metadata.get("licence", "unknown"),
         _sha256(path),
@@ -201,31 +205,44 @@ def _load_safetensors(path: Path) -> NetworkFile:
     )
 
 
-def _load_state(network: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
-    """Load strictly, except for batch counters, which inference does not use."""
-    full = {
-        **{k: v for k, v in network.state_dict().items() if k.endswith("num_batches_tracked")},
-        **state,
-    }
+def _network(
+    config: R2D2Config | ApGemConfig, state: Mapping[str, Tensor], path: Path
+) -> R2D2Net | ApGemNet:
+    """The network with this state, strictly, except for batch counters, which nothing uses.
+
+    It is built without memory of its own, so that what a file claims costs nothing.
+    """
     try:
-        network.load_state_dict(full)
-    except RuntimeError as error:
-        raise InputError(f"{path} does not fit its own description: {error}") from error
-    network.eval().requires_grad_(False)
+        with torch.device("meta"):
+            network = R2D2Net(config) if isinstance(config, R2D2Config) else ApGemNet(config)
+        counters = (key for key in network.state_dict() if key.endswith("num_batches_tracked"))
+        values = {key: value.float() for key, value in state.items()}
+        values |= {key: torch.zeros((), dtype=torch.long) for key in counters}
+        network.load_state_dict(values, assign=True)
+    except (AttributeError, OverflowError, RuntimeError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise InputError(f"{path} does not fit its own description: {reason}") from error
+    return network.eval().requires_grad_(False)
 
 
-def _whitening(pca: Any, path: Path) -> Whitening:
+def _whitening(pca: Any, size: int, path: Path) -> Whitening:
+    """The whitening of descriptors of this size that a pickled PCA is."""
     if not isinstance(pca, PickledPca):
         raise InputError(f"{path}: the whitening is {type(pca).__name__}, not a PCA")
     values = vars(pca)
     try:
-        mean, components = values["mean_"], values["components_"]
-        variance, scales = values["explained_variance_"], bool(values["whiten"])
+        mean, components, variance = (
+            torch.as_tensor(values[key], dtype=torch.float64)
+            for key in ("mean_", "components_", "explained_variance_")
+        )
+        scales = bool(values["whiten"])
     except KeyError as error:
         raise InputError(f"{path}: the whitening lacks {error}") from error
-    mean, components, variance = (
-        torch.as_tensor(item, dtype=torch.float64) for item in (mean, components, variance)
-    )
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise InputError(f"{path}: the whitening is not made of numbers: {error}") from error
+    shapes = tuple(mean.shape), tuple(components.shape), tuple(variance.shape)
+    if shapes != ((size,), (len(variance), size), (len(variance),)):
+        raise InputError(f"{path}: a whitening of {shapes} does not fit descriptors of {size}")
     return Whitening(mean, components, variance, scales)
 
 

@@ -6,6 +6,7 @@ import os
 import pickle
 import sys
 import types
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from small_networks import enliven, local_network, texture
 from torch import Tensor
 from torch.nn import functional
 
+import kapture_ros.features.checkpoint as checkpoint_reader
 from kapture_ros.errors import InputError, OptionError
 from kapture_ros.features.apgem_network import ApGemConfig, ApGemNet
 from kapture_ros.features.checkpoint import UnsafeCheckpointError
@@ -208,6 +210,89 @@ def test_a_class_inside_a_whitening_is_refused_too(
     torch.save(checkpoint({}, pca), path)
     with pytest.raises(UnsafeCheckpointError, match=r"numpy\.random"):
         load_network(path)
+
+
+def zipped(path: Path, instructions: bytes) -> Path:
+    """A checkpoint that consists of these pickle instructions."""
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("archive/data.pkl", instructions)
+    return path
+
+
+TOUCH = b"X\x06\x00\x00\x00it-ran"
+TO_HARM = {
+    "by REDUCE": (b"cos\nmkdir\n" + TOUCH + b"\x85R.", r"os\.mkdir"),
+    "by INST": (b"(" + TOUCH + b"ios\nmkdir\n.", r"os\.mkdir"),
+    "by OBJ": (b"(cos\nmkdir\n" + TOUCH + b"o.", r"os\.mkdir"),
+    "by NEWOBJ": (b"cos\nDirEntry\n)\x81.", r"os\.DirEntry"),
+    "by a dotted name": (b"\x80\x04\x8c\x05torch\x8c\x0ahub.os.abc\x93.", r"torch\.hub\.os"),
+    "by what is admitted": (b"csklearn.decomposition.pca\nPCA.__init__\n.", r"PCA\.__init__"),
+    "by the registry": (b"\x82\x01.", "extension"),
+    "by a memo of gigabytes": (b"}r\xff\xff\xff\x7f.", "exhaust memory"),
+    "by a string of exabytes": (b"\x8d" + b"\x7f" * 8 + b".", "bytes"),
+    "by a stack of tuples": (b"})" + b"\x85" * 100_000 + b"Ns.", "exhaust memory"),
+    "by a loop": (b"}q\x00Nh\x00s.", "recursion"),
+    "by doubling": (b"}X\x03\x00\x00\x00net)" + b"2\x86" * 90 + b"s.", "that is no text"),
+}
+
+
+@pytest.mark.parametrize("how", TO_HARM)
+def test_pickle_instructions_do_no_harm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    instructions, named = TO_HARM[how]
+    with pytest.raises(InputError, match=named):
+        load_network(zipped(tmp_path / "hostile.pt", b"\x80\x02" + instructions))
+    assert not (tmp_path / "it-ran").exists()
+
+
+@pytest.mark.parametrize("name", ["_codecs encode", "torch._utils _rebuild_tensor_v2"])
+def test_what_a_pickle_writes_to_what_it_names_is_gone_with_it(tmp_path: Path, name: str) -> None:
+    named = b"c" + name.replace(" ", "\n").encode() + b"\n"
+    writes = b"N}X\x0c\x00\x00\x00__defaults__K\x07\x85s\x86b."
+    with pytest.raises(InputError, match="found function"):  # it did write
+        load_network(zipped(tmp_path / "hostile.pt", b"\x80\x02" + named + writes))
+    assert checkpoint_reader._encode.__defaults__ is None
+    assert checkpoint_reader._rebuild_tensor.__defaults__ is None
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"net": "Quad_L2Net_ConfCFS()"},
+        {"net": "Quad_L2Net_ConfCFS()", "state_dict": [1]},
+        {"net": "Quad_L2Net_ConfCFS()", "state_dict": {1: 2}},
+        {"net": "Quad_L2Net_ConfCFS()", "state_dict": {"ops.0.weight": "text"}},
+        {"net": "Quad_L2Net_ConfCFS()", "state_dict": {"ops.0.weight": torch.ones(2)}},
+        {"net": "Quad_L2Net_ConfCFS(mchan=-1)", "state_dict": {}},
+        {"net": "Fast_Quad_L2Net_ConfCFS(downsample_factor=0)", "state_dict": {}},
+        {"net": "Quad_L2Net_ConfCFS(mchan=100000)", "state_dict": {}},  # 23 TB
+        {"net": f"Quad_L2Net_ConfCFS(mchan={10**30})", "state_dict": {}},
+        {"net": "Quad_L2Net_ConfCFS(dim=" + "-" * 200_000 + "1)", "state_dict": {}},
+        {"model_options": [1], "state_dict": {}},
+        {"model_options": {"arch": "resnet18_rmac", "out_dim": "many"}, "state_dict": {}},
+        {"model_options": {"arch": "resnet18_rmac", "out_dim": 10**12}, "state_dict": {}},
+        {"weights": {}},
+    ],
+    ids=lambda content: str(content)[:70],
+)
+def test_what_is_no_network_is_an_error_that_names_the_file(
+    tmp_path: Path, content: dict[str, Any]
+) -> None:
+    torch.save(content, tmp_path / "other.pt")
+    with pytest.raises(InputError):
+        load_network(tmp_path / "other.pt")
+
+
+def test_a_whitening_of_another_size_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trained: dict[str, Tensor]
+) -> None:
+    pca = pickled_pca(monkeypatch, PCA_MODULES[0])
+    pca.mean_ = pca.mean_[:-1]
+    torch.save(checkpoint(trained, pca), tmp_path / "cut.pt")
+    with pytest.raises(InputError, match="does not fit descriptors of 24"):
+        load_network(tmp_path / "cut.pt")
 
 
 @pytest.mark.parametrize("keep", [0, 10, 200, -100])
