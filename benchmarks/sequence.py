@@ -61,7 +61,7 @@ from kapture_ros.localization.motion_filter import SECOND, OdometrySample
 from kapture_ros.localization.query import Estimate, Query, QueryImage
 from kapture_ros.localization.query_set import QuerySet
 from kapture_ros.localization.sequence import SequenceLocalizer
-from kapture_ros.localization.sequence_state import State
+from kapture_ros.localization.sequence_state import State, TrackingOptions
 from kapture_ros.localization.window import solve_window
 from kapture_ros.mapping.sessions import FeatureSource
 from kapture_ros.mapping.visual_map import VisualMap
@@ -435,17 +435,18 @@ def drive_table(scene: Scene, cases: Iterator[Case], args: argparse.Namespace) -
 
 
 def window_table(seeds: int = 60) -> None:
-    print("\nwindow: 5 true matches among 50 in each frame")
+    pose = replace(POSE, max_iterations=TrackingOptions().window_iterations)
+    print(f"\nwindow: 5 true matches among 50 in each frame, {pose.max_iterations} samples at most")
     print(f"{'keyframes':>10}{'0.25 m':>8}{'0.5 m':>8}{'5 m':>8}{'ms':>6}{'ms, half true':>15}")
     for size in (1, 2, 3, 5):
         errors, times, guided = [], [], []
         for seed in range(seeds):
             frames, truth = window(seed, size)
-            solution = timed(lambda f=frames: solve_window(f, MOTION, POSE), times)
+            solution = timed(lambda f=frames: solve_window(f, MOTION, pose), times)
             near = solution and solution.map_from_base.distance_to(truth)[0]
             errors.append(np.inf if near is None else near)
             frames, _ = window(seed, size, true=25, false=25)
-            timed(lambda f=frames: solve_window(f, MOTION, POSE), guided)
+            timed(lambda f=frames: solve_window(f, MOTION, pose), guided)
         shares = "".join(f"{100 * np.mean(np.array(errors) < m):8.0f}" for m, _ in LEVELS)
         print(f"{size:>10}{shares}{np.median(times):6.0f}{np.median(guided):15.0f}")
 

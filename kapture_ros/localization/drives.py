@@ -36,6 +36,7 @@ from kapture_ros.localization.smoothing import SmoothedPose, smooth
 GAP_NS = 5 * SECOND  # between images of one drive at most
 SEARCHED = 3.0  # metres, one sigma: around a worse pose too many points would match
 SLACK = np.repeat([0.3, np.deg2rad(1.5)], 3) ** 2  # m², rad²: of fixes that agree
+TURNED = np.deg2rad(3.3)  # one sigma: a pose that is turned worse is not known
 MOVED = 3  # fixes that agree with each other elsewhere: the vehicle was moved
 COMPARED = 8  # runs of fixes at most that another may belong to
 FOREVER = 1e9  # seconds: odometry is kept from end to end
@@ -107,7 +108,7 @@ def localize_drive(
         numbers = drive.numbers[part]
         smoothed = _smoothed(tracker, queries, numbers, estimates[part], samples, run)
         estimates[part] = [
-            _smoothed_estimate(localizer, estimate, pose)
+            _smoothed_estimate(estimate, pose, tracker.options.tracking.lost_sigma)
             for estimate, pose in zip(estimates[part], smoothed, strict=True)
         ]
     return estimates
@@ -242,13 +243,11 @@ def _search_again(
     return found
 
 
-def _smoothed_estimate(localizer: Localizer, estimate: Estimate, pose: SmoothedPose) -> Estimate:
+def _smoothed_estimate(estimate: Estimate, pose: SmoothedPose, limit: float) -> Estimate:
     """What the images said, with the smoothed pose instead of their own."""
     position = float(np.sqrt(np.linalg.eigvalsh(pose.covariance[:3, :3])[-1]))
     rotation = float(np.sqrt(np.linalg.eigvalsh(pose.covariance[3:, 3:])[-1]))
-    limits = localizer.options.acceptance
-    known = position <= limits.max_position_sigma
-    known &= np.rad2deg(rotation) <= limits.max_rotation_sigma
+    known = position <= limit and rotation <= TURNED
     before = estimate.map_from_base
     cams_from_map = estimate.cams_from_map
     if before is not None:

@@ -9,15 +9,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from scipy.stats import binom
 
 from kapture_ros.localization.acceptance import judge, score
 from kapture_ros.localization.guided import GuidedOptions, match_guided, solve_guided
 from kapture_ros.localization.localizer import Localizer, View
 from kapture_ros.localization.motion_filter import MotionOptions
 from kapture_ros.localization.query import Estimate, Evidence, Query, Reason
-from kapture_ros.localization.refinement import Matches, PosePrior, Priors
+from kapture_ros.localization.refinement import Matches, PosePrior, Priors, residuals
 from kapture_ros.localization.window import Keyframe, WindowSolution, significant, solve_window
 from kapture_ros.transforms import Transform
+
+ACCIDENT = 0.01  # probability of so many matches at the predicted pose if all are wrong
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +41,20 @@ class LocalSearch:
     def match(self, views: Sequence[View], prior: PosePrior) -> Matches:
         """2D-3D matches with the map's points where the prior expects them."""
         return match_guided(self.localizer.map, views, prior, self.guided)
+
+    def agrees(self, views: Sequence[View], matches: Matches, prior: PosePrior) -> bool:
+        """Whether matches lie where the prior says more often than chance puts them there.
+
+        Wrong ones lie anywhere in the search radius, and some agree with some pose near it.
+        """
+        if len(matches) == 0:
+            return False
+        error = 2 * self.guided.max_error
+        cameras = [view.camera for view in views]
+        off = np.linalg.norm(residuals(matches, cameras, prior.map_from_base), axis=1)
+        chance = (error / self.guided.min_radius) ** 2
+        accident = binom.sf((off < error).sum() - 1, len(matches), min(chance, 1.0))
+        return bool(accident < ACCIDENT)
 
     def solve(
         self, query: Query, views: Sequence[View], matches: Matches, prior: PosePrior

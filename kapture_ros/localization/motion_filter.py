@@ -331,8 +331,8 @@ class MotionFilter:
         """
         state = self.at(fix.stamp_ns)
         error = difference(fix.map_from_base, state.map_from_base)
-        # The map's error once: the points of this fix may have another one.
-        spread = state.covariance[:6, :6] + fix.covariance
+        # The map's error twice: that of these points may be quite another one.
+        spread = state.pose_covariance + fix.covariance
         squared = float(error @ np.linalg.solve(spread, error))
         return Innovation(fix.stamp_ns, squared, squared <= self.limit * inflation)
 

@@ -307,7 +307,8 @@ def _upright(
     rng = np.random.default_rng(options.seed)
     poses: list[Any] = []
     for pair in rng.integers(len(rows), size=(UPRIGHT_SAMPLES, 2)):
-        poses += poselib.ugp2p(centers[pair], rays[pair], points[pair])
+        found = poselib.ugp2p(centers[pair], rays[pair], points[pair])
+        poses += [pose for pose in found if np.isfinite(pose.Rt).all()]  # of degenerate pairs
     if not poses:
         return []
     scored = rng.permutation(len(rows))[:UPRIGHT_MATCHES]

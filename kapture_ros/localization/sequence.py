@@ -46,7 +46,7 @@ from kapture_ros.transforms.se3 import cross_matrix, difference
 PLACE_IMAGES = 5  # map images of a believed place that are matched
 AGREEMENT = (0.5, 0.1, np.deg2rad(5.0))  # metres, metres per metre, radians
 ELSEWHERE = 5.0  # metres from the pose: no fix of the same place is
-SUPPORT = 4  # inliers of an image that shows at all what the pose predicts
+FORGOTTEN = 6.0  # times the uncertainty at which the pose is not given: then it is not sought
 REMEMBERED = 256  # stamps, to know repeated instants
 
 
@@ -76,7 +76,7 @@ class SequenceLocalizer:
         self._place_odom: Transform | None = None
         self._fix_ns: int | None = None
         self._window_size = 0
-        self._support = 0  # inliers that the newest image has at the pose
+        self._supported = False
         self._gated = True
         self._searched_ns: int | None = None
         self._search_wait = self.options.tracking.search_every
@@ -190,8 +190,7 @@ class SequenceLocalizer:
             return State.LOST
         recent = stamp_ns - known.fix_ns <= tracking.coast_after * SECOND
         moving = self._vision is None or self._vision.velocity_known
-        supported = self._support >= SUPPORT
-        if recent and moving and supported and not self._rejected:
+        if recent and moving and self._supported and not self._rejected:
             return State.TRACKING
         return State.COASTING
 
@@ -208,7 +207,8 @@ class SequenceLocalizer:
                 self._vision.learn_position(position.position_map, sigma)
         if not self.motion.initialized:
             return
-        if self._judge(stamp, self._reached(stamp)) is State.LOST:
+        known = self._reached(stamp)
+        if known is None or _sigma(known) > FORGOTTEN * self.options.tracking.lost_sigma:
             newest = self.motion.odometry.newest_ns
             if newest is not None and stamp >= newest - SECOND:
                 self._lose()
@@ -242,8 +242,7 @@ class SequenceLocalizer:
             self._contradict(fix_of(estimate))
             if not self.motion.initialized:
                 return estimate
-        disagrees = estimate.reason is Reason.PRIOR_DISAGREES
-        self._support = 0 if disagrees else estimate.scores.inliers
+        self._supported = estimate.accepted or self.near.agrees(views, matches, prior)
         if not estimate.accepted:
             self._keep(stamp, views, matches)
             estimate = self._solve_window(stamp, state.map_from_base) or estimate
@@ -266,7 +265,7 @@ class SequenceLocalizer:
         if self._rejected:
             return True
         missing = stamp_ns - fix_ns > tracking.retrieve_after * SECOND
-        if not missing and self._support >= SUPPORT:
+        if not missing and self._supported:
             return False
         searched = self._searched_ns
         if searched is not None and 0 <= stamp_ns - searched < self._search_wait * SECOND:
@@ -411,19 +410,27 @@ class SequenceLocalizer:
             self._fixed(fix, estimate.evidence)
             return
         metres, _ = fix.map_from_base.distance_to(self.motion.at(fix.stamp_ns).map_from_base)
-        limit = twice(self.localizer.options.acceptance).max_second
-        elsewhere = metres > ELSEWHERE and self._support <= limit * estimate.scores.inliers
-        if elsewhere and not self._gated and self._decisive(estimate):
-            self._lose()  # it shows little of what is expected, and much of another place
+        elsewhere = metres > ELSEWHERE and not self._supported and not self._gated
+        if elsewhere and self._decisive(estimate):
+            self._lose()  # it shows nothing of what is expected, and much of another place
         else:
             self._contradict(fix)
 
     def _contradict(self, fix: Fix) -> None:
-        """A pose elsewhere; several that agree with each other are believed, and the track not."""
+        """A pose elsewhere; several that agree with each other are believed, and the track not.
+
+        Near the track it drifted, and goes on from them; far from it the vehicle was moved.
+        """
         self._rejected = [known for known in self._rejected if known.stamp_ns != fix.stamp_ns]
         insort(self._rejected, fix, key=lambda known: known.stamp_ns)
         newest = self._rejected[-self.options.tracking.lost_rejections :]
-        if len(newest) == self.options.tracking.lost_rejections and self._agree(newest):
+        if len(newest) < self.options.tracking.lost_rejections or not self._agree(newest):
+            return
+        metres, _ = fix.map_from_base.distance_to(self.motion.at(fix.stamp_ns).map_from_base)
+        if metres < ELSEWHERE:
+            self._remember()
+            self._start(newest[-1], Evidence())
+        else:
             self._lose()
 
     def _start(self, fix: Fix, evidence: Evidence) -> None:
@@ -435,7 +442,7 @@ class SequenceLocalizer:
         """A fix is in the filter: what was in doubt is not any more."""
         self._rejected.clear()
         self._window.clear()
-        self._support, self._gated = max(self._support, SUPPORT), True
+        self._supported, self._gated = True, True
         self._searched_ns, self._search_wait = None, self.options.tracking.search_every
         self._fix_ns = max(self._fix_ns or 0, fix.stamp_ns)
         pose = self.motion.at(fix.stamp_ns).map_from_base
@@ -443,11 +450,15 @@ class SequenceLocalizer:
         if self._vision is not None:
             self._vision.learn(fix.stamp_ns, pose, evidence)
 
+    def _remember(self) -> None:
+        """Keep what was learned of the odometry."""
+        newest = self.motion.odometry.newest_ns
+        if self.motion.initialized and self._vision is None and newest is not None:
+            self._learned = self.motion.at(newest)
+
     def _lose(self) -> None:
         """Forget pose and place, to believe fresh evidence only; odometry's errors stay known."""
-        if self.motion.initialized and self._vision is None:
-            newest = self.motion.odometry.newest_ns
-            self._learned = None if newest is None else self.motion.at(newest)
+        self._remember()
         self.motion.forget()
         self.places.forget()
         self._rejected, self._candidates = [], []

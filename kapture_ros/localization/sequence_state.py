@@ -40,7 +40,8 @@ class State(enum.IntEnum):
     COASTING -> TRACKING: a fix passes the gate.
     TRACKING, COASTING -> LOST: an image that shows nothing of what the pose predicts and is
     beyond doubt (twice the evidence) of another place, a run of contradicting fixes that
-    agree with each other, or more uncertainty than `lost_sigma`.
+    agree with each other, or more uncertainty than `lost_sigma`. In the last case the pose
+    is kept in mind, and a fix that passes the gate leads back to TRACKING.
     """
 
     UNINITIALIZED = 0
@@ -56,7 +57,10 @@ class TrackingOptions:
 
     coast_after: float = option(1.0, "without a fix the pose is carried only", unit="s", minimum=0)
     lost_sigma: float = option(
-        10.0, "standard deviation of the position at which the pose is not known", unit="m"
+        1.7,
+        "standard deviation of the position at which the pose is not given: three are 5 m; it is "
+        "still looked for around there until the deviation is six times as large",
+        unit="m",
     )
     lost_rejections: int = option(
         3, "fixes elsewhere that agree with each other, to give the pose up", minimum=2

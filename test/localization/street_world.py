@@ -78,8 +78,12 @@ class Conditions:
     place_noise: float = 0.3
 
 
-def make_world(path: Path) -> World:
-    """Write a map with points as uncertain as triangulation makes them, and load it."""
+def make_world(path: Path, *, straight: bool = False) -> World:
+    """Write a map with points as uncertain as triangulation makes them, and load it.
+
+    Args:
+        straight: without the errors that the points of a place share.
+    """
     rng = np.random.default_rng(7)
     points, descriptors = street(rng)
     bases = [along(s) for s in np.arange(0, LENGTH, 2.0)]
@@ -105,7 +109,8 @@ def make_world(path: Path) -> World:
     structure = Structure.from_rows(points, rgb, *rows, len(bases))
     images = read_images(path)
     covariance = point_geometry(images, structure).covariance
-    structure = replace(structure, xyz=bent(points) + _noise(covariance, rng))
+    true = points if straight else bent(points)
+    structure = replace(structure, xyz=true + _noise(covariance, rng))
     write_structure(path, images, "fake", structure)
     write_manifest(path, Manifest(TYPES, datum=DATUM, sessions=("synthetic",)))
     return World(VisualMap.load(path), points, descriptors)
