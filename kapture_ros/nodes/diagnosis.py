@@ -5,8 +5,9 @@ Levels follow the REP-107 practice: WARN is degraded, ERROR means that nothing c
 
 from __future__ import annotations
 
+import re
 from collections import Counter, deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -67,6 +68,23 @@ def status(name: str, level: bytes, text: str, values: Mapping[str, Any]) -> Dia
     )
 
 
+class ChangeLog:
+    """Picks what is new in diagnostics for the log; numbers in the texts may change."""
+
+    def __init__(self) -> None:
+        self._said: dict[str, tuple[bytes, str]] = {}
+
+    def news(self, statuses: Iterable[DiagnosticStatus]) -> list[DiagnosticStatus]:
+        """Those that got worse or better or say something else; not what was well all along."""
+        changed = []
+        for told in statuses:
+            now = (told.level, re.sub(r"\d+(\.\d+)?", "#", told.message.partition("; last")[0]))
+            if now != self._said.get(told.name, (OK, now[1])):
+                changed.append(told)
+            self._said[told.name] = now
+        return changed
+
+
 def localization_status(
     node: str, state: State, statistics: Statistics, tracked: TrackedPose | None
 ) -> DiagnosticStatus:
@@ -98,6 +116,7 @@ def camera_status(
     if silent_s > limits.silence_warning:
         level = ERROR if silent_s > limits.silence_error else WARN
         text = f"no image for {silent_s:.1f} s" if camera.images else "no image yet"
+        text += f"; is {camera.settings.topic} published? (ros2 topic hz)"
     elif camera.problem:
         level, text = ERROR, camera.problem
     model = camera.model

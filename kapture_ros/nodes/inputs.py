@@ -92,7 +92,10 @@ class CameraInput:
         """
         topic = self.settings.topic
         if self.model is None:
-            raise InputError(f"{topic}: no CameraInfo on {self.settings.info_topic}")
+            raise InputError(
+                f"{topic}: no CameraInfo on {self.settings.info_topic}; publish it there, or set "
+                "camera_info_topics"
+            )
         if not self.model.calibrated:
             raise InputError(
                 f"{topic}: {self.settings.info_topic} cannot be used: {self.model.note}"
@@ -329,11 +332,14 @@ class Inputs:
         try:
             pixels = conversions.rgb_pixels(message)
         except MessageError as error:
-            raise InputError(f"{known.settings.topic}: {error}") from error
+            cure = "; let the driver send rgb8, mono8, a Bayer or YUV encoding, JPEG or PNG"
+            known_as = cure if error.reason == "unknown-encoding" else ""
+            raise InputError(f"{known.settings.topic}: {error}{known_as}") from error
         if pixels.shape[:2] != (camera.height, camera.width):
             raise InputError(
                 f"{known.settings.topic}: images are {pixels.shape[1]}×{pixels.shape[0]} but "
-                f"{known.settings.info_topic} is for {camera.width}×{camera.height}"
+                f"{known.settings.info_topic} is for {camera.width}×{camera.height}; calibrate "
+                "at the size that is sent"
             )
         if known.settings.base_from_camera is not None:
             cam_from_base = known.settings.base_from_camera.inverse()

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
 import rclpy
-from diagnostic_msgs.msg import DiagnosticArray
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
 from nav_msgs.srv import LoadMap
@@ -68,6 +68,7 @@ class LocalizerNode(LifecycleNode):
         self._failure = ""
         self._loaded: _Loaded | KaptureRosError | None = None  # for the next configuration
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
+        self._changes = diagnosis.ChangeLog()
         self.create_service(Trigger, "~/relocalize", self._on_relocalize)
         self.create_service(Trigger, "~/reset", self._on_reset)
         loading = MutuallyExclusiveCallbackGroup()
@@ -85,8 +86,8 @@ class LocalizerNode(LifecycleNode):
         """Take map and networks; a failure leaves the node as it was, to be tried again."""
         loaded, self._loaded = self._loaded or self._load_configured(), None
         if isinstance(loaded, KaptureRosError):
-            self._failure = str(loaded)
-            self.get_logger().error(f"cannot configure: {loaded}")
+            self._failure = f"{loaded}; correct the parameters, then configure again"
+            self.get_logger().error(f"cannot configure: {self._failure}")
             return TransitionCallbackReturn.FAILURE
         self._failure = ""
         self.settings, self._localizer = loaded
@@ -326,6 +327,18 @@ class LocalizerNode(LifecycleNode):
                 diagnosis.status(f"{name}: localization", diagnosis.OK, "not active", {})
             )
         self._diagnostics.publish(message)
+        self._log(message.status)
+
+    def _log(self, statuses: Sequence[DiagnosticStatus]) -> None:
+        """What got better or worse, for whoever reads the log only."""
+        for told in self._changes.news(statuses):
+            text = f"{told.name.partition(': ')[2]}: {told.message}"
+            if told.level == diagnosis.OK:  # a line each: rclpy knows lines by their severity
+                self.get_logger().info(text)
+            elif told.level == diagnosis.WARN:
+                self.get_logger().warning(text)
+            else:
+                self.get_logger().error(text)
 
 
 def run(node_of: Callable[[], LocalizerNode], ros_arguments: Sequence[str] | None = None) -> int:

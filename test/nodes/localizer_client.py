@@ -15,15 +15,17 @@ import cv2
 import numpy as np
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
-from geometry_msgs.msg import PoseWithCovarianceStamped
+from geometry_msgs.msg import PoseWithCovarianceStamped, TransformStamped
 from lifecycle_msgs.srv import ChangeState, GetState
 from nav_msgs.srv import LoadMap
+from rcl_interfaces.msg import Log
 from rcl_interfaces.msg import Parameter as ParameterMessage
 from rcl_interfaces.srv import SetParameters
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.parameter import Parameter
-from rclpy.qos import QoSProfile
+from rclpy.qos import DurabilityPolicy, QoSProfile
+from sensor_msgs.msg import CameraInfo, Image
 from std_srvs.srv import Trigger
 from tf2_msgs.msg import TFMessage
 
@@ -80,6 +82,7 @@ SIMPLE = {
          t.transform.translation.y, t.transform.rotation.z]
         for t in m.transforms
     ],
+    "rosout": lambda m: [m.level, m.msg],
 }  # fmt: skip
 
 
@@ -91,6 +94,12 @@ class Client:
             self._listen(kind, f"/localizer/{name}", name, profile)
         self._listen(DiagnosticArray, "/diagnostics", "diagnostics", QoSProfile(depth=10))
         self._listen(TFMessage, "/tf", "tf", QoSProfile(depth=200))
+        latched = QoSProfile(depth=1000, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+        self._listen(Log, "/rosout", "rosout", latched)
+        self.mounts = node.create_publisher(TFMessage, "/tf_static", latched)
+        self.cameras: dict[str, tuple] = {}
+        self.shown: list[dict] = []
+        node.create_timer(0.1, self._show)
         self.hints = node.create_publisher(PoseWithCovarianceStamped, "/initialpose", 1)
 
     def _listen(self, kind, topic, name, profile) -> None:
@@ -147,6 +156,38 @@ class Client:
         message.pose.covariance[0] = message.pose.covariance[7] = 0.25
         message.pose.covariance[35] = 0.07
         self.hints.publish(message)
+
+    def do_mount(self, frames: list[str]) -> None:
+        """These frames are on the vehicle."""
+        links = [TransformStamped(child_frame_id=frame) for frame in frames]
+        for link in links:
+            link.header.frame_id = "base_link"
+        self.mounts.publish(TFMessage(transforms=links))
+
+    def do_show(self, images: list[dict]) -> None:
+        """From now on these images are published ten times a second, with one stamp.
+
+        Each: `camera` (its topics begin with that), `frame`, `size`, `encoding`. The calibration
+        is for 32×24 pixels.
+        """
+        self.shown = images
+
+    def _show(self) -> None:
+        stamp = self.node.get_clock().now().to_msg()
+        for wanted in self.shown:
+            name, (width, height) = wanted["camera"], wanted["size"]
+            if name not in self.cameras:
+                self.cameras[name] = (
+                    self.node.create_publisher(CameraInfo, f"/{name}/camera_info", 5),
+                    self.node.create_publisher(Image, f"/{name}/image", 5),
+                )
+            info = CameraInfo(width=32, height=24, distortion_model="plumb_bob", d=[0.0] * 5)
+            info.k = [20.0, 0.0, 15.5, 0.0, 20.0, 11.5, 0.0, 0.0, 1.0]
+            image = Image(width=width, height=height, encoding=wanted["encoding"], step=3 * width)
+            image.data = bytes(3 * width * height)
+            for publisher, message in zip(self.cameras[name], (info, image), strict=True):
+                message.header.stamp, message.header.frame_id = stamp, wanted["frame"]
+                publisher.publish(message)
 
     def _call(self, kind, name: str, request):
         client = self.node.create_client(kind, f"/localizer/{name}")

@@ -90,6 +90,20 @@ def test_diagnostics_are_as_grave_as_the_state():
     assert (fine.level, fine.message) == (diagnosis.OK, "tracking")
 
 
+def test_the_log_is_told_what_changed_and_nothing_twice():
+    log = diagnosis.ChangeLog()
+
+    def news(level: bytes, text: str) -> list[str]:
+        return [s.message for s in log.news([diagnosis.status("camera", level, text, {})])]
+
+    assert news(diagnosis.OK, "images arrive") == []
+    assert news(diagnosis.WARN, "no image for 2.1 s") == ["no image for 2.1 s"]
+    assert news(diagnosis.WARN, "no image for 3.1 s") == []
+    assert news(diagnosis.ERROR, "no image for 10.1 s") == ["no image for 10.1 s"]
+    assert news(diagnosis.OK, "images arrive") == ["images arrive"]
+    assert news(diagnosis.OK, "images arrive") == []
+
+
 class FullGpu:
     """An extractor whose device holds only so many images."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -33,6 +34,7 @@ SIDE = 0.1  # metres beside the path that was mapped
 WITHIN = 0.2  # metres: a pixel is four centimetres at the far wall
 SIGMAS = 5.0  # of the largest axis: what a true covariance hardly ever exceeds
 TRACKING = int(State.TRACKING)
+LOGGED_ERROR = 40  # rcl_interfaces/Log.ERROR
 COMMAND = (sys.executable, "-m", "kapture_ros.cli.main")
 FRONT = ("--image-topics", "/front/image/compressed")
 pytestmark = pytest.mark.slow
@@ -43,6 +45,7 @@ class Room:
     """A map, and bags of drives in it."""
 
     map: Path
+    map_of_others: Path  # made by networks that nobody has
     drive: Path
     rig: Path
 
@@ -55,11 +58,23 @@ def room(tmp_path_factory: pytest.TempPathFactory) -> Room:
         side=SIDE, begin=0.3, start_ns=LATER, seconds=4.0, cameras=("front", "left"),
         skew_s=0.03, missing={"front": 2.0},
     )  # fmt: skip
+    visual_map = make_map(folder / "mapping")
     return Room(
-        make_map(folder / "mapping"),
+        visual_map,
+        of_other_networks(visual_map, folder / "others"),
         write_bag(folder, "drive", drive),
         write_bag(folder, "rig", rig),
     )
+
+
+def of_other_networks(visual_map: Path, other: Path) -> Path:
+    """The map as if its global features had been made by a network that is not installed."""
+    shutil.copytree(visual_map, other)
+    manifest = other / "map.yaml"
+    manifest.write_text(manifest.read_text().replace("apgem-small-free", "apgem-secret"))
+    (features,) = (other / "reconstruction/global_features").iterdir()
+    features.rename(features.with_name(features.name.replace("small-free", "secret")))
+    return other
 
 
 def truth(stamp_ns: int) -> Transform:
@@ -276,6 +291,9 @@ def test_a_wrong_map_is_told_and_can_be_corrected_ten_times(
         client.told(2, "cannot configure: /nowhere is no map")
         assert client.ask("state") == "unconfigured"
         assert not client.ask("change", transition="configure")
+        assert client.ask("set", name="map", value=str(room.map_of_others)) == [True, ""]
+        assert not client.ask("change", transition="configure")
+        client.told(2, "cannot configure: no weights 'apgem-secret'")
         assert client.ask("set", name="map", value=str(room.map)) == [True, ""]
         with playing(ros_environment, room.drive):
             check_lives(client, psutil.Process(node.pid))
@@ -321,6 +339,36 @@ def test_what_is_missing_is_told(ros_environment: dict[str, str], room: Room):
             client.ask("forget")
         client.told(1, "no image for")
         client.told(2, "no image for")
+
+
+def test_images_that_cannot_be_used_are_told(ros_environment: dict[str, str], room: Room):
+    """In the log, in diagnostics and, where no camera is left, in the status; with the cure."""
+    arguments = ("--map", str(room.map), "--image-topics", "/a/image", "/b/image")
+    usual = {"size": [32, 24], "encoding": "rgb8"}
+    good = [{"camera": "a", "frame": "eye"} | usual, {"camera": "b", "frame": "other_eye"} | usual]
+    with session(ros_environment, *arguments) as (_, client):
+        client.ask("mount", frames=["eye", "other_eye"])
+        for wrong, spoiled, words in (
+            ({"frame": "eye"}, "b", "another camera has the frame 'eye' too; set camera_frames"),
+            (
+                {"size": [16, 24]},
+                "ab",
+                "images are 16×24 but /b/camera_info is for 32×24; calibrate",
+            ),
+            (
+                {"encoding": "hologram8"},
+                "ab",
+                "unknown-encoding: 'hologram8'; let the driver send rgb8",
+            ),
+            ({"frame": "nowhere"}, "b", "publish 'base_link' to 'nowhere' on /tf_static"),
+        ):
+            client.ask("forget")
+            shown = [view | (wrong if view["camera"] in spoiled else {}) for view in good]
+            client.ask("show", images=shown)
+            client.told(2, words)
+            client.until("rosout", lambda m, words=words: m[0] == LOGGED_ERROR and words in m[1])
+            if spoiled == "ab":
+                client.until("status", lambda m, words=words: words in m["text"])
 
 
 def test_a_rig_goes_on_when_a_camera_fails(ros_environment: dict[str, str], room: Room):
