@@ -16,7 +16,7 @@ from dataclasses import replace
 import numpy as np
 
 from kapture_ros.errors import ExtrapolationError, KaptureRosError
-from kapture_ros.localization.acceptance import judge, mahalanobis
+from kapture_ros.localization.acceptance import mahalanobis
 from kapture_ros.localization.inertial import ImuSample, Inertial
 from kapture_ros.localization.local_search import LocalSearch
 from kapture_ros.localization.localizer import Localizer, View
@@ -36,7 +36,7 @@ from kapture_ros.localization.sequence_state import (
     SequenceOptions,
     State,
     TrackedPose,
-    twice,
+    beyond_doubt,
 )
 from kapture_ros.localization.visual_motion import MotionSource, VisualMotion
 from kapture_ros.localization.window import Keyframe
@@ -375,11 +375,9 @@ class SequenceLocalizer:
             return False
         position = estimate.map_from_base.translation
         place = self.places.share(estimate.candidates, position)
-        beyond_doubt = twice(self.localizer.options.acceptance)
-        return (
-            place >= self.options.place.belief
-            and judge(estimate.scores, beyond_doubt)[0] is Reason.ACCEPTED
-        )
+        if place < self.options.place.belief:
+            return False
+        return beyond_doubt(estimate.scores, self.localizer.options.acceptance)
 
     def _agree(self, fixes: Sequence[Fix]) -> bool:
         """Whether fixes lie to each other as odometry says."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 
 from scipy.stats import chi2
 
+from kapture_ros.localization.acceptance import judge
 from kapture_ros.localization.guided import GuidedOptions
 from kapture_ros.localization.inertial import InertialOptions
 from kapture_ros.localization.motion_filter import (
@@ -20,7 +21,7 @@ from kapture_ros.localization.motion_filter import (
 )
 from kapture_ros.localization.options import AcceptanceOptions
 from kapture_ros.localization.place_filter import PlaceOptions
-from kapture_ros.localization.query import Estimate
+from kapture_ros.localization.query import Estimate, Reason, Scores
 from kapture_ros.localization.visual_motion import MotionSource
 from kapture_ros.options import option
 from kapture_ros.transforms import Transform
@@ -89,15 +90,21 @@ class TrackingOptions:
     max_speed: float = option(40.0, "of the vehicle, where odometry is missing", unit="m/s")
 
 
-def twice(limits: AcceptanceOptions) -> AcceptanceOptions:
-    """Twice the evidence that an image needs: then no second image has to agree."""
-    return replace(
+def beyond_doubt(scores: Scores, limits: AcceptanceOptions) -> bool:
+    """Whether an image has twice the evidence that it needs: then no second one has to agree.
+
+    Another pose is a rival with half of the agreement that would be too much, unless it has
+    fewer inliers than any pose needs: so many agree by chance.
+    """
+    accident = limits.min_inliers / max(scores.inliers, 1)
+    twice = replace(
         limits,
         min_inliers=2 * limits.min_inliers,
         min_ratio=2 * limits.min_ratio,
         min_coverage=2 * limits.min_coverage,
-        max_second=limits.max_second / 2,
+        max_second=min(limits.max_second, max(limits.max_second / 2, accident)),
     )
+    return judge(scores, twice)[0] is Reason.ACCEPTED
 
 
 @dataclass(frozen=True)
