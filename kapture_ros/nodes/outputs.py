@@ -19,7 +19,7 @@ from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from sensor_msgs.msg import CompressedImage, NavSatFix, PointCloud2
 from tf2_msgs.msg import TFMessage
-from visualization_msgs.msg import MarkerArray
+from visualization_msgs.msg import Marker, MarkerArray
 
 from kapture_ros.dataset.tables import RECORDS_DATA
 from kapture_ros.localization.debug_image import draw_estimate
@@ -41,6 +41,7 @@ TOPICS: dict[str, tuple[type[Any], QoSProfile]] = {
     "odometry": (Odometry, QoSProfile(depth=10)),
     "path": (Path, QoSProfile(depth=1)),
     "status": (LocalizationStatus, QoSProfile(depth=50)),
+    "status_marker": (Marker, QoSProfile(depth=1)),
     "map_points": (PointCloud2, LATCHED),
     "map_cameras": (MarkerArray, LATCHED),
     "candidates": (MarkerArray, QoSProfile(depth=1)),
@@ -71,6 +72,7 @@ class Outputs:
         self._path: deque[PoseStamped] = deque(maxlen=settings.outputs.path_length)
         self._path_end: Transform | None = None
         self._path_changed = False
+        self._place = np.zeros(3)  # in the map, the last one known
         self._predicted_ns = 0
         self.sent_ns: deque[int] = deque(maxlen=1000)
 
@@ -101,6 +103,8 @@ class Outputs:
         status = publishing.status_message(answer, state, self._map, frame, latency)
         self._topics["status"].publish(status)
         known = None if answer.tracked is None else publishing.pose_of(answer.tracked)
+        if known is not None:
+            self._place = known[0].translation
         if answer.estimate.accepted and known is not None:
             self._topics["pose"].publish(publishing.pose_message(stamp, frame, *known))
             self._extend_path(stamp, known[0])
@@ -109,8 +113,17 @@ class Outputs:
                 fix = publishing.fix_message(stamp, base, *known, self._map.datum)
                 self._topics["fix"].publish(fix)
         if answer.query is not None:
+            self._publish_state(state, answer.estimate)
             self._publish_candidates(answer.estimate)
             self._publish_picture(answer)
+
+    def _publish_state(self, state: State, estimate: Estimate) -> None:
+        if self._topics["status_marker"].get_subscription_count():
+            frame = self.settings.inputs.map_frame
+            marker = publishing.status_marker(
+                state, estimate.reason_text, self._place, frame, estimate.stamp_ns
+            )
+            self._topics["status_marker"].publish(marker)
 
     def _publish_candidates(self, estimate: Estimate) -> None:
         if self._topics["candidates"].get_subscription_count():

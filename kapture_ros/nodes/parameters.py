@@ -6,9 +6,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kapture_ros.options import describe, from_mapping, to_yaml
+from kapture_ros.options import OptionInfo, describe, from_mapping, to_yaml
 
 if TYPE_CHECKING:
+    from rcl_interfaces.msg import ParameterDescriptor
     from rclpy.node import Node
 
 
@@ -18,13 +19,32 @@ def declare_options(node: Node, cls: type[Any], prefix: str = "") -> None:
     Types are not fixed by ROS, so that `5` does for a float and nothing at all for an
     option that may be empty; `options_of` checks the values and explains.
     """
-    from rcl_interfaces.msg import ParameterDescriptor
+    from rclpy.exceptions import InvalidParameterValueException
 
     before = f"{prefix}." if prefix else ""
     for info in describe(cls):
-        descriptor = ParameterDescriptor(description=info.explanation, dynamic_typing=True)
         default = list(info.default) if info.many else info.default
-        node.declare_parameter(before + info.name, default if default != [] else None, descriptor)
+        name, value = before + info.name, default if default != [] else None
+        try:
+            node.declare_parameter(name, value, _descriptor(info, ranged=True))
+        except InvalidParameterValueException:  # given at the start; `options_of` explains it
+            node.declare_parameter(name, value, _descriptor(info, ranged=False))
+
+
+def _descriptor(info: OptionInfo, *, ranged: bool) -> ParameterDescriptor:
+    """What `ros2 param describe` and the sliders of rqt show; ROS knows no half-open ranges."""
+    from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
+
+    descriptor = ParameterDescriptor(description=info.explanation, dynamic_typing=True)
+    low, high = info.minimum, info.maximum
+    if ranged and low is not None and high is not None:
+        if info.type is int:
+            descriptor.integer_range = [IntegerRange(from_value=int(low), to_value=int(high))]
+        else:
+            descriptor.floating_point_range = [
+                FloatingPointRange(from_value=float(low), to_value=float(high))
+            ]
+    return descriptor
 
 
 def options_of(node: Node, cls: type[Any]) -> Any:

@@ -41,6 +41,14 @@ BLUE = (0.25, 0.45, 0.95, 0.8)
 GREEN = (0.3, 0.8, 0.3, 1.0)
 YELLOW = (0.95, 0.8, 0.2, 1.0)
 GREY_POINT = 170  # where the map has no colours
+STATE_COLORS = {  # those of view/page.html
+    State.UNINITIALIZED: (0.54, 0.58, 0.65, 1.0),
+    State.INITIALIZING: (0.9, 0.71, 0.13, 1.0),
+    State.TRACKING: (0.21, 0.76, 0.46, 1.0),
+    State.COASTING: (0.95, 0.55, 0.16, 1.0),
+    State.LOST: (0.9, 0.28, 0.3, 1.0),
+}
+TEXT_HEIGHT, TEXT_ABOVE = 0.6, 2.5  # metres; above the vehicle
 STAGES = ("extraction", "retrieval", "matching", "pose")
 
 
@@ -221,6 +229,25 @@ def candidate_markers(
     return MarkerArray(markers=markers)
 
 
+def status_marker(
+    state: State, reason_text: str, place: Array, frame: str, stamp_ns: int
+) -> Marker:
+    """~/status_marker: the state in its colour and the reason, above a place (3,) of the map."""
+    marker = Marker(header=header(stamp_ns, frame), ns="status", type=Marker.TEXT_VIEW_FACING)
+    marker.text = f"{state.name}\n{reason_text}"
+    x, y, z = place.tolist()
+    marker.pose.position = Point(x=x, y=y, z=z + TEXT_ABOVE)
+    marker.pose.orientation.w = 1.0
+    marker.scale.z = TEXT_HEIGHT
+    marker.color = _color(STATE_COLORS[state])
+    return marker
+
+
+def _color(rgba: tuple[float, float, float, float]) -> ColorRGBA:
+    r, g, b, a = rgba
+    return ColorRGBA(r=r, g=g, b=b, a=a)
+
+
 def _frustum(camera: Camera) -> Array:
     """Ends (16, 3) of the lines of a camera in its own frame; the focal length is nearly so."""
     x, y = FRUSTUM * camera.width / 2 / camera.focal, FRUSTUM * camera.height / 2 / camera.focal
@@ -241,7 +268,7 @@ def _lines(
     marker = Marker(header=header(stamp_ns, frame), ns=name, type=Marker.LINE_LIST)
     marker.pose.orientation.w = 1.0
     marker.scale.x = width
-    marker.color = ColorRGBA(r=color[0], g=color[1], b=color[2], a=color[3])
+    marker.color = _color(color)
     ends = np.concatenate([np.empty((0, 3)), *lines])
     marker.points = [Point(x=x, y=y, z=z) for x, y, z in ends.tolist()]
     return marker

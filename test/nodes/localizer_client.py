@@ -73,6 +73,7 @@ SIMPLE = {
     "path": lambda m: len(m.poses),
     "map_points": lambda m: m.width,
     "map_cameras": lambda m: len(m.markers[0].points),
+    "status_marker": lambda m: m.text,
     "candidates": lambda m: [len(marker.points) for marker in m.markers],
     "debug_image/compressed": picture_shape,
     "fix": lambda m: [m.latitude, m.longitude, m.altitude],

@@ -77,6 +77,18 @@ def test_the_cloud_holds_places_and_colours_and_is_a_sample_of_a_large_map():
     assert publishing.point_cloud(small_map(50), "map", STAMP, 7).width == 7
 
 
+def test_the_state_hangs_above_the_vehicle_in_a_colour_of_its_own():
+    place, colors = np.array([1.0, 2.0, 3.0]), set()
+    for state in State:
+        marker = publishing.status_marker(state, "3 of 25", place, "map", STAMP)
+        assert marker.text == f"{state.name}\n3 of 25"
+        assert (marker.header.frame_id, marker.pose.position.x) == ("map", 1.0)
+        assert marker.pose.position.z > 4.0
+        assert marker.color.a == 1.0
+        colors.add((marker.color.r, marker.color.g, marker.color.b))
+    assert len(colors) == len(State)
+
+
 def test_diagnostics_are_as_grave_as_the_state():
     statistics = diagnosis.Statistics()
     statistics.add(Reason.TOO_FEW_INLIERS, "3 of 25", 80.0)

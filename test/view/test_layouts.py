@@ -19,6 +19,7 @@ CONFIG = Path(__file__).resolve().parents[2] / "config"
 NODE = "/localizer/"
 SHOWN_BY = {
     "PointCloud2": "PointCloud2",
+    "Marker": "Marker",
     "MarkerArray": "MarkerArray",
     "Path": "Path",
     "PoseWithCovariance": "PoseWithCovarianceStamped",
