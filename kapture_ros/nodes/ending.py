@@ -5,9 +5,10 @@ from __future__ import annotations
 import atexit
 import signal
 from types import FrameType
+from typing import TYPE_CHECKING
 
-from rclpy.clock import Clock, ClockType
-from rclpy.node import Node
+if TYPE_CHECKING:
+    from rclpy.node import Node
 
 ENDING = (signal.SIGINT, signal.SIGTERM)
 WAKE_S = 0.25
@@ -18,7 +19,8 @@ def end_by_signals() -> None:
 
     ros2 launch and a shell both send Ctrl-C, and launch escalates. SIGINT is set too, since
     a shell's background job begins with it ignored. rclpy must not handle them: it would
-    shut the context down at once (`SignalHandlerOptions.NO`).
+    shut the context down at once (`SignalHandlerOptions.NO`). Nothing heavy is imported for
+    this, so that scripts call it before all else.
     """
     for number in ENDING:
         signal.signal(number, _end)
@@ -31,6 +33,8 @@ def keep_awake(node: Node) -> None:
     Python handles a signal when the wait for messages returns: without messages, or while
     /clock rests, that would be never.
     """
+    from rclpy.clock import Clock, ClockType
+
     node.create_timer(WAKE_S, lambda: None, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
 
