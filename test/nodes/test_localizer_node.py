@@ -262,7 +262,7 @@ def check_relocalization(client: Client) -> None:
 
 def check_parameters(client: Client) -> None:
     accepted, why = client.ask("set", name="publish_rate", value=500.0)
-    assert not accepted and "1 to 200" in why
+    assert not accepted and "Min: 1.0, Max: 200.0" in why
     accepted, why = client.ask("set", name="map", value="/elsewhere")
     assert not accepted and "load_map" in why
     accepted, why = client.ask("set", name="acceptance.min_inliers", value="many")
