@@ -67,6 +67,7 @@ SIMPLE = {
         "reason": m.reason,
         "text": m.reason_text,
         "inliers": m.inliers,
+        "candidates": m.candidates,
         "map_id": m.map_id,
         "latency": [m.latency_decode, m.latency_extraction, m.latency_total],
     },
