@@ -112,7 +112,7 @@ def _as_edges(found: list[tuple[int, int, Transform]]) -> RelativePoses:
         np.array([second for _, second, _ in found], np.int64),
         Rotation.concatenate([t.rotation for *_, t in found]) if found else Rotation.identity(0),
         np.array([t.translation for *_, t in found]).reshape(-1, 3),
-        np.tile(SIGMA, (len(found), 1)),
+        np.tile(np.repeat(SIGMA, 3), (len(found), 1)),
         robust=True,
     )
 
@@ -125,11 +125,10 @@ def odometry_edges(motion: Motion) -> RelativePoses:
     steps = (
         track.rotations[first].inv().apply(track.translations[second] - track.translations[first])
     )
-    length = np.linalg.norm(steps, axis=1) + 0.05  # standing still measures well, not exactly
     return RelativePoses(
         first,
         second,
         track.rotations[first].inv() * track.rotations[second],
         steps,
-        np.stack([motion.drift_metres * length, motion.drift_radians * length], axis=1),
+        motion.deviations(np.linalg.norm(steps, axis=1)),
     )

@@ -19,6 +19,7 @@ from kapture_ros.transforms.se3 import Array
 MAX_ITERATIONS = 30
 CONVERGED = 1e-6  # metres and radians
 GAUGE_WEIGHT = 1e-3  # holds what no measurement holds, far below any measurement
+LEVEL = np.radians(1.0)  # how well a drive's odometry tells on average where up is
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +30,7 @@ class RelativePoses:
         first, second: (K,) rows of the poses.
         rotations: first_from_second.
         translations: (K, 3) metres, of first_from_second.
-        sigma: (K, 2) standard deviations: metres, radians.
+        sigma: (K, 6) standard deviations: metres along, radians about the axes.
         robust: whether outliers are expected (loop closures) and weighted down.
     """
 
@@ -59,15 +60,25 @@ class Positions:
 
 
 def optimize(
-    rotations: Rotation, translations: Array, edges: list[RelativePoses], positions: Positions
+    rotations: Rotation,
+    translations: Array,
+    edges: list[RelativePoses],
+    positions: Positions,
+    up: Array | None = None,
 ) -> tuple[Rotation, Array]:
     """The poses map_from_rig (N) that fit all measurements best.
 
     Robust measurements carry Cauchy weights of their normalized residual, which is worth
     nothing beyond a few sigma.
+
+    Args:
+        up: (N, 3) where up is in each rig. Receivers err most in height, and slowly, which
+            would tilt the whole trajectory.
     """
     for _ in range(MAX_ITERATIONS):
         blocks = [_relative(rotations, translations, edge) for edge in edges]
+        if up is not None:
+            blocks.append(_upright(rotations, up))
         blocks.append(_absolute(rotations, translations, positions))
         step = _solve(blocks, len(translations))
         # Far from the solution the linearization holds for small turns only.
@@ -102,7 +113,7 @@ def _relative(rotations: Rotation, translations: Array, edge: RelativePoses) -> 
     of_first[:, 3:, 3:] = -turn.inv().as_matrix() @ to_measured
     of_second[:, :3, :3] = moved
     of_second[:, 3:, 3:] = np.eye(3)
-    weight = 1.0 / np.repeat(edge.sigma, 3, axis=1)
+    weight = 1.0 / edge.sigma
     if edge.robust:
         weight = weight * _cauchy((residual * weight) ** 2)[:, None]
     return _Block(
@@ -125,6 +136,14 @@ def _absolute(rotations: Rotation, translations: Array, positions: Positions) ->
         residual * weight[:, None],
         [(positions.rows, whiten @ jacobian * weight[:, None, None])],
     )
+
+
+def _upright(rotations: Rotation, up: Array) -> _Block:
+    """All directions together weigh as much as one that is known to `LEVEL`."""
+    jacobian = np.zeros((len(up), 2, 6))
+    jacobian[:, :, 3:] = -(rotations.as_matrix() @ _cross(up))[:, :2]
+    sigma = LEVEL * np.sqrt(len(up))
+    return _Block(rotations.apply(up)[:, :2] / sigma, [(np.arange(len(up)), jacobian / sigma)])
 
 
 def _cauchy(squares: Array) -> Array:

@@ -15,6 +15,7 @@ from kapture_ros.mapping.gnss import rig_track, sensor_from_rig
 from kapture_ros.mapping.images import ImageTable
 from kapture_ros.mapping.loops import odometry_edges
 from kapture_ros.mapping.manifest import FeatureTypes
+from kapture_ros.mapping.options import PoseOptions
 from kapture_ros.mapping.pose_graph import Positions, optimize
 from kapture_ros.transforms.se3 import Transform
 
@@ -57,13 +58,13 @@ def placed_in_map(
     names: Names,
     folders: dict[str, FeatureFolder],
     localizer: Localizer,
-    motion: tuple[float, float],
+    options: PoseOptions,
 ) -> ImageTable:
     """The images with poses in the map; without, where neither vision nor odometry tells.
 
     Args:
         images: with the poses of their own odometry, if there is one.
-        motion: drift of the odometry in metres and radians per metre.
+        options: how far the odometry is believed.
     """
     types = localizer.map.feature_types
     found: dict[int, Transform] = {}
@@ -73,7 +74,7 @@ def placed_in_map(
         if estimate.accepted and estimate.map_from_base is not None:
             found[frame] = estimate.map_from_base
     if images.posed.any():
-        found = _with_odometry(images, found, motion)
+        found = _with_odometry(images, found, options)
     poses = np.full((len(images), 7), np.nan)
     for row, frame in enumerate(images.frames.tolist()):
         if frame in found:
@@ -83,7 +84,7 @@ def placed_in_map(
 
 
 def _with_odometry(
-    images: ImageTable, found: dict[int, Transform], drift: tuple[float, float]
+    images: ImageTable, found: dict[int, Transform], options: PoseOptions
 ) -> dict[int, Transform]:
     """Localized instants that odometry confirms, and those it reaches from them."""
     track = rig_track(images, np.zeros(len(images), np.int32))
@@ -94,7 +95,7 @@ def _with_odometry(
     map_from_odom = _agreed(anchors, {row: track.pose(row) for row in anchors})
     rotations = map_from_odom.rotation * track.rotations
     translations = map_from_odom.apply(track.translations)
-    edges = [odometry_edges(Motion(track, *drift))]
+    edges = [odometry_edges(Motion.of(track, options))]
     rotations, translations = optimize(rotations, translations, edges, _as_positions(anchors))
     steps = np.linalg.norm(np.diff(track.translations, axis=0), axis=1)
     way = np.concatenate([[0.0], np.cumsum(steps)])

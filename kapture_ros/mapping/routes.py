@@ -136,16 +136,16 @@ def refine(scene: Scene, options: PoseOptions) -> Placed:
     """
     images, datum, notes = _into_enu(scene)
     track, measured = scene.tied(images, datum, options)
-    motion = Motion(track, options.drift_metres, np.radians(options.drift_degrees))
+    motion = Motion.of(track, options)
     edges = [odometry_edges(motion)]
     if len(measured.rows):
-        images = _smoothed(images, track, edges, measured)
+        images = _smoothed(images, motion, track, edges, measured)
         track, measured = scene.tied(images, datum, options)
     model = triangulate(images, scene.keypoints, scene.database, scene.options, ROUGHNESS[0])
     loops = loop_edges(images, track, model, scene.keypoints, scene.pairs, LOOP_INSTANTS)
     log.info("%d loop closures", len(loops.first))
     if len(loops.first):
-        images = _smoothed(images, track, [*edges, loops], measured)
+        images = _smoothed(images, motion, track, [*edges, loops], measured)
     images, model = _rounds(scene, images, datum, options, motion)
     return Placed(images, model, True, datum, notes=notes)
 
@@ -163,7 +163,19 @@ def _rounds(
         track, measured = scene.tied(images, datum, options)
         adjust(model, images, Constraints(track, motion, measured), scene.options)
         images = with_results_of(model, images)
+        if motion is not None and looseness == ROUGHNESS[0]:
+            # Once: where odometry has a greater say, images contradict it less.
+            motion = motion.against(scene.track(images))
+            _tell_drift(motion)
     return images, triangulate(images, scene.keypoints, scene.database, scene.options)
+
+
+def _tell_drift(motion: Motion) -> None:
+    metres, degrees = motion.drift[:3], np.degrees(motion.drift[3:])
+    log.info(
+        "odometry drifts by %s m (ahead, left, up) and %s degrees (roll, pitch, yaw) a metre",
+        np.array2string(metres, precision=4), np.array2string(degrees, precision=3),
+    )  # fmt: skip
 
 
 def without_poses(scene: Scene, options: PoseOptions, reference: ImageTable) -> Placed:
@@ -308,10 +320,15 @@ def _align_track(track: RigTrack, measured: Positions) -> georeference.Similarit
 
 
 def _smoothed(
-    images: ImageTable, track: RigTrack, edges: list[RelativePoses], measured: Positions
+    images: ImageTable,
+    motion: Motion,
+    track: RigTrack,
+    edges: list[RelativePoses],
+    measured: Positions,
 ) -> ImageTable:
     """The images after optimizing the pose graph of their rigs."""
-    rotations, translations = optimize(track.rotations, track.translations, edges, measured)
+    up = motion.up() if len(measured.rows) else None
+    rotations, translations = optimize(track.rotations, track.translations, edges, measured, up)
     row_of = {int(frame): row for row, frame in enumerate(track.frames)}
     poses = images.poses.copy()
     for row in np.flatnonzero(images.posed).tolist():

@@ -211,7 +211,8 @@ def _other_messages(
         yield Message("/odom", "nav_msgs/msg/Odometry", arrival, content)
         link = messages.transform(stamp, "odom", "base_link", wheels.odom_from_base)
         yield Message("/tf", "tf2_msgs/msg/TFMessage", arrival, messages.transforms([link]))
-    for fix in sensors.gnss(trajectory, duration, seed, world.datum):
+    receiver = sensors.RECEIVERS[options.gnss]
+    for fix in sensors.gnss(trajectory, duration, seed, world.datum, receiver):
         arrival = _arrival(lap, fix.time, "gnss", random)
         content = messages.nav_sat_fix(_stamp(lap, fix.time), fix)
         yield Message("/gnss/fix", "sensor_msgs/msg/NavSatFix", arrival, content)

@@ -54,6 +54,10 @@ class DriveOptions:
     depth_rate: float = option(
         1.0, "of depth images, at most the cameras' rate; 0 for none", unit="Hz", minimum=0.0
     )
+    gnss: str = option(
+        "single", "receiver: errors of a metre, or with corrections (rtk) of centimetres",
+        choices=("single", "rtk"),
+    )  # fmt: skip
     raw: bool = option(False, "publish uncompressed images instead of JPEG")
     formats: tuple[str, ...] = option(("mcap",), "of the bags", choices=FORMATS)
 

@@ -25,8 +25,7 @@ GYRO_NOISE, GYRO_BIAS = 2e-3, 3e-3  # rad/s: of a sample, of the constant bias
 ACCEL_NOISE, ACCEL_BIAS = 0.03, 0.04  # m/s²
 SPEED_SCALE, SPEED_NOISE = 6e-3, 0.02  # wheel radius error (relative), m/s of a sample
 TURN_BIAS, TURN_NOISE = 6e-4, 4e-3  # rad/s
-GNSS_BIAS, GNSS_NOISE, GNSS_SECONDS = 1.1, 0.25, 40.0  # metres, metres, correlation time
-MULTIPATH, MULTIPATH_SECONDS = 7.0, 6.0  # metres, correlation time
+GNSS_SECONDS, MULTIPATH_SECONDS = 40.0, 6.0  # correlation times
 WIFI_FLOOR = -89.0  # dBm that a receiver still hears
 
 
@@ -48,6 +47,24 @@ class OdometrySample:
     speed: float
     turn: float
     covariance: Array
+
+
+@dataclass(frozen=True, slots=True)
+class Receiver:
+    """How well a GNSS receiver does: horizontal standard deviations in metres.
+
+    Attributes:
+        bias: of the error that wanders slowly.
+        noise: of each fix.
+        multipath: of what reflections add between high walls.
+    """
+
+    bias: float
+    noise: float
+    multipath: float
+
+
+RECEIVERS = {"single": Receiver(1.1, 0.25, 7.0), "rtk": Receiver(0.015, 0.01, 0.1)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,23 +130,31 @@ def odometry(trajectory: Trajectory, duration: float, seed: int) -> list[Odometr
     return samples
 
 
-def gnss(trajectory: Trajectory, duration: float, seed: int, datum: Datum) -> list[GnssSample]:
+def gnss(
+    trajectory: Trajectory,
+    duration: float,
+    seed: int,
+    datum: Datum,
+    receiver: Receiver = RECEIVERS["single"],
+) -> list[GnssSample]:
     """Fixes with a slowly wandering bias; none below the bridge, reflections in the canyon."""
     random = np.random.default_rng([seed, 53])
     keep = np.exp(-1 / (GNSS_HZ * GNSS_SECONDS))
     keep_echo = np.exp(-1 / (GNSS_HZ * MULTIPATH_SECONDS))
-    bias = random.normal(0, GNSS_BIAS, 3)
-    echo = random.normal(0, MULTIPATH, 3)
+    bias = random.normal(0, receiver.bias, 3)
+    echo = random.normal(0, receiver.multipath, 3)
     vertical = np.array([1.0, 1.0, 2.0])
     samples = []
     for time in np.arange(0.07, duration, 1 / GNSS_HZ):
-        bias = keep * bias + np.sqrt(1 - keep**2) * random.normal(0, GNSS_BIAS, 3)
-        echo = keep_echo * echo + np.sqrt(1 - keep_echo**2) * random.normal(0, MULTIPATH, 3)
+        bias = keep * bias + np.sqrt(1 - keep**2) * random.normal(0, receiver.bias, 3)
+        echo = keep_echo * echo + np.sqrt(1 - keep_echo**2) * random.normal(
+            0, receiver.multipath, 3
+        )
         antenna = trajectory.pose(time).apply(MOUNTS["gnss_link"].translation)
-        sigma = np.full(3, np.hypot(GNSS_BIAS, GNSS_NOISE))
-        error = bias + random.normal(0, GNSS_NOISE, 3)
+        sigma = np.full(3, np.hypot(receiver.bias, receiver.noise))
+        error = bias + random.normal(0, receiver.noise, 3)
         if in_canyon(antenna):
-            sigma, error = np.hypot(sigma, MULTIPATH), error + echo
+            sigma, error = np.hypot(sigma, receiver.multipath), error + echo
         if below_bridge(antenna):
             samples.append(GnssSample(float(time), None, (0.0, 0.0, 0.0)))
             continue

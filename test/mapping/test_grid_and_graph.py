@@ -8,9 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from kapture_ros.mapping.gnss import inflation
+from kapture_ros.mapping.adjustment import LEAST_DRIFT, Motion
+from kapture_ros.mapping.gnss import RigTrack, inflation
 from kapture_ros.mapping.grid import SpatialGrid
+from kapture_ros.mapping.options import PoseOptions
 from kapture_ros.mapping.pose_graph import Positions, RelativePoses, optimize
+from kapture_ros.transforms.se3 import Transform
 
 COORDINATE = st.floats(-50, 50)
 POINTS = st.lists(st.tuples(COORDINATE, COORDINATE, COORDINATE), max_size=30)
@@ -46,7 +49,7 @@ def steps(rotations: Rotation, xyz: np.ndarray, first, second, sigma, **kwargs) 
     back = rotations[first].inv()
     return RelativePoses(
         first, second, back * rotations[second], back.apply(xyz[second] - xyz[first]),
-        np.tile(sigma, (len(first), 1)), **kwargs,
+        np.tile(np.repeat(sigma, 3), (len(first), 1)), **kwargs,
     )  # fmt: skip
 
 
@@ -84,7 +87,7 @@ def test_one_wrong_loop_closure_changes_little():
     right = steps(rotations, xyz, np.array([0, 1]), np.array([59, 58]), (0.05, 0.005), robust=True)
     wrong = RelativePoses(
         np.array([10]), np.array([40]), Rotation.identity(1), np.zeros((1, 3)),
-        np.array([(0.05, 0.005)]), robust=True,
+        np.repeat([[0.05, 0.005]], 3, axis=1), robust=True,
     )  # fmt: skip
     without = from_first(*optimize(start, way, [odometry, right], NOTHING))
     closed = from_first(*optimize(start, way, [odometry, right, wrong], NOTHING))
@@ -100,6 +103,51 @@ def test_antennas_place_the_rig_they_are_mounted_on():
     fixes = Positions(np.arange(60), antenna, lever, covariances)
     _, placed = optimize(start, way + np.array([99.0, 51.0, 0.0]), [odometry], fixes)
     assert placed == pytest.approx(xyz + np.array([100.0, 50.0, 0.0]), abs=0.1)
+
+
+def test_heights_that_wander_do_not_tilt_a_drive_that_odometry_says_was_level():
+    rotations, xyz = circle(60)
+    start, way, odometry = drifted(rotations, xyz)
+    high = xyz + np.outer(np.linspace(-3, 3, 60), [0.0, 0.0, 1.0])
+    covariances = np.tile(60 * np.diag([1.0, 1.0, 4.0]), (60, 1, 1))
+    fixes = Positions(np.arange(60), high, np.zeros((60, 3)), covariances)
+    up = np.tile([0.0, 0.0, 1.0], (60, 1))
+    tilt = [
+        np.degrees(np.arccos(turned.mean().apply([0.0, 0.0, 1.0])[2]))
+        for turned, _ in (
+            optimize(start, way, [odometry], fixes),
+            optimize(start, way, [odometry], fixes, up),
+        )
+    ]
+    assert tilt[0] > 3.0
+    assert tilt[1] < 1.0
+
+
+def test_drift_is_measured_along_every_axis_against_a_corrected_track():
+    rotations, xyz = circle(200)
+    rng = np.random.default_rng(0)
+    noise = rng.normal(size=(200, 6)) * [0.01, 0.002, 0.004, 3e-3, 5e-4, 2e-4]
+    where = [Transform(rotations[0], xyz[0])]
+    for k in range(199):
+        step = Transform(rotations[k], xyz[k]).inverse() @ Transform(rotations[k + 1], xyz[k + 1])
+        where.append(where[-1] @ Transform.exp(noise[k]) @ step)
+    truth = track_of(rotations, xyz)
+    wheels = track_of(
+        Rotation.concatenate([pose.rotation for pose in where]),
+        np.array([pose.translation for pose in where]),
+    )
+    expected = Motion.of(wheels, PoseOptions())
+    measured = expected.against(truth).drift
+    length = np.linalg.norm(xyz[2] - xyz[0]) + 0.05  # two steps make a metre
+    shown = noise[:-1].std(axis=0) * np.sqrt(2) / length
+    assert measured == pytest.approx(np.maximum(shown, LEAST_DRIFT), rel=0.35)
+    few = Motion.of(track_of(rotations[:9], xyz[:9]), PoseOptions())
+    assert few.against(track_of(rotations[:9], xyz[:9])).drift.tolist() == few.drift.tolist()
+
+
+def track_of(rotations: Rotation, xyz: np.ndarray) -> RigTrack:
+    rows = np.arange(len(xyz))
+    return RigTrack(rows, 0 * rows, rows * 10**9, rotations, xyz)
 
 
 def test_fixes_whose_errors_persist_count_as_one():
