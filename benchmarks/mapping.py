@@ -155,7 +155,9 @@ def growth(args: argparse.Namespace, folder: Path) -> None:
         # Rounds of the block, each in a lane of its own: places are seen again, as on a drive.
         drive = make_drive(
             folder / f"drive{count}",
-            DriveOptions(frames=count // 2, step=2.0, points=6000, laps=1 + count // 180),
+            DriveOptions(
+                frames=count // 2, step=2.0, points=7_000, width=128, laps=1 + count // 180
+            ),
         )
         out = folder / f"map{count}"
         seconds, peak = run_map(drive.path, out, "--device", args.device)

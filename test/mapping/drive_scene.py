@@ -39,6 +39,7 @@ class DriveOptions:
     frames: int = 50
     step: float = 4.0
     points: int = 1500
+    width: int = 32  # of descriptors
     pixel_noise: float = 0.5
     gnss_sigma: float = 0.2
     poses: str = "odometry"  # or "truth", "none"
@@ -76,7 +77,7 @@ def make_drive(path: Path, options: DriveOptions = DriveOptions()) -> Drive:
     rng = np.random.default_rng(options.seed)
     world = np.random.default_rng(7)  # the same street for every drive
     truth = _lap(options)
-    points, descriptors = _street(world, options.points)
+    points, descriptors = _street(world, options.points, options.width)
     odometry = _drifting(truth, rng)
     given = {"odometry": odometry, "truth": truth, "none": []}[options.poses]
     _write_sensors(path, options, truth, given, rng)
@@ -112,7 +113,7 @@ def _lap(options: DriveOptions) -> list[Transform]:
     ]
 
 
-def _street(rng: np.random.Generator, count: int) -> tuple[np.ndarray, np.ndarray]:
+def _street(rng: np.random.Generator, count: int, width: int) -> tuple[np.ndarray, np.ndarray]:
     """Points on the fronts of the block inside and of the houses across the street."""
     points = []
     for low, high in (((8, 8), (52, 32)), ((-9, -9), (69, 49))):
@@ -126,7 +127,7 @@ def _street(rng: np.random.Generator, count: int) -> tuple[np.ndarray, np.ndarra
         relief = rng.uniform(-0.8, 0.8, (len(xy), 2))
         points.append(np.column_stack([xy + relief, rng.uniform(-1.0, 8.0, len(xy))]))
     stacked = np.concatenate(points)
-    descriptors = rng.normal(size=(len(stacked), 32))
+    descriptors = rng.normal(size=(len(stacked), width))
     return stacked, descriptors / np.linalg.norm(descriptors, axis=1, keepdims=True)
 
 
@@ -192,7 +193,7 @@ def _table(path: Path, header: str, rows: list[str]) -> None:
 def _write_features(path, options, truth, points, descriptors, rng) -> None:
     base = {"name": "fake", "dtype": "float32"}
     keypoints = FeatureFolder.create(path, "keypoints", "fake", base | {"dsize": "2"})
-    local = base | {"dsize": "32", "keypoints_type": "fake", "metric_type": "L2"}
+    local = base | {"dsize": str(options.width), "keypoints_type": "fake", "metric_type": "L2"}
     described = FeatureFolder.create(path, "descriptors", "fake", local)
     wide = base | {"dsize": "64", "metric_type": "L2"}
     places = FeatureFolder.create(path, "global_features", "fakeplace", wide)
@@ -203,7 +204,7 @@ def _write_features(path, options, truth, points, descriptors, rng) -> None:
             image = f"{name}/{frame:05d}.jpg"
             noise = rng.normal(size=pixels.shape) * options.pixel_noise
             keypoints.write(image, pixels + noise)
-            jitter = rng.normal(size=(len(seen), 32)) * 0.03
+            jitter = rng.normal(size=(len(seen), options.width)) * 0.03
             described.write(image, descriptors[seen] + jitter)
             places.write(image, _place(camera_from_map.inverse(), rng)[None])
 
