@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -130,44 +130,44 @@ def refine(scene: Scene, options: PoseOptions) -> Placed:
     """Correct drifting poses: fuse with GNSS, close loops, adjust bundles.
 
     1. odometry and fixes become one smooth trajectory (pose graph);
-    2. points are triangulated, places seen again tie the trajectory together;
-    3. rounds of triangulation and bundle adjustment with position priors follow, each
-       allowing smaller errors than the one before.
+    2. a first adjustment makes each place right by itself, and shows how odometry drifts;
+    3. only then do places seen again tell by centimetres how they lie to each other;
+    4. further rounds of triangulation and adjustment allow ever smaller errors.
     """
     images, datum, notes = _into_enu(scene)
     track, measured = scene.tied(images, datum, options)
     motion = Motion.of(track, options)
-    edges = [odometry_edges(motion)]
     if len(measured.rows):
-        images = _smoothed(images, motion, track, edges, measured)
-        track, measured = scene.tied(images, datum, options)
-    model = triangulate(images, scene.keypoints, scene.database, scene.options, ROUGHNESS[0])
+        images = _smoothed(images, motion, track, [odometry_edges(motion)], measured)
+    images, model = _adjusted(scene, images, datum, options, motion, ROUGHNESS[0])
+    track, measured = scene.tied(images, datum, options)
+    # Once: where odometry has a greater say, images contradict it less.
+    motion = motion.against(track)
+    _tell_drift(motion)
     loops = loop_edges(images, track, model, scene.keypoints, scene.pairs, LOOP_INSTANTS)
     log.info("%d loop closures", len(loops.first))
     if len(loops.first):
-        images = _smoothed(images, motion, track, [*edges, loops], measured)
-    images, model = _rounds(scene, images, datum, options, motion)
+        steps = odometry_edges(replace(motion, track=track))
+        images = _smoothed(images, motion, track, [steps, loops], measured)
+    for looseness in ROUGHNESS[1:]:
+        images, _ = _adjusted(scene, images, datum, options, motion, looseness)
+    model = triangulate(images, scene.keypoints, scene.database, scene.options)
     return Placed(images, model, True, datum, notes=notes)
 
 
-def _rounds(
+def _adjusted(
     scene: Scene,
     images: ImageTable,
     datum: Datum | None,
     options: PoseOptions,
     motion: Motion | None,
+    looseness: float,
 ) -> tuple[ImageTable, pycolmap.Reconstruction]:
-    """Triangulate and adjust with ever smaller errors; a last triangulation ends it."""
-    for looseness in ROUGHNESS:
-        model = triangulate(images, scene.keypoints, scene.database, scene.options, looseness)
-        track, measured = scene.tied(images, datum, options)
-        adjust(model, images, Constraints(track, motion, measured), scene.options)
-        images = with_results_of(model, images)
-        if motion is not None and looseness == ROUGHNESS[0]:
-            # Once: where odometry has a greater say, images contradict it less.
-            motion = motion.against(scene.track(images))
-            _tell_drift(motion)
-    return images, triangulate(images, scene.keypoints, scene.database, scene.options)
+    """Triangulate and adjust once, with errors up to `looseness` times the usual ones."""
+    model = triangulate(images, scene.keypoints, scene.database, scene.options, looseness)
+    track, measured = scene.tied(images, datum, options)
+    adjust(model, images, Constraints(track, motion, measured), scene.options)
+    return with_results_of(model, images), model
 
 
 def _tell_drift(motion: Motion) -> None:
@@ -197,10 +197,11 @@ def without_poses(scene: Scene, options: PoseOptions, reference: ImageTable) -> 
         )
     images, datum, metric, said = _scaled(scene, images, reference)
     notes += said
-    images, model = _rounds(scene, images, datum, options, None)
+    for looseness in ROUGHNESS:
+        images, _ = _adjusted(scene, images, datum, options, None, looseness)
     if datum is None:  # the rounds let the frame float
         images, _, metric, _ = _scaled(scene, images, reference)
-        model = triangulate(images, scene.keypoints, scene.database, scene.options)
+    model = triangulate(images, scene.keypoints, scene.database, scene.options)
     return Placed(images, model, metric, datum, left_out, tuple(notes))
 
 
