@@ -92,11 +92,7 @@ class WatchedExtractor:
         try:
             return [found for image in images for found in self._extractor.extract([image])]
         except torch.cuda.OutOfMemoryError as error:
-            torch.cuda.empty_cache()
-            raise KaptureRosError(
-                "the GPU's memory is full; end other programs, make the images smaller "
-                "(local_features.max_size) or use networks.device cpu"
-            ) from error
+            raise KaptureRosError(explain(error)) from error
 
 
 class Inference:
@@ -203,9 +199,7 @@ class Inference:
                 answer = self._answer(generation, instant)
             except Exception as error:
                 # One bad frame must not end a drive, whatever a library makes of it.
-                log.exception("instant at %d", instant.stamp_ns)
-                text = f"unexpected {type(error).__name__}: {error}"
-                answer = _refused(generation, instant, Reason.BAD_INPUT, text)
+                answer = _refused(generation, instant, Reason.BAD_INPUT, explain(error))
             self._deliver(answer)
 
     def _extraction_ms(self) -> float:
@@ -241,6 +235,18 @@ class Inference:
             1e3 * (time.perf_counter() - decoded),
             self._extraction_ms(),
         )
+
+
+def explain(error: Exception) -> str:
+    """What to tell about an error that nobody expected, and about a GPU that is full."""
+    if isinstance(error, torch.cuda.OutOfMemoryError):
+        torch.cuda.empty_cache()
+        return (
+            "the GPU's memory is full; end other programs, make the images smaller "
+            "(local_features.max_size) or use networks.device cpu"
+        )
+    log.error("an image could not be worked on", exc_info=error)
+    return f"unexpected {type(error).__name__}: {error}"
 
 
 def _refused(generation: int, instant: Instant[Message], reason: Reason, text: str) -> Answer:

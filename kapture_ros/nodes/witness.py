@@ -2,7 +2,8 @@
 
 It knows only what a vehicle would: topics. `FOLDER/estimates.csv` gets a row for each status,
 with the pose of the same stamp (none published: not localized), for `kapture_ros evaluate`;
-`FOLDER/live.json` how late poses came and who is whose parent in TF.
+`FOLDER/live.json` how late poses came and who is whose parent in TF. Times are those of this
+process, from hearing an image to hearing the answer: a bag's clock may be slower.
 
     python -m kapture_ros.nodes.witness FOLDER DEVICE IMAGE_TOPIC
 """
@@ -37,7 +38,8 @@ from kapture_ros.msg import LocalizationStatus
 from kapture_ros.nodes.ending import end_by_signals, keep_awake
 
 PERCENTILES = (50, 95, 99)
-_STAGES = ("decode", "extraction", "retrieval", "matching", "pose", "total")
+UNCONFIRMED = "UNCONFIRMED"  # a fix while the pose is not known: another one has to agree
+_STAGES = ("decode", "extraction", "retrieval", "matching", "pose")
 
 
 class Witness(Node):
@@ -47,7 +49,7 @@ class Witness(Node):
         super().__init__("witness")
         self._arrivals: dict[int, float] = {}  # of images: stamp -> when it was heard
         self._poses: dict[int, tuple[float, Any]] = {}
-        self._status: dict[int, Any] = {}
+        self._status: dict[int, tuple[float, Any]] = {}
         self._parents: dict[str, set[str]] = {}
         self._predictions = 0
         many = QoSProfile(depth=1000)
@@ -69,7 +71,7 @@ class Witness(Node):
         self._poses[header_stamp_ns(message)] = (time.monotonic(), message.pose)
 
     def _hear_status(self, message: Any) -> None:
-        self._status[header_stamp_ns(message)] = message
+        self._status[header_stamp_ns(message)] = (time.monotonic(), message)
 
     def _hear_odometry(self, message: Any) -> None:
         self._predictions += 1
@@ -83,14 +85,25 @@ class Witness(Node):
         """A row for each image that the localizer spoke of, or that it was silent about."""
         rows = []
         for stamp in sorted(self._arrivals.keys() | self._status.keys()):
-            status, heard = self._status.get(stamp), self._poses.get(stamp)
-            row = EstimateRow(stamp, device, heard is not None)
-            if heard is not None:
-                row = EstimateRow(stamp, device, True, **_estimate(heard[1]), **_told(status))
-            elif status is not None:
-                row = EstimateRow(stamp, device, False, **_told(status))
+            told, pose = self._told(stamp), self._poses.get(stamp)
+            if pose is not None:
+                row = EstimateRow(stamp, device, True, **_estimate(pose[1]), **told)
+            else:
+                if told.get("reason") == Reason.ACCEPTED.name:
+                    told["reason"] = UNCONFIRMED
+                row = EstimateRow(stamp, device, False, **told)
             rows.append(row)
         return rows
+
+    def _told(self, stamp_ns: int) -> dict[str, Any]:
+        """What the status of an image says, and how long it took."""
+        if stamp_ns not in self._status:
+            return {}
+        when, status = self._status[stamp_ns]
+        told = _told(status)
+        if stamp_ns in self._arrivals:
+            told["latency_ms"]["total"] = 1e3 * (when - self._arrivals[stamp_ns])
+        return told
 
     def summary(self) -> dict[str, Any]:
         """Latencies in milliseconds, counts, states, and the tree of frames."""
@@ -99,7 +112,7 @@ class Witness(Node):
             for stamp, (when, _) in self._poses.items()
             if stamp in self._arrivals
         ]
-        states = Counter(State(message.state).name.lower() for message in self._status.values())
+        states = Counter(State(message.state).name.lower() for _, message in self._status.values())
         return {
             "images": len(self._arrivals),
             "poses": len(self._poses),
@@ -121,8 +134,6 @@ def _estimate(pose: Any) -> dict[str, Any]:
 
 
 def _told(status: Any) -> dict[str, Any]:
-    if status is None:
-        return {}
     times = {stage: float(getattr(status, f"latency_{stage}")) for stage in _STAGES}
     return {
         "reason": Reason(status.reason).name,

@@ -15,7 +15,7 @@ from kapture_ros.errors import KaptureRosError
 from kapture_ros.localization.query import Reason
 from kapture_ros.localization.sequence_state import State
 from kapture_ros.nodes import diagnosis, publishing
-from kapture_ros.nodes.inference import WatchedExtractor
+from kapture_ros.nodes.inference import WatchedExtractor, explain
 from kapture_ros.nodes.predictor import Prediction
 from kapture_ros.transforms import Transform
 from kapture_ros.transforms.geodesy import Datum
@@ -135,6 +135,13 @@ def test_a_full_gpu_gets_one_image_at_a_time_and_then_an_error_that_helps():
     assert WatchedExtractor(FullGpu(room=1)).extract(images) == [4, 0]
     with pytest.raises(KaptureRosError, match="memory is full; end other programs"):
         WatchedExtractor(FullGpu(room=0)).extract(images)
+
+
+def test_a_gpu_that_is_full_later_on_is_told_alike_and_other_errors_are_logged(caplog):
+    assert "use networks.device cpu" in explain(torch.cuda.OutOfMemoryError("CUDA out of memory"))
+    assert caplog.text == ""
+    assert explain(ValueError("odd")) == "unexpected ValueError: odd"
+    assert "ValueError: odd" in caplog.text
 
 
 def test_extraction_is_timed_once():
