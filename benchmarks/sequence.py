@@ -498,11 +498,12 @@ def draw_error(axes, result: dict) -> None:
     height = np.full(unknown.sum(), 1.5 * floor)
     axes.plot(seconds[unknown], height, "|", color="tab:red", label="no pose given")
     axes.set_yscale("log")
-    axes.set_ylim(floor, None)
+    known = np.concatenate([error, sigma])
+    axes.set_ylim(floor, max(1.0, 20 * np.nanmax(known, initial=floor)))  # room for the legend
     axes.set_xlabel("seconds")
     axes.set_ylabel("position error [m]")
     axes.set_title(result["name"], fontsize="medium")
-    axes.legend(loc="upper left", fontsize="small")
+    axes.legend(loc="upper center", ncols=4, fontsize="small", frameon=False)
 
 
 def main() -> None:

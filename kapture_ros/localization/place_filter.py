@@ -93,16 +93,23 @@ class PlaceFilter:
         rows = self._tree.query_ball_point(position, self.options.radius)
         return float(self.probability[rows].sum())
 
-    def share(self, candidates: Sequence[Candidate], position: Array) -> float:
-        """How much of what one instant retrieved lies about a position (3,).
+    def rival(self, candidates: Sequence[Candidate], position: Array) -> float:
+        """How much of what one instant retrieved shows another place, over what shows this one.
 
-        Within twice the radius: images from farther along the street show the place, too.
+        A place reaches twice the radius: images from farther along the street show it, too.
+
+        Args:
+            position: (3,) in the map.
         """
         scores = np.array([candidate.score for candidate in candidates])
         weight = np.exp((scores - scores.max()) / self.options.temperature)
-        rows = [candidate.image for candidate in candidates]
-        away = np.linalg.norm(self._centers[rows] - position, axis=1)
-        return float(weight[away <= 2 * self.options.radius].sum() / weight.sum())
+        centers = self._centers[[candidate.image for candidate in candidates]]
+        reach = 2 * self.options.radius
+        here = np.linalg.norm(centers - position, axis=1) <= reach
+        others, of_others = centers[~here], weight[~here]
+        apart = np.linalg.norm(others[:, None] - others, axis=2)
+        rival = float(((apart <= reach) @ of_others).max(initial=0.0))
+        return rival / max(float(weight[here].sum()), 1e-9)
 
     def believed(self) -> Rows | None:
         """Map images of the place that is believed; None: none is."""

@@ -47,6 +47,7 @@ PLACE_IMAGES = 5  # map images of a believed place that are matched
 AGREEMENT = (0.5, 0.1, np.deg2rad(5.0))  # metres, metres per metre, radians
 ELSEWHERE = 5.0  # metres from the pose: no fix of the same place is
 FORGOTTEN = 6.0  # times the uncertainty at which the pose is not given: then it is not sought
+RIVAL = 1 / 3  # of what was retrieved about a pose: another place with more makes it doubtful
 REMEMBERED = 256  # stamps, to know repeated instants
 
 
@@ -374,8 +375,7 @@ class SequenceLocalizer:
         if estimate.map_from_base is None or not estimate.candidates:
             return False
         position = estimate.map_from_base.translation
-        place = self.places.share(estimate.candidates, position)
-        if place < self.options.place.belief:
+        if self.places.rival(estimate.candidates, position) > RIVAL:
             return False
         return beyond_doubt(estimate.scores, self.localizer.options.acceptance)
 

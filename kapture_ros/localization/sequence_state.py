@@ -32,10 +32,10 @@ class State(enum.IntEnum):
     """What is known about the pose; the values of msg/LocalizationStatus.msg.
 
     UNINITIALIZED, LOST -> INITIALIZING: a fix or a believed place.
-    Any of these -> TRACKING: a fix with twice the evidence that an image needs, where nearly
-    all retrieved images lie; or fixes, of single instants or windows of keyframes, that agree
-    along odometry where retrieval believes their place; or one near a hint. (COASTING while
-    nothing is known of the motion: before the second fix, without odometry.)
+    Any of these -> TRACKING: a fix with twice the evidence that an image needs, and no rival
+    among the places that were retrieved; or fixes, of single instants or windows of keyframes,
+    that agree along odometry where retrieval believes their place; or one near a hint.
+    (COASTING while nothing is known of the motion: before the second fix, without odometry.)
     TRACKING -> COASTING: no fix for `coast_after`, an image that shows nothing of what the
     pose predicts, or a fix that contradicts it.
     COASTING -> TRACKING: a fix passes the gate.
