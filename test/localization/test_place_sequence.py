@@ -87,6 +87,20 @@ def test_one_instant_tells_only_so_much(world):
     assert places.near(world.map.image_centers[20]) > 0.5 * before
 
 
+def test_what_lies_along_the_street_is_no_rival_and_a_look_alike_is(world):
+    places = PlaceFilter(world.map)
+    centers = world.map.image_centers
+    twin = int(np.flatnonzero(centers[:, 1] > 500)[10])
+    same = int(np.argmin(np.linalg.norm(centers - centers[twin] + [0, 900, 0], axis=1)))
+    near = [Candidate(same + n, 0.9 - 0.005 * abs(n)) for n in range(-6, 7)]
+    elsewhere = [Candidate(5 * n, 0.8) for n in range(4)]
+    assert places.rival(near, centers[same]) == 0.0
+    assert places.rival([*near, *elsewhere], centers[same]) < 0.1
+    alike = [Candidate(twin + n, 0.88 - 0.005 * abs(n)) for n in range(-6, 7)]
+    assert 0.5 < places.rival([*near, *alike], centers[same]) < 1.0
+    assert places.rival(near, centers[5]) > 10.0
+
+
 def test_nothing_retrieved_changes_nothing(world):
     places = PlaceFilter(world.map)
     before = places.probability.copy()
