@@ -42,7 +42,7 @@ class Workspace:
         size = int(np.prod(shape))
         buffer = self._buffers.get(name)
         if buffer is None or buffer.size < size:
-            # NumPy asks the system for huge pages, PyTorch does not: a fifth of the time.
+            # By NumPy, which asks the system for huge pages; PyTorch does not.
             buffer = self._buffers[name] = np.zeros(size, np.float32)
         return buffer[:size].reshape(shape)
 

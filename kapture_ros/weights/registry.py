@@ -10,6 +10,7 @@ import dataclasses
 import difflib
 import hashlib
 import http.client
+import re
 import shutil
 import tempfile
 import urllib.error
@@ -202,12 +203,16 @@ def install(source: str, name: str | None = None, sha256: str | None = None) -> 
         if not listed.source:
             raise InputError(f"'{source}' has no address to download from; give a file")
         source, name = listed.source, listed.name
-    file = Path(urlsplit(source).path if _is_address(source) else source)
+    file = Path(_address(source) or source)
     if file.suffix not in SUFFIXES:
-        raise InputError(f"{source}: expected a file that ends with {' or '.join(SUFFIXES)}")
+        near = difflib.get_close_matches(source, [known.name for known in KNOWN], n=1)
+        hint = f"; did you mean '{near[0]}'?" if near else ""
+        raise InputError(f"{source}: expected a file that ends with {' or '.join(SUFFIXES)}{hint}")
     name = name or file.stem
-    if Path(name).name != name:
+    if not re.fullmatch(r"\w[\w.+-]*", name):
         raise InputError(f"'{name}' cannot be the name of a network")
+    if sha256 and not re.fullmatch(r"[0-9a-fA-F]{64}", sha256):
+        raise InputError(f"'{sha256}' is no SHA-256: 64 hexadecimal digits")
     known = Known(name, "", "", sha256.lower()) if sha256 else find(name)
     if known.bundled or (BUNDLED_WEIGHTS / f"{name}.safetensors").exists():
         raise InputError(f"'{name}' is bundled and needs no installation")
@@ -258,14 +263,23 @@ def hash_of(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _is_address(source: str) -> bool:
-    return urlsplit(source).scheme in ("http", "https", "file")
+def _address(source: str) -> str:
+    """The path in an address, or nothing if it is none.
+
+    Raises:
+        InputError: if it is a malformed one.
+    """
+    try:
+        parts = urlsplit(source)
+    except ValueError as error:
+        raise InputError(f"{source} is not an address: {error}") from error
+    return parts.path if parts.scheme in ("http", "https", "file") else ""
 
 
 def _fetch(source: str, target: Path) -> None:
     """Copy or download the source."""
     try:
-        if _is_address(source):
+        if _address(source):
             request = urllib.request.Request(source, headers={"User-Agent": "kapture_ros"})
             with (
                 urllib.request.urlopen(request, timeout=DOWNLOAD_TIMEOUT) as response,
@@ -276,7 +290,7 @@ def _fetch(source: str, target: Path) -> None:
             shutil.copyfile(source, target)
     except urllib.error.URLError as error:
         raise InputError(f"cannot download {source}: {error.reason}") from error
-    except http.client.HTTPException as error:
+    except (http.client.HTTPException, ValueError) as error:
         raise InputError(f"cannot download {source}: {error}") from error
     except OSError as error:
         raise InputError(f"cannot read {source}: {error.strerror or error}") from error

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -96,9 +99,60 @@ def test_a_failed_installation_leaves_the_installed_network_alone(network: Path)
     assert list(installed.parent.iterdir()) == [installed]
 
 
-def test_a_name_cannot_lead_out_of_the_folder(network: Path) -> None:
+@pytest.mark.parametrize(
+    "name", ["../mine", "..", ".mine", "/etc/mine", "a/b", "a\\b", "a\nb", "*"]
+)
+def test_a_name_cannot_lead_out_of_the_folder(network: Path, name: str) -> None:
     with pytest.raises(InputError, match="cannot be the name"):
-        install(str(network), name="../mine", sha256=sha256(network))
+        install(str(network), name=name, sha256=sha256(network))
+
+
+def test_what_is_no_hash_is_refused(network: Path) -> None:
+    with pytest.raises(InputError, match="'9ae9…' is no SHA-256"):
+        install(str(network), sha256="9ae9…")
+
+
+class Server(BaseHTTPRequestHandler):
+    """Gives a file whole, cut off, or not at all."""
+
+    content = b""
+
+    def do_GET(self) -> None:
+        if "missing" in self.path:
+            self.send_error(404)
+            return
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(self.content)))
+        self.end_headers()
+        self.wfile.write(self.content[:100] if "cut" in self.path else self.content)
+
+    def log_message(self, *_args: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def server(network: Path) -> Iterator[str]:
+    handler = type("Handler", (Server,), {"content": network.read_bytes()})
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
+        threading.Thread(target=running.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{running.server_port}"
+        running.shutdown()
+
+
+def test_a_download_is_installed_only_if_all_of_it_came(
+    server: str, network: Path, user_folder: Path
+) -> None:
+    expected = sha256(network)
+    for path, complaint in (
+        ("missing/mine.safetensors", "cannot download .*: Not Found"),
+        ("cut/mine.safetensors", "is not mine: its SHA-256 is .* the download is damaged"),
+    ):
+        with pytest.raises(InputError, match=complaint):
+            install(f"{server}/{path}", sha256=expected)
+    assert not list(user_folder.rglob("*.safetensors"))
+    found = install(f"{server}/mine.safetensors?raw=true", sha256=expected)
+    assert found.state is State.VERIFIED
+    assert find_weights("mine") == found.path
 
 
 def test_another_hash_is_refused_and_nothing_is_installed(network: Path, user_folder: Path) -> None:
@@ -129,7 +183,11 @@ def test_a_file_that_is_no_network_is_refused_by_its_own_name(tmp_path: Path) ->
     [
         ("/nowhere/net.pt", "cannot read /nowhere/net.pt"),
         ("file:///nowhere/net.pt", "cannot download file:///nowhere/net.pt"),
+        ("http://127.0.0.1:9/net.pt", "cannot download http://127.0.0.1:9/net.pt"),
+        ("http://[bad/net.pt", "is not an address"),
+        ("http://127.0.0.1:many/net.pt", "cannot download"),
         ("readme.txt", "expected a file that ends with"),
+        ("r2d2_WAF_N61", "did you mean 'r2d2_WAF_N16'"),
         ("Resnet101-AP-GeM-LM18", "has no address"),
     ],
 )
