@@ -115,11 +115,10 @@ def room_bag(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def ros2(environment: dict[str, str], *words: str) -> str:
     """What a `ros2` command says; it is asked again until discovery has found the node."""
+    command = ["ros2", *words, "--no-daemon"]  # which would outlive the test
     end = time.monotonic() + 120
     while True:
-        done = subprocess.run(
-            ["ros2", *words], env=environment, capture_output=True, text=True, timeout=90
-        )
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=90)
         if done.returncode == 0:
             return done.stdout.strip()
         assert time.monotonic() < end, done.stderr
@@ -141,10 +140,9 @@ def values(environment: dict[str, str], node: str, *names: str) -> list[str]:
 @contextmanager
 def echoed(environment: dict[str, str], topic: str, kind: str, out: Path) -> Iterator[Path]:
     """The next message of a topic that is not there yet."""
+    command = ["ros2", "topic", "echo", "--once", topic, kind, "--no-daemon"]
     with out.open("wb") as file:
-        process = subprocess.Popen(
-            ["ros2", "topic", "echo", "--once", topic, kind], env=environment, stdout=file
-        )
+        process = subprocess.Popen(command, env=environment, stdout=file)
     try:
         yield out
         process.wait(timeout=120)
