@@ -6,7 +6,14 @@ import os
 import random
 from pathlib import Path
 
+import hypothesis
 import pytest
+
+# A loaded machine takes longer now and then: that is no fault of what is tested.
+hypothesis.settings.register_profile(
+    "patient", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("patient")
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 

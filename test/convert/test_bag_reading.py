@@ -257,7 +257,7 @@ def test_a_single_file_packed_with_zstd_is_read(tmp_path: Path) -> None:
     assert read(packed) == (ALL, [])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data=st.data())
 def test_no_damage_breaks_the_reader(data: st.DataObject, tmp_path_factory) -> None:
     """Random bytes at random places: never an exception, never a message twice."""

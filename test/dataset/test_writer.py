@@ -92,7 +92,7 @@ def test_kapture_itself_sees_every_record(tmp_path: Path) -> None:
     assert {len(records) for records in (kapture.records_depth, kapture.records_lidar)} == {2}
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.integers(-(2**62), 2**62),
     st.lists(

@@ -48,7 +48,7 @@ maps = st.integers(0, 10_000).map(
 )
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(
     values=maps,
     reliability=st.floats(0, 1),
@@ -71,7 +71,7 @@ def test_a_keypoint_is_no_worse_than_its_neighbours_and_the_thresholds(
         assert scores[b, y, x] == wanted
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     places=st.sets(
         st.tuples(st.integers(0, 19), st.integers(0, 14)).map(lambda p: (2 * p[0], 2 * p[1])),

@@ -34,7 +34,7 @@ def error(weight: torch.Tensor, size: tuple[int, int], dilation: int, *, relu: b
     return (difference / wanted.abs().max().clamp_min(1e-3)).item()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     kernel=st.sampled_from([2, 3]),
     dilation=st.sampled_from([1, 2, 4, 8, 16]),

@@ -38,7 +38,7 @@ def random_image(encoding: str, size: tuple[int, int], padding: int, big_endian:
     )  # fmt: skip
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     encoding=st.sampled_from(CAMERA_ENCODINGS),
     size=st.tuples(st.integers(2, 20), st.integers(2, 20)),
