@@ -107,6 +107,8 @@ def test_half_a_minute_without_images_ends_in_tracking_again(world, localizer):
     assert {pose.state for pose in published} <= {State.COASTING, State.LOST}
     known = [p for p in published if p.map_from_base is not None]
     assert known
+    assert max(result.error(pose)[0] for pose in known) < 5.0, "worse ones are not given"
+    assert published[-1].state is State.LOST
     for pose in known[::50]:
         sigma = np.sqrt(np.linalg.eigvalsh(pose.covariance[:3, :3])[-1])
         assert result.error(pose)[0] < 4 * sigma
@@ -220,6 +222,7 @@ def test_gnss_that_excludes_the_pose_raises_the_alarm_and_moves_nothing(world, l
 def test_odometry_worse_than_declared_is_noticed_and_the_covariance_inflated(world, localizer):
     noisy = MotionOptions(odometry_position_noise=0.08, odometry_rotation_noise=0.008)
     result, _ = drive_through(world, localizer, Trip(start=215, end=275), noise=noisy)
+    assert State.LOST not in {pose.state for pose in result.answers}, "it drifted: no other place"
     last = result.answers[-1]
     assert not last.consistent
     assert last.inflation > 1.2
