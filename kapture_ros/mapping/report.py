@@ -8,6 +8,7 @@ import numpy as np
 
 from kapture_ros.errors import OutputError
 from kapture_ros.mapping.visual_map import VisualMap
+from kapture_ros.transforms.se3 import Array
 
 SHOWN_POINTS = 50_000
 
@@ -66,9 +67,11 @@ def plot_map(map_dir: Path, path: Path) -> None:
     import matplotlib.pyplot as plt
 
     loaded = VisualMap.load(map_dir)
-    figure, axes = plt.subplots(figsize=(9, 9), layout="constrained")
     every = max(1, len(loaded.points) // SHOWN_POINTS)
     xyz = loaded.points.xyz[::every]
+    low, high = _shown(loaded.image_centers[:, :2], xyz[:, :2])
+    height = 8.0 * (high[1] - low[1]) / (high[0] - low[0])
+    figure, axes = plt.subplots(figsize=(10, np.clip(height, 4, 12)), layout="constrained")
     axes.scatter(xyz[:, 0], xyz[:, 1], s=0.5, c="0.6", label="points", rasterized=True)
     if len(loaded.gnss.stamps):
         fixes = loaded.gnss.positions
@@ -79,11 +82,9 @@ def plot_map(map_dir: Path, path: Path) -> None:
         centers[:, 0], centers[:, 1], s=10, c=observed, cmap="viridis", label="cameras"
     )
     figure.colorbar(drawn, ax=axes, label="points observed", shrink=0.7)
-    low, high = np.percentile(np.vstack([centers[:, :2], xyz[:, :2]]), [1, 99], axis=0)
-    margin = 0.05 * (high - low).max() + 1.0
     axes.set(
-        xlim=(low[0] - margin, high[0] + margin),
-        ylim=(low[1] - margin, high[1] + margin),
+        xlim=(low[0], high[0]),
+        ylim=(low[1], high[1]),
         aspect="equal",
         xlabel="x [m]",
         ylabel="y [m]",
@@ -97,3 +98,12 @@ def plot_map(map_dir: Path, path: Path) -> None:
         raise OutputError(f"cannot write {path}: {error}") from error
     finally:
         plt.close(figure)
+
+
+def _shown(centers: Array, points: Array) -> tuple[Array, Array]:
+    """Corners (2,) of a view that holds all cameras and most points: some are far away."""
+    near = np.percentile(points, [10, 90], axis=0) if len(points) else centers
+    known = np.vstack([centers, near])
+    low, high = known.min(axis=0), known.max(axis=0)
+    margin = 0.05 * (high - low).max() + 1.0
+    return low - margin, high + margin
