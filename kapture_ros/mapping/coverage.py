@@ -22,6 +22,7 @@ from kapture_ros.mapping.gnss import map_from_rig
 from kapture_ros.mapping.index import build_index
 from kapture_ros.mapping.options import CoverageOptions
 from kapture_ros.mapping.relocate import query_of
+from kapture_ros.mapping.report import View, level_axes
 from kapture_ros.mapping.subset import OpenMap, open_map, write_subset
 from kapture_ros.mapping.visual_map import VisualMap
 
@@ -185,10 +186,13 @@ def _plot(path: Path, map_dir: Path, found: Sequence[HeldOut]) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    centers = VisualMap.load(map_dir).image_centers
-    figure, axes = plt.subplots(figsize=(9, 8), layout="constrained")
+    loaded = VisualMap.load(map_dir)
+    level = level_axes(loaded)
+    centers = loaded.image_centers[:, level]
+    places = np.array([one.position for one in found])[:, level]
+    view = View.of(centers, places)
+    figure, axes = plt.subplots(figsize=view.size, layout="constrained")
     axes.scatter(centers[:, 0], centers[:, 1], s=3, c="0.8", label="map images")
-    places = np.array([one.position for one in found])
     answered = np.array([one.reason == "ACCEPTED" for one in found])
     errors = np.array([one.metres for one in found])
     drawn = axes.scatter(
@@ -199,7 +203,12 @@ def _plot(path: Path, map_dir: Path, found: Sequence[HeldOut]) -> None:
         places[~answered, 0], places[~answered, 1], c="black", marker="x", s=40, label="refused"
     )
     figure.colorbar(drawn, ax=axes, label="error [m], 1 m and more in red", shrink=0.7)
-    axes.set(aspect="equal", xlabel="x [m]", ylabel="y [m]", title=f"Coverage of {map_dir.name}")
+    axes.set(
+        **view.settings,
+        xlabel=f"{'xyz'[level[0]]} [m]",
+        ylabel=f"{'xyz'[level[1]]} [m]",
+        title=f"Coverage of {map_dir.name}",
+    )
     axes.legend()
     figure.savefig(path, dpi=120)
     plt.close(figure)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from kapture_ros.errors import OutputError
 from kapture_ros.mapping.visual_map import VisualMap
-from kapture_ros.transforms.se3 import Array
+from kapture_ros.transforms.se3 import Array, rotations
 
 SHOWN_POINTS = 50_000
 
@@ -68,26 +70,24 @@ def plot_map(map_dir: Path, path: Path) -> None:
 
     loaded = VisualMap.load(map_dir)
     every = max(1, len(loaded.points) // SHOWN_POINTS)
-    xyz = loaded.points.xyz[::every]
-    low, high = _shown(loaded.image_centers[:, :2], xyz[:, :2])
-    height = 8.0 * (high[1] - low[1]) / (high[0] - low[0])
-    figure, axes = plt.subplots(figsize=(10, np.clip(height, 4, 12)), layout="constrained")
-    axes.scatter(xyz[:, 0], xyz[:, 1], s=0.5, c="0.6", label="points", rasterized=True)
+    level = level_axes(loaded)
+    xy = loaded.points.xyz[::every][:, level]
+    centers = loaded.image_centers[:, level]
+    view = View.of(centers, xy)
+    figure, axes = plt.subplots(figsize=view.size, layout="constrained")
+    axes.scatter(xy[:, 0], xy[:, 1], s=0.5, c="0.6", label="points", rasterized=True)
     if len(loaded.gnss.stamps):
-        fixes = loaded.gnss.positions
+        fixes = loaded.gnss.positions[:, level]
         axes.scatter(fixes[:, 0], fixes[:, 1], s=8, c="tab:green", marker="x", label="GNSS")
-    centers = loaded.image_centers
     observed = np.diff(loaded.observation_offsets)
     drawn = axes.scatter(
         centers[:, 0], centers[:, 1], s=10, c=observed, cmap="viridis", label="cameras"
     )
     figure.colorbar(drawn, ax=axes, label="points observed", shrink=0.7)
     axes.set(
-        xlim=(low[0], high[0]),
-        ylim=(low[1], high[1]),
-        aspect="equal",
-        xlabel="x [m]",
-        ylabel="y [m]",
+        **view.settings,
+        xlabel=f"{'xyz'[level[0]]} [m]",
+        ylabel=f"{'xyz'[level[1]]} [m]",
         title=f"{map_dir.name}: {len(loaded)} images, {len(loaded.points)} points",
     )
     axes.legend(loc="upper right")
@@ -100,10 +100,38 @@ def plot_map(map_dir: Path, path: Path) -> None:
         plt.close(figure)
 
 
-def _shown(centers: Array, points: Array) -> tuple[Array, Array]:
-    """Corners (2,) of a view that holds all cameras and most points: some are far away."""
-    near = np.percentile(points, [10, 90], axis=0) if len(points) else centers
-    known = np.vstack([centers, near])
-    low, high = known.min(axis=0), known.max(axis=0)
-    margin = 0.05 * (high - low).max() + 1.0
-    return low - margin, high + margin
+def level_axes(loaded: VisualMap) -> list[int]:
+    """The two axes of a view from above: x and y, unless the cameras say that up is not z."""
+    poses = loaded.image_poses
+    up = rotations(poses[:, :4]).inv().apply([0.0, -1.0, 0.0]).mean(axis=0)
+    upward = int(np.argmax(np.abs(up))) if np.linalg.norm(up) > 0.5 else 2
+    return [axis for axis in range(3) if axis != upward]
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """The part of a plane that is drawn: its corners (2,), in metres."""
+
+    low: Array
+    high: Array
+
+    @classmethod
+    def of(cls, centers: Array, points: Array) -> View:
+        """All cameras (N, 2) and most points (M, 2): some are far away."""
+        near = np.percentile(points, [10, 90], axis=0) if len(points) else centers
+        known = np.vstack([centers, near])
+        low, high = known.min(axis=0), known.max(axis=0)
+        margin = 0.05 * (high - low).max() + 1.0
+        return cls(low - margin, high + margin)
+
+    @property
+    def size(self) -> tuple[float, float]:
+        """Of a figure that it fills, in inches."""
+        width, height = self.high - self.low
+        return 10.0, float(np.clip(8.0 * height / width, 3.0, 12.0))
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """For the axes it is drawn in."""
+        (left, bottom), (right, top) = self.low, self.high
+        return {"xlim": (left, right), "ylim": (bottom, top), "aspect": "equal"}

@@ -22,6 +22,7 @@ from kapture_ros.mapping.images import read_images
 from kapture_ros.mapping.manifest import read_manifest
 from kapture_ros.mapping.options import CoverageOptions, MapSettings, PruneOptions
 from kapture_ros.mapping.prune import prune_map
+from kapture_ros.mapping.report import View, level_axes
 from kapture_ros.mapping.structure import read_structure
 from kapture_ros.mapping.visual_map import VisualMap
 
@@ -107,6 +108,23 @@ def test_coverage_tells_how_images_held_out_are_localized(street, tmp_path: Path
     assert (tmp_path / "report/coverage.png").read_bytes().startswith(b"\x89PNG")
     with pytest.raises(OutputError, match="exists already"):
         write_coverage(street.path, tmp_path / "report", CoverageOptions(), False)
+
+
+def test_maps_are_drawn_from_above_whichever_axis_is_up(street):
+    loaded = VisualMap.load(street.path)
+    assert level_axes(loaded) == [0, 1]
+    loaded.image_poses = np.tile([1.0, 0, 0, 0, 0, 0, 0], (len(loaded), 1))  # y down, as KITTI's
+    assert level_axes(loaded) == [0, 2]
+
+
+def test_far_points_do_not_make_the_drive_small():
+    centers = np.array([[0.0, 0.0], [100.0, 50.0]])
+    points = np.vstack([np.random.default_rng(0).uniform(-20, 120, (90, 2)), np.full((9, 2), 5e4)])
+    view = View.of(centers, points)
+    assert (view.low > -40).all()
+    assert (view.high < 140).all()
+    assert (view.low < centers.min(axis=0)).all()
+    assert (view.high > centers.max(axis=0)).all()
 
 
 def test_colmap_sees_the_map_half_a_pixel_on(street, tmp_path: Path):
