@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from kapture_ros.errors import InputError, OptionError
-from kapture_ros.features.apgem_network import ApGemNet
+from kapture_ros.features.apgem_network import ApGemNet, BasicBlock, Bottleneck
 from kapture_ros.features.cuda_graphs import Recorded
 from kapture_ros.features.images import MAX_BATCH, batches
 from kapture_ros.features.options import ApGemOptions, RuntimeOptions
@@ -71,6 +71,8 @@ class ApGemExtractor:
         self._dtype = target.dtype
         self.batch_size = 1 if target.device.type == "cpu" else MAX_BATCH
         self._network = fold(loaded.network).to(target.device)
+        if target.device.type == "cuda":
+            _fuse_blocks(self._network)
         # Pooling and what follows stay float32: half precision overflows and costs nothing less.
         self._network.trunk.to(target.dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._whitening = _chosen_whitening(loaded, self.options, target.device)
@@ -174,3 +176,39 @@ def fold(network: ApGemNet) -> ApGemNet:
                 setattr(module, name, fuse_conv_bn_eval(conv, norm))
                 setattr(module, norm_name, nn.Identity())
     return folded
+
+
+class _FusedBlock(nn.Module):
+    """A ResNet block with its norms folded, on a GPU: bias, shortcut and ReLU are part of the
+    convolutions, since memory is what takes long.
+    """
+
+    def __init__(self, block: BasicBlock | Bottleneck) -> None:
+        super().__init__()
+        self.convs = nn.ModuleList([block.conv1, block.conv2])
+        if isinstance(block, Bottleneck):
+            self.convs.append(block.conv3)
+        self.shortcut = block.downsample
+
+    def forward(self, x: Tensor) -> Tensor:
+        """As the block."""
+        out = x
+        *others, last = (
+            (conv.weight, conv.bias, conv.stride, (conv.kernel_size[0] // 2,) * 2)
+            for conv in self.convs
+            if isinstance(conv, nn.Conv2d)
+        )
+        for weight, bias, stride, padding in others:
+            out = torch.cudnn_convolution_relu(out, weight, bias, stride, padding, (1, 1), 1)
+        weight, bias, stride, padding = last
+        return torch.cudnn_convolution_add_relu(
+            out, weight, self.shortcut(x), 1.0, bias, stride, padding, (1, 1), 1
+        )
+
+
+def _fuse_blocks(network: nn.Module) -> None:
+    for name, child in network.named_children():
+        if isinstance(child, BasicBlock | Bottleneck):
+            setattr(network, name, _FusedBlock(child))
+        else:
+            _fuse_blocks(child)

@@ -51,7 +51,8 @@ def batches(
     """Images of one size together.
 
     Yields:
-        The places in the sequence, (B, 3, H, W) uint8 RGB, and (B, H, W) bool, true where
+        The places in the sequence, (B, 3, H, W) uint8 RGB (channels last in memory, as images
+        come: a GPU rearranges them faster), and (B, H, W) bool, true where
         keypoints may be, or None if none of them has a mask.
 
     Raises:
@@ -64,7 +65,9 @@ def batches(
     for shape, found in places.items():
         for first in range(0, len(found), most):
             chosen = found[first : first + most]
-            pixels = torch.stack([_planes(images[index]) for index in chosen])
+            colours = [_colours(images[index]) for index in chosen]
+            stacked = np.stack(colours) if len(colours) > 1 else colours[0][None]
+            pixels = torch.from_numpy(stacked).permute(0, 3, 1, 2)
             allowed = None
             if any(masks[index] is not None for index in chosen):
                 allowed = torch.stack([_allowed(masks[index], shape) for index in chosen])
@@ -84,10 +87,11 @@ def _check(image: NDArray[np.uint8], mask: NDArray[np.uint8] | None) -> None:
         )
 
 
-def _planes(image: NDArray[np.uint8]) -> Tensor:
-    # Copied, since messages come as read-only arrays; in order, since torch knows no mirrored ones.
-    tensor = torch.from_numpy(image.copy(order="C"))
-    return tensor.expand(3, *tensor.shape) if image.ndim == 2 else tensor.permute(2, 0, 1)
+def _colours(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    if image.ndim == 2:
+        return np.repeat(image[..., None], 3, axis=2)
+    # Copied where messages come as read-only arrays or mirrored, which torch does not know.
+    return np.require(image, requirements=["C", "W"])
 
 
 def _allowed(mask: NDArray[np.uint8] | None, shape: tuple[int, ...]) -> Tensor:
