@@ -8,6 +8,7 @@ arrival, each after its file is whole. What kapture has no column for goes to si
 from __future__ import annotations
 
 import copy
+import itertools
 import re
 import threading
 import time
@@ -215,7 +216,7 @@ class DatasetWriter:
         with self._changed:
             self._check_usable()
             stream = self._stream_of(record)
-            self._commit(record, stream, record.stamp_ns in stream.index, None)
+            self._commit(record, stream)
             self._sync_if_due()
         if self._acknowledge:
             self._acknowledge(record)
@@ -272,7 +273,10 @@ class DatasetWriter:
             OutputError: if something could not be written.
         """
         with self._changed:
+            finished = self._queue.finish_group()
             self._queue.wait_until_empty()
+        self._after(finished)
+        with self._changed:
             self._check_usable()
             if self.options.sync_s is not None:
                 self._sync()
@@ -335,29 +339,29 @@ class DatasetWriter:
         self._after(finished)
         return True
 
-    def _finish(self, job: FileJob) -> None:
-        """Write the row of a file that is whole, or note why there is none."""
-        stream = self._streams[job.record.sensor_id]
-        self._failure = self._failure or job.error
+    def _finish(self, jobs: list[FileJob]) -> None:
+        """Write the rows of files that are whole, or note why there are none."""
         if self._failure is None:
+            self._failure = next((job.error for job in jobs if job.error), None)
+            whole = list(itertools.takewhile(lambda job: job.error is None, jobs))
             try:
-                if job.dropped:
-                    self._release(job, stream)
-                    self._drop(job.record, job.dropped)
-                else:
-                    self._commit(job.record, stream, job.duplicate, job.name)
-                    self._statistics.bytes_written += job.written
+                self._commit_files([job for job in whole if not job.dropped])
+                for job in whole:
+                    if job.dropped:
+                        self._release(job)
+                        self._drop(job.record, job.dropped)
                 self._sync_if_due()
-                return
+                jobs = jobs[len(whole) :]
             except OutputError as error:
                 self._failure = error
-        job.error = self._failure
-        self._release(job, stream)
-        self._statistics.sensors[job.record.sensor_id].dropped["could not be written"] += 1
+        for job in jobs:
+            job.error = self._failure
+            self._release(job)
+            self._statistics.sensors[job.record.sensor_id].dropped["could not be written"] += 1
 
-    def _release(self, job: FileJob, stream: _Stream) -> None:
+    def _release(self, job: FileJob) -> None:
         if not job.duplicate:  # the stamp of a duplicate belongs to the first
-            stream.index.release(job.record.stamp_ns)
+            self._streams[job.record.sensor_id].index.release(job.record.stamp_ns)
 
     def _after(self, jobs: list[FileJob]) -> None:
         """Acknowledge, without the lock."""
@@ -366,12 +370,11 @@ class DatasetWriter:
                 if not job.dropped and job.error is None:
                     self._acknowledge(job.record)
 
-    def _commit(self, record: Record, stream: _Stream, duplicate: bool, file: str | None) -> None:
+    def _commit(self, record: Record, stream: _Stream) -> None:
         """Sidecar first, then the rows: a row says that all of its record is there."""
         counts = self._statistics.sensors[record.sensor_id]
-        # The column that names a file: its path below records_data.
-        rows: list[Row] = [(f"{record.sensor_id}/{file}",)] if file else tables.record_rows(record)
-        if duplicate:
+        rows = tables.record_rows(record)
+        if record.stamp_ns in stream.index:
             self._append(stream.extra, sidecar.encode(sidecar.duplicate_content(record, rows)))
             counts.duplicates += 1
             return
@@ -383,6 +386,40 @@ class DatasetWriter:
             place = place if stream.by_sidecar else row_place
         stream.index.commit(record.stamp_ns, *place)
         counts.written += 1
+
+    def _commit_files(self, jobs: list[FileJob]) -> None:
+        """The same for files of one record type; all their lines are appended at once."""
+        additions: dict[Path, list[bytes]] = defaultdict(list)
+        for job in jobs:
+            record, stream = job.record, self._streams[job.record.sensor_id]
+            if job.duplicate:
+                content = sidecar.duplicate_content(record, [_file_row(job)])
+            elif record.extra:
+                content = sidecar.record_content(record)
+            else:
+                continue
+            additions[stream.extra].append(sidecar.encode(content))
+        for path, lines in additions.items():
+            self._append(path, b"".join(lines))
+        firsts = [job for job in jobs if not job.duplicate]
+        if firsts:
+            self._append_file_rows(firsts)
+        for job in jobs:
+            counts = self._statistics.sensors[job.record.sensor_id]
+            counts.duplicates += job.duplicate
+            counts.written += not job.duplicate
+            self._statistics.bytes_written += job.written
+
+    def _append_file_rows(self, jobs: list[FileJob]) -> None:
+        rows = [
+            tables.lines(job.record.stamp_ns, job.record.sensor_id, [_file_row(job)])
+            for job in jobs
+        ]
+        table = TABLES[tables.RECORD_KINDS[type(jobs[0].record)]]
+        end, _ = self._append(table.path, b"".join(rows))
+        for job, row in zip(jobs, rows, strict=True):
+            start, end = end, end + len(row)
+            self._streams[job.record.sensor_id].index.commit(job.record.stamp_ns, start, end)
 
     def _drop(self, record: Record, reason: str) -> None:
         self._statistics.sensors[record.sensor_id].dropped[reason] += 1
@@ -491,6 +528,11 @@ class DatasetWriter:
             self._failure = error
             raise
         self._last_sync = time.monotonic()
+
+
+def _file_row(job: FileJob) -> Row:
+    """The column that names a file: its path below records_data."""
+    return (f"{job.record.sensor_id}/{job.name}",)
 
 
 def _holds_something(path: Path) -> bool:

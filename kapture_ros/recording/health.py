@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import operator
 import threading
 from collections import Counter
 from collections.abc import Mapping
@@ -34,6 +35,7 @@ AnyRecord = TypeVar("AnyRecord", bound=Record)
 KEPT_REASONS = 50
 KEPT_ACCESS_POINTS = 100_000
 OTHER_REASONS = "other reasons"
+BATCH = 256  # messages of a topic that are counted at once
 JUMP_NS = NANOSECONDS  # a stamp this much older than the newest is a jump of the clock
 
 
@@ -93,6 +95,7 @@ class _Topic:
     """What is known of one topic."""
 
     type_name: str
+    arrived: list[tuple[int | None, int]] = field(default_factory=list)  # not yet counted
     received: int = 0
     first_ns: int | None = None  # stamps
     newest_ns: int | None = None
@@ -129,13 +132,9 @@ class HealthMonitor:
         """
         with self._lock:
             seen = self._topic(topic, type_name)
-            seen.received += 1
-            seen.rate.add(receive_ns)
-            if stamp_ns == 0:
-                seen.zero_stamps += 1
-            elif stamp_ns is not None:
-                seen.offset_s.add((receive_ns - stamp_ns) / NANOSECONDS)
-            _order(seen, stamp_ns or receive_ns)
+            seen.arrived.append((stamp_ns, receive_ns))
+            if len(seen.arrived) >= BATCH:
+                _count_arrivals(seen)
 
     def watch(self, topic: str, record: AnyRecord) -> AnyRecord:
         """A record on its way to the writer; write what this returns.
@@ -230,6 +229,7 @@ class HealthMonitor:
             images.blurred += quality.blur >= self.options.blur and not under and not over
 
     def _describe(self, topic: _Topic) -> dict[str, JsonValue]:
+        _count_arrivals(topic)
         median = topic.intervals.median_s
         gaps, worst = topic.intervals.gaps(self.options.gap_factor)
         described: dict[str, JsonValue] = {
@@ -281,18 +281,34 @@ class HealthMonitor:
         return described
 
 
-def _order(topic: _Topic, stamp_ns: int) -> None:
+def _count_arrivals(topic: _Topic) -> None:
+    """Count what arrived since the last time; many at once, each costs a tenth."""
+    arrived, topic.arrived = topic.arrived, []
+    topic.received += len(arrived)
+    topic.rate.extend(receive_ns for _, receive_ns in arrived)
+    topic.zero_stamps += sum(stamp_ns == 0 for stamp_ns, _ in arrived)
+    topic.offset_s.extend((received - stamp) / NANOSECONDS for stamp, received in arrived if stamp)
+    stamps = [stamp_ns or receive_ns for stamp_ns, receive_ns in arrived]
+    if topic.newest_ns is None and stamps:
+        topic.first_ns = topic.newest_ns = stamps.pop(0)
+    if topic.newest_ns is not None:
+        known = [topic.newest_ns, *stamps]
+        if all(map(operator.lt, known, stamps)):
+            topic.intervals.extend(known)
+            topic.newest_ns = known[-1]
+        else:
+            for stamp_ns in stamps:
+                _order(topic, topic.newest_ns, stamp_ns)
+
+
+def _order(topic: _Topic, newest_ns: int, stamp_ns: int) -> None:
     """Compare a stamp with the newest so far."""
-    newest = topic.newest_ns
-    if newest is None:
-        topic.first_ns = topic.newest_ns = stamp_ns
-        return
-    if stamp_ns > newest:
-        topic.intervals.add(newest, stamp_ns)
+    if stamp_ns > newest_ns:
+        topic.intervals.extend((newest_ns, stamp_ns))
         topic.newest_ns = stamp_ns
-    elif stamp_ns == newest:
+    elif stamp_ns == newest_ns:
         topic.repeated += 1
-    elif stamp_ns > newest - JUMP_NS:
+    elif stamp_ns > newest_ns - JUMP_NS:
         topic.out_of_order += 1
     else:
         topic.clock_jumps += 1

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import heapq
+import itertools
 import math
 import random
 from collections import Counter
+from collections.abc import Iterable, Sequence
 
 BINS_PER_OCTAVE = 64
 RESERVOIR_SIZE = 1000
@@ -26,19 +27,24 @@ class Reservoir:
 
     def add(self, value: float) -> None:
         """Take a value; NaN is ignored."""
-        if math.isnan(value):
+        self.extend((value,))
+
+    def extend(self, values: Iterable[float]) -> None:
+        """Take several values."""
+        values = [value for value in values if not math.isnan(value)]
+        if not values:
             return
-        self.count += 1
-        if value < self.smallest:
-            self.smallest = value
-        if value > self.largest:
-            self.largest = value
-        if len(self._sample) < RESERVOIR_SIZE:
-            self._sample.append(value)
-            return
-        place = int(self._random.random() * self.count)
-        if place < RESERVOIR_SIZE:
-            self._sample[place] = value
+        self.smallest = min(self.smallest, *values)
+        self.largest = max(self.largest, *values)
+        room = RESERVOIR_SIZE - len(self._sample)
+        self._sample += values[:room]
+        count = self.count + min(room, len(values))
+        for value in values[room:]:
+            count += 1
+            place = int(self._random.random() * count)
+            if place < RESERVOIR_SIZE:
+                self._sample[place] = value
+        self.count = count
 
     def quantile(self, fraction: float) -> float | None:
         """The value below which that fraction of the stream lies; None before the first."""
@@ -57,16 +63,17 @@ class Intervals:
 
     def __init__(self) -> None:
         self._bins: Counter[int] = Counter()
-        self._worst: list[tuple[int, int]] = []  # (length, start), smallest first
+        self._worst: list[tuple[int, int]] = []  # (length, start), shortest first
 
-    def add(self, start_ns: int, end_ns: int) -> None:
-        """An interval between two stamps, the second later than the first."""
-        length = end_ns - start_ns
-        self._bins[round(BINS_PER_OCTAVE * math.log2(length))] += 1
-        if len(self._worst) < WORST_GAPS:
-            heapq.heappush(self._worst, (length, start_ns))
-        else:
-            heapq.heappushpop(self._worst, (length, start_ns))
+    def extend(self, stamps: Sequence[int]) -> None:
+        """Take the intervals between stamps, each later than the one before."""
+        lengths = [end - start for start, end in itertools.pairwise(stamps)]
+        log2 = math.log2
+        self._bins.update([round(BINS_PER_OCTAVE * log2(length)) for length in lengths])
+        shortest = self._worst[0][0] if len(self._worst) == WORST_GAPS else 0
+        if max(lengths, default=0) > shortest:
+            self._worst += zip(lengths, stamps, strict=False)
+            self._worst = sorted(self._worst)[-WORST_GAPS:]
 
     @property
     def median_s(self) -> float | None:
@@ -87,7 +94,7 @@ class Intervals:
         count = sum(n for place, n in self._bins.items() if _seconds(place) > factor * median)
         worst = [
             (start, length / NANOSECONDS)
-            for length, start in sorted(self._worst, reverse=True)
+            for length, start in reversed(self._worst)
             if length / NANOSECONDS > factor * median
         ]
         return count, worst
@@ -105,18 +112,25 @@ class RateHistory:
         self.bin_s = 1
         self._counts: list[int] = []
 
-    def add(self, time_ns: int) -> None:
-        """A message arrived; times before the first count as the first."""
-        if self.start_ns is None:
-            self.start_ns = time_ns
-        place = max(0, time_ns - self.start_ns) // (self.bin_s * NANOSECONDS)
+    def extend(self, times_ns: Iterable[int]) -> None:
+        """Messages arrived; times before the first count as the first."""
+        for time_ns in times_ns:
+            if self.start_ns is None:
+                self.start_ns = time_ns
+            place = max(0, time_ns - self.start_ns) // (self.bin_s * NANOSECONDS)
+            if place >= len(self._counts):
+                place = self._grown_to(place)
+            self._counts[place] += 1
+
+    def _grown_to(self, place: int) -> int:
+        """Where a bin is after making room for it."""
         while place >= RATE_BINS:
             pairs = zip(self._counts[::2], [*self._counts[1::2], 0], strict=False)
             self._counts = [first + second for first, second in pairs]
             self.bin_s *= 2
             place //= 2
         self._counts.extend([0] * (place + 1 - len(self._counts)))
-        self._counts[place] += 1
+        return place
 
     @property
     def rates(self) -> list[float]:
