@@ -35,6 +35,7 @@ AnyRecord = TypeVar("AnyRecord", bound=Record)
 KEPT_REASONS = 50
 KEPT_ACCESS_POINTS = 100_000
 OTHER_REASONS = "other reasons"
+UNKNOWN_TYPE, IGNORED, NOT_SELECTED = "unknown type", "ignored", "not selected"
 BATCH = 256  # messages of a topic that are counted at once
 JUMP_NS = NANOSECONDS  # a stamp this much older than the newest is a jump of the clock
 
@@ -230,7 +231,6 @@ class HealthMonitor:
 
     def _describe(self, topic: _Topic) -> dict[str, JsonValue]:
         _count_arrivals(topic)
-        median = topic.intervals.median_s
         gaps, worst = topic.intervals.gaps(self.options.gap_factor)
         described: dict[str, JsonValue] = {
             "type": topic.type_name,
@@ -238,7 +238,7 @@ class HealthMonitor:
             "sensors": sorted(topic.sensors),  # type: ignore[dict-item]
             "first_ns": topic.first_ns,
             "last_ns": topic.newest_ns,
-            "rate_hz": _rounded(1 / median if median else None),
+            "rate_hz": _rounded(topic.intervals.rate_hz),
             "gaps": gaps,
             "longest_gaps": [[start, _rounded(length)] for start, length in worst],
             "repeated_stamps": topic.repeated,

@@ -15,12 +15,14 @@ from typing import Any
 from kapture_ros.dataset.reader import Dataset
 from kapture_ros.errors import InputError
 from kapture_ros.files import write_atomically
+from kapture_ros.recording.health import IGNORED, NOT_SELECTED, UNKNOWN_TYPE
 
 JSON_NAME = "report.json"
 TEXT_NAME = "report.txt"
 VERSION = 1
 NANOSECONDS = 1_000_000_000
 MIN_MESSAGES_FOR_GAPS = 10
+TOLD_ELSEWHERE = (UNKNOWN_TYPE, IGNORED, NOT_SELECTED)  # the last two were asked for
 
 Session = Mapping[str, Any]
 
@@ -72,12 +74,13 @@ def problems(session: Session) -> Iterator[str]:
         for reason, count in topic["dropped"].items():
             yield f"{name}: {_number(count, 'message')} lost: {reason}"
         for reason, count in topic["skipped"].items():
-            yield f"{name}: {_number(count, 'message')} skipped: {reason}"
+            if reason not in TOLD_ELSEWHERE:
+                yield f"{name}: {_number(count, 'message')} skipped: {reason}"
         for reason, count in topic["warned"].items():
             yield f"{name}: {reason} ({_number(count, 'time')})"
     for sensor_id, sensor in session["sensors"].items():
         if sensor["camera_model"] == "UNKNOWN_CAMERA":
-            yield f"{sensor_id}: no CameraInfo; the camera has no calibration"
+            yield f"{sensor_id}: the camera has no calibration"
         if sensor["duplicates"] and sensor["kind"] != "message":  # those are in the sidecar anyway
             yield (
                 f"{sensor_id}: {_number(sensor['duplicates'], 'duplicate stamp')}; kapture holds "
@@ -96,6 +99,16 @@ def problems(session: Session) -> Iterator[str]:
             f"writing was too slow {_number(writer['queue_waits'], 'time')}; messages waited "
             f"{writer['queue_waited_s']:.1f} s in all"
         )
+    yield from _unknown_types(topics)
+
+
+def _unknown_types(topics: Mapping[str, Any]) -> Iterator[str]:
+    """One line for all that nobody understands, so that it does not bury the rest."""
+    unknown = {name: topic for name, topic in topics.items() if topic["skipped"].get(UNKNOWN_TYPE)}
+    if unknown:
+        count = sum(topic["skipped"][UNKNOWN_TYPE] for topic in unknown.values())
+        names = ", ".join(f"{name} ({topic['type']})" for name, topic in unknown.items())
+        yield f"{_number(count, 'message')} of unknown types skipped: {names}"
 
 
 def _timing_problems(name: str, topic: Session, options: Session) -> Iterator[str]:
@@ -106,7 +119,8 @@ def _timing_problems(name: str, topic: Session, options: Session) -> Iterator[st
         yield f"{name}: the clock jumped back {_number(topic['clock_jumps_back'], 'time')}"
     if topic["out_of_order"]:
         yield f"{name}: {_number(topic['out_of_order'], 'message')} out of order"
-    if topic["gaps"] and topic["received"] >= MIN_MESSAGES_FOR_GAPS:
+    is_used = topic["received"] > sum(topic["skipped"].values())
+    if is_used and topic["gaps"] and topic["received"] >= MIN_MESSAGES_FOR_GAPS:
         start, length = topic["longest_gaps"][0]
         yield (
             f"{name}: {_number(topic['gaps'], 'gap')} at {topic['rate_hz']:.3g} Hz, the longest "
@@ -164,7 +178,7 @@ def _render_session(session: Session) -> str:
     lines += [f"  - {problem}" for problem in found]
     lines += ["", "Topics:"]
     rows: list[tuple[str, ...]] = [
-        ("", "messages", "rate Hz", "gaps", "offset s", "from", "seconds")
+        ("", "messages", "skipped", "rate Hz", "gaps", "offset s", "from", "seconds")
     ]
     for name, topic in session["topics"].items():
         first, last = topic["first_ns"], topic["last_ns"]
@@ -173,6 +187,7 @@ def _render_session(session: Session) -> str:
             (
                 name,
                 str(topic["received"]),
+                str(sum(topic["skipped"].values())),
                 _shown(topic["rate_hz"]),
                 str(topic["gaps"]),
                 _shown(offset and offset["median"]),

@@ -50,13 +50,12 @@ from kapture_ros.messages.table import (
 )
 from kapture_ros.recording.cameras import CameraBook
 from kapture_ros.recording.config import RecordingConfig
-from kapture_ros.recording.health import HealthMonitor
+from kapture_ros.recording.health import IGNORED, NOT_SELECTED, UNKNOWN_TYPE, HealthMonitor
 from kapture_ros.recording.poses import PoseBook, Request
 from kapture_ros.recording.undistortion import Undistortion
 from kapture_ros.transforms.se3 import Array
 
 REFUSED = "-refused"
-UNKNOWN_TYPE, IGNORED, NOT_SELECTED = "unknown type", "ignored", "not selected"
 POSED_KINDS = ("camera", "depth", "lidar", "wifi", "bluetooth")
 SENSOR_PARAMS = {"gnss": ("EPSG:4326",)}
 HELD_BYTES = 256_000_000  # of images that wait for their pose, with min_distance

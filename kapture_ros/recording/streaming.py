@@ -6,12 +6,14 @@ import itertools
 import math
 import random
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 BINS_PER_OCTAVE = 64
 RESERVOIR_SIZE = 1000
 RATE_BINS = 600
 WORST_GAPS = 5
+BURST_FACTOR = 3.0  # intervals this much longer than the median are gaps …
+MOST_GAPS = 0.05  # … unless they are so many
 NANOSECONDS = 1_000_000_000
 
 
@@ -76,28 +78,54 @@ class Intervals:
             self._worst = sorted(self._worst)[-WORST_GAPS:]
 
     @property
-    def median_s(self) -> float | None:
-        """The usual interval in seconds, to 0.6 %; None before the first."""
-        total = sum(self._bins.values())
-        seen = 0
-        for place in sorted(self._bins):
-            seen += self._bins[place]
-            if 2 * seen >= total:
-                return _seconds(place)
-        return None
+    def usual_s(self) -> float | None:
+        """The usual interval in seconds, to 0.6 %; None before the first.
+
+        The median, unless messages come in bursts: then the one in which half of the time
+        passes, that is from burst to burst.
+        """
+        median = self._quantile(lambda place: 1.0)
+        if median is None or self._longer_than(BURST_FACTOR * median) <= MOST_GAPS * self._count:
+            return median
+        return self._quantile(_seconds)
+
+    @property
+    def rate_hz(self) -> float | None:
+        """Messages per second but for the gaps; None before the first interval."""
+        usual = self.usual_s
+        if usual is None:
+            return None
+        steady = {p: n for p, n in self._bins.items() if _seconds(p) <= BURST_FACTOR * usual}
+        return sum(steady.values()) / sum(n * _seconds(place) for place, n in steady.items())
 
     def gaps(self, factor: float) -> tuple[int, list[tuple[int, float]]]:
-        """How many intervals exceed `factor` medians; the longest: their start and seconds."""
-        median = self.median_s
-        if median is None:
+        """How many intervals exceed `factor` usual ones; the longest: their start and seconds."""
+        usual = self.usual_s
+        if usual is None:
             return 0, []
-        count = sum(n for place, n in self._bins.items() if _seconds(place) > factor * median)
         worst = [
             (start, length / NANOSECONDS)
             for length, start in reversed(self._worst)
-            if length / NANOSECONDS > factor * median
+            if length / NANOSECONDS > factor * usual
         ]
-        return count, worst
+        return self._longer_than(factor * usual), worst
+
+    @property
+    def _count(self) -> int:
+        return sum(self._bins.values())
+
+    def _longer_than(self, seconds: float) -> int:
+        return sum(n for place, n in self._bins.items() if _seconds(place) > seconds)
+
+    def _quantile(self, weight: Callable[[int], float]) -> float | None:
+        """The interval below which half of the weight lies."""
+        total = sum(n * weight(place) for place, n in self._bins.items())
+        seen = 0.0
+        for place in sorted(self._bins):
+            seen += self._bins[place] * weight(place)
+            if 2 * seen >= total:
+                return _seconds(place)
+        return None
 
 
 def _seconds(place: int) -> float:

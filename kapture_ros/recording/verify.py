@@ -45,8 +45,9 @@ from kapture_ros.recording.cameras import camera_info_content
 from kapture_ros.recording.config import RecordingConfig, RecordingOptions, TopicOptions
 from kapture_ros.recording.convert import CONVERSION, WindowOptions
 from kapture_ros.recording.duplicates import duplicate_records
+from kapture_ros.recording.health import IGNORED, NOT_SELECTED, UNKNOWN_TYPE
 from kapture_ros.recording.restore import restore_fields, restore_header
-from kapture_ros.recording.session import IGNORED, NOT_SELECTED, UNKNOWN_TYPE, is_static
+from kapture_ros.recording.session import is_static
 
 SHOWN = 20  # differences described per topic; all are counted
 SENTENCE = "nmea_msgs/Sentence"

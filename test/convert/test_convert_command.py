@@ -72,7 +72,7 @@ def test_the_plan_names_topics_sensors_models_rigs_and_writes_nothing(bag, capsy
 def test_a_conversion_ends_with_a_report(bag, tmp_path, capsys) -> None:
     assert convert(bag, tmp_path / "out") == 0
     report = capsys.readouterr().out
-    assert "/thing: 20 messages skipped: unknown type" in report
+    assert "20 messages of unknown types skipped: /thing (strange_msgs/Thing)" in report
     (session,) = json.loads((tmp_path / "out" / "report.json").read_text())["sessions"]
     assert session["poses"] == {
         "source": "tf", "world_frame": "odom", "datum": None, "poses": 20, "without_pose": {},

@@ -113,6 +113,31 @@ def test_losses_are_told_first_and_by_reason() -> None:
     ]
 
 
+def test_topics_that_nobody_understands_share_one_line_at_the_end() -> None:
+    monitor = monitor_of(0.0, 0.1)
+    monitor.skipped(TOPIC, "not-finite")
+    moments = [0.1 * n for n in range(15)] + [60 + 0.1 * n for n in range(5)]
+    for name in ("/battery", "/leak"):
+        for seconds in moments:  # with a gap that nobody needs to know
+            monitor.message(name, "my_msgs/Level", None, START + round(seconds * SECOND))
+            monitor.skipped(name, "unknown type")
+    *_, first, last = problems(session_of(monitor))
+    assert first == f"{TOPIC}: 1 message skipped: not-finite"
+    assert last == (
+        "40 messages of unknown types skipped: /battery (my_msgs/Level), /leak (my_msgs/Level)"
+    )
+
+
+def test_messages_that_were_not_asked_for_are_no_problem() -> None:
+    monitor = monitor_of(*(0.1 * n for n in range(20)))
+    for _ in range(15):
+        monitor.skipped(TOPIC, "not selected")
+    session = session_of(monitor)
+    assert said(session) == ""
+    (line,) = [line for line in render([{**session, "problems": []}]).splitlines() if TOPIC in line]
+    assert line.split()[:3] == [TOPIC, "20", "15"]
+
+
 def test_reasons_without_end_do_not_fill_the_memory() -> None:
     monitor = HealthMonitor()
     for number in range(1000):
@@ -124,7 +149,7 @@ def test_reasons_without_end_do_not_fill_the_memory() -> None:
 
 def test_a_camera_without_calibration_is_a_problem() -> None:
     camera = Sensor("front", "", "camera", ("UNKNOWN_CAMERA", "64", "48"))
-    assert "front: no CameraInfo" in said(session_of(HealthMonitor(), camera))
+    assert "front: the camera has no calibration" in said(session_of(HealthMonitor(), camera))
 
 
 def test_poses_and_damage_of_a_conversion_are_told_too() -> None:
@@ -264,7 +289,7 @@ def test_info_prints_summary_and_report(tmp_path: Path, capsys: pytest.CaptureFi
     capsys.readouterr()
     assert main(["info", str(tmp_path / "drive")]) == 0
     shown = capsys.readouterr().out
-    for part in ("front", "UNKNOWN_CAMERA", "no CameraInfo", "20"):
+    for part in ("front", "UNKNOWN_CAMERA", "no calibration", "20"):
         assert part in shown
 
 

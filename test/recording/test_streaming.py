@@ -32,7 +32,7 @@ def fed(stamps: list[int]) -> Intervals:
 @given(st.integers(1, 10_000_000_000), st.integers(1, 300))
 def test_the_usual_interval_is_known_to_half_a_percent(interval: int, count: int) -> None:
     intervals = fed([START + number * interval for number in range(count + 1)])
-    assert intervals.median_s == pytest.approx(interval / SECOND, rel=0.006)
+    assert intervals.usual_s == pytest.approx(interval / SECOND, rel=0.006)
     assert intervals.gaps(3.0) == (0, [])
 
 
@@ -47,8 +47,27 @@ def test_gaps_are_counted_against_the_usual_interval_and_the_longest_are_placed(
     assert worst[0][0] == stamps[90]
 
 
+@pytest.mark.parametrize("burst", [2, 3, 12])
+def test_bursts_are_no_gaps(burst: int) -> None:
+    """Joints that come as a message each, at once: ten times a second."""
+    starts = [START + n * SECOND // 10 for n in range(100)]
+    starts[60:] = [start + 2 * SECOND for start in starts[60:]]
+    intervals = fed([start + number * 200_000 for start in starts for number in range(burst)])
+    assert intervals.usual_s == pytest.approx(0.1, rel=0.03)
+    assert intervals.rate_hz == pytest.approx(10 * burst, rel=0.03)
+    count, worst = intervals.gaps(3.0)
+    assert count == 1
+    assert worst[0][1] == pytest.approx(2.1, abs=0.01)
+
+
+def test_a_long_silence_does_not_become_usual() -> None:
+    intervals = fed([START + n * SECOND // 10 + (n >= 40) * 60 * SECOND for n in range(80)])
+    assert intervals.usual_s == pytest.approx(0.1, rel=0.006)
+    assert intervals.gaps(3.0)[0] == 1
+
+
 def test_only_the_worst_gaps_are_kept() -> None:
-    steps = [0.1] * 100 + [float(length) for length in range(1, 21)]
+    steps = [0.1] * 500 + [float(length) for length in range(1, 21)]
     stamps = [START, *(START + round(s * SECOND) for s in np.cumsum(steps))]
     count, worst = fed(stamps).gaps(3.0)
     assert count == 20
@@ -56,7 +75,8 @@ def test_only_the_worst_gaps_are_kept() -> None:
 
 
 def test_without_two_stamps_nothing_is_said() -> None:
-    assert Intervals().median_s is None
+    assert Intervals().usual_s is None
+    assert Intervals().rate_hz is None
     assert Intervals().gaps(3.0) == (0, [])
 
 
