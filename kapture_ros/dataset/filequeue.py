@@ -3,8 +3,7 @@
 Encoding takes longer than messages take to arrive, so it happens off the caller's thread;
 the queue is bounded in number and memory, and what waiting it causes is counted. A file
 that needs no encoding is written at once by a caller that would wait anyway: handing it over
-costs several times what writing it does. Such files are finished in groups, since a row each
-costs half as much as the file.
+costs several times what writing it does.
 """
 
 from __future__ import annotations
@@ -24,7 +23,6 @@ from kapture_ros.options import option
 
 FileRecord = ImageRecord | DepthRecord | LidarRecord
 MEGABYTE = 1_000_000
-GROUP_FILES, GROUP_BYTES = 32, 8 * MEGABYTE  # written by the caller, finished together
 
 
 @dataclass(frozen=True)
@@ -74,18 +72,18 @@ class FileQueue:
     """Writes files on threads.
 
     Args:
-        changed: the owner's lock; held by the callers of `make_room`, `put` and
-            `finish_group`, and while `finish` runs.
-        finish: called with jobs that are done, all of one record type, in order.
-        after: called without the lock with the jobs that were just finished.
+        changed: the owner's lock; held by the callers of `make_room` and `put`, and while
+            `finish` runs.
+        finish: called with each job when it is done, in order among jobs of one record type.
+        after: called without the lock when a thread has finished jobs.
     """
 
     def __init__(
         self,
         options: WriterOptions,
         changed: threading.Condition,
-        finish: Callable[[list[FileJob]], None],
-        after: Callable[[list[FileJob]], None],
+        finish: Callable[[FileJob], None],
+        after: Callable[[], None],
     ) -> None:
         self.counts = QueueCounts()
         self.length = 0  # of what is to be written or inspected
@@ -94,9 +92,7 @@ class FileQueue:
         self._changed = changed
         self._finish = finish
         self._after = after
-        # Those of one type are all with the threads, or all a group that is done.
         self._jobs: dict[type[FileRecord], deque[FileJob]] = defaultdict(deque)
-        self._group_bytes = 0
         self._pool = ThreadPoolExecutor(options.workers, "dataset-writer")
 
     def make_room(self, nbytes: int) -> bool:
@@ -116,37 +112,21 @@ class FileQueue:
         small = self._bytes + nbytes <= self._options.queue_megabytes * MEGABYTE
         return (few and small) or self.length == 0
 
-    def put(self, job: FileJob) -> list[FileJob]:
-        """Take a job that there is room for; returns those that are finished already."""
+    def put(self, job: FileJob) -> None:
+        """Take a job that there is room for; it may be finished already on return."""
         jobs = self._jobs[type(job.record)]
+        jobs.append(job)
         payload = job.record.payload
         self.length += 1
         self._bytes += payload.nbytes
         self.counts.longest = max(self.counts.longest, self.length)
-        no_other = not jobs or jobs[0].done
-        if payload.ready and no_other and self._options.when_full == "wait":
-            return self._put_in_group(jobs, job)
-        finished = self.finish_group()
-        jobs.append(job)
-        self._pool.submit(self._work, job)
-        return finished
-
-    def _put_in_group(self, jobs: deque[FileJob], job: FileJob) -> list[FileJob]:
+        if not payload.ready or self._options.when_full == "drop" or len(jobs) > 1:
+            self._pool.submit(self._work, job)
+            return
         self._write(job)
-        job.done = True
-        jobs.append(job)
+        self._finish_in_order(jobs)
         if job.shown is not None:
             self._pool.submit(self._inspect, job)
-        else:
-            self._leave(job)
-        self._group_bytes += job.record.payload.nbytes
-        full = len(jobs) >= GROUP_FILES or self._group_bytes >= GROUP_BYTES
-        return self.finish_group() if full or job.error else []
-
-    def finish_group(self) -> list[FileJob]:
-        """Finish what was written but waits for others; returns those jobs."""
-        self._group_bytes = 0
-        return [job for jobs in self._jobs.values() for job in self._finish_in_order(jobs)]
 
     def wait_until_empty(self) -> None:
         """Wait until every job is finished and inspected; the lock is held by the caller."""
@@ -159,13 +139,9 @@ class FileQueue:
     def _work(self, job: FileJob) -> None:
         self._write(job)
         with self._changed:
-            job.done = True
-            finished = self._finish_in_order(self._jobs[type(job.record)])
-            for other in finished:
-                if other.shown is None:
-                    self._leave(other)
+            self._finish_in_order(self._jobs[type(job.record)])
             self._changed.notify_all()
-        self._after(finished)
+        self._after()
         if job.shown is not None:
             self._inspect(job)
 
@@ -182,6 +158,7 @@ class FileQueue:
         # The encoder is the caller's: whatever it raises must not stop the other records.
         except Exception as error:
             job.dropped = f"could not be encoded: {error}"
+        job.done = True
 
     def _inspect(self, job: FileJob) -> None:
         inspect = job.record.payload.inspect
@@ -198,10 +175,9 @@ class FileQueue:
         self.length -= 1
         self._bytes -= job.record.payload.nbytes
 
-    def _finish_in_order(self, jobs: deque[FileJob]) -> list[FileJob]:
-        finished = []
+    def _finish_in_order(self, jobs: deque[FileJob]) -> None:
         while jobs and jobs[0].done:
-            finished.append(jobs.popleft())
-        if finished:
-            self._finish(finished)
-        return finished
+            job = jobs.popleft()
+            self._finish(job)
+            if job.shown is None:
+                self._leave(job)

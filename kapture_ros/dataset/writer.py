@@ -8,7 +8,6 @@ arrival, each after its file is whole. What kapture has no column for goes to si
 from __future__ import annotations
 
 import copy
-import itertools
 import re
 import threading
 import time
@@ -46,7 +45,8 @@ from kapture_ros.files import write_atomically
 
 __all__ = ["DatasetWriter", "SensorCounts", "WriterOptions", "WriterStatistics"]
 
-QUEUE_FULL = "the write queue was full"
+QUEUE_FULL, NOT_WRITTEN = "the write queue was full", "could not be written"
+GROUP = 32  # whole files whose lines are appended together: two writes, not two for each
 FILE_RECORDS = (ImageRecord, DepthRecord, LidarRecord)
 SUFFIX = re.compile(r"(\.[A-Za-z0-9]+)+")
 
@@ -85,6 +85,19 @@ class _Stream:
     copies: int = 0  # files of duplicates
 
 
+@dataclass(frozen=True, slots=True)
+class _Whole:
+    """A file that is whole, and the lines that will say so. Its bytes are not kept."""
+
+    stream: _Stream
+    stamp_ns: int
+    duplicate: bool
+    size: int
+    addition: bytes  # to the sidecar
+    row: bytes
+    record: Record | None  # to be acknowledged
+
+
 class DatasetWriter:
     """Writes one dataset; all methods may be called from any thread.
 
@@ -121,6 +134,9 @@ class DatasetWriter:
         self._streams: dict[str, _Stream] = {}
         self._poses: dict[str, StampIndex] = {}
         self._files: dict[Path, AppendFile] = {}
+        self._group: list[_Whole] = []
+        self._group_size = 1 if self.options.when_full == "drop" else GROUP
+        self._committed: list[Record] = []  # to be acknowledged
         self._failure: OutputError | None = None
         self._closed = False
         self._last_sync = time.monotonic()
@@ -135,7 +151,9 @@ class DatasetWriter:
             self._load()
         else:
             self._write_sensors()
-        self._queue = FileQueue(self.options, self._changed, self._finish, self._after)
+        self._queue = FileQueue(
+            self.options, self._changed, self._finish, self._acknowledge_committed
+        )
 
     # -- what goes in -------------------------------------------------------------------------
 
@@ -273,13 +291,12 @@ class DatasetWriter:
             OutputError: if something could not be written.
         """
         with self._changed:
-            finished = self._queue.finish_group()
             self._queue.wait_until_empty()
-        self._after(finished)
-        with self._changed:
+            self._commit_group()
             self._check_usable()
             if self.options.sync_s is not None:
                 self._sync()
+        self._acknowledge_committed()
 
     def close(self) -> None:
         """Finish the dataset; a second call does nothing.
@@ -335,40 +352,96 @@ class DatasetWriter:
                 stream.index.reserve(record.stamp_ns)
                 folder = stream.folder
             job = FileJob(record, folder, name + record.payload.suffix, duplicate)
-            finished = self._queue.put(job)
-        self._after(finished)
+            self._queue.put(job)
+        self._acknowledge_committed()
         return True
 
-    def _finish(self, jobs: list[FileJob]) -> None:
-        """Write the rows of files that are whole, or note why there are none."""
-        if self._failure is None:
-            self._failure = next((job.error for job in jobs if job.error), None)
-            whole = list(itertools.takewhile(lambda job: job.error is None, jobs))
+    def _finish(self, job: FileJob) -> None:
+        """A file is whole, or will never be: have its row written, or note why there is none."""
+        stream = self._streams[job.record.sensor_id]
+        self._failure = self._failure or job.error
+        if self._failure is not None:
+            self._give_up(stream, job.record.stamp_ns, job.duplicate)
+        elif job.dropped:
+            self._release(stream, job.record.stamp_ns, job.duplicate)
             try:
-                self._commit_files([job for job in whole if not job.dropped])
-                for job in whole:
-                    if job.dropped:
-                        self._release(job)
-                        self._drop(job.record, job.dropped)
-                self._sync_if_due()
-                jobs = jobs[len(whole) :]
+                self._drop(job.record, job.dropped)
             except OutputError as error:
                 self._failure = error
-        for job in jobs:
-            job.error = self._failure
-            self._release(job)
-            self._statistics.sensors[job.record.sensor_id].dropped["could not be written"] += 1
+        else:
+            self._group.append(self._whole(job, stream))
+            if len(self._group) >= self._group_size:
+                self._commit_group()
 
-    def _release(self, job: FileJob) -> None:
-        if not job.duplicate:  # the stamp of a duplicate belongs to the first
-            self._streams[job.record.sensor_id].index.release(job.record.stamp_ns)
+    def _whole(self, job: FileJob, stream: _Stream) -> _Whole:
+        record = job.record
+        row: Row = (f"{record.sensor_id}/{job.name}",)  # its path below records_data
+        content = None
+        if job.duplicate:
+            content = sidecar.duplicate_content(record, [row])
+        elif record.extra:
+            content = sidecar.record_content(record)
+        return _Whole(
+            stream,
+            record.stamp_ns,
+            job.duplicate,
+            job.written,
+            addition=sidecar.encode(content) if content else b"",
+            row=b"" if job.duplicate else tables.lines(record.stamp_ns, record.sensor_id, [row]),
+            record=record if self._acknowledge else None,
+        )
 
-    def _after(self, jobs: list[FileJob]) -> None:
-        """Acknowledge, without the lock."""
+    def _commit_group(self) -> None:
+        """Append the lines of the files that are whole; as `_commit`, sidecars first."""
+        group, self._group = self._group, []
+        try:
+            if self._failure is None:
+                self._append_group(group)
+                self._sync_if_due()
+        except OutputError as error:
+            self._failure = error
+        for whole in group:
+            if self._failure is not None:
+                self._give_up(whole.stream, whole.stamp_ns, whole.duplicate)
+                continue
+            counts = self._statistics.sensors[whole.stream.sensor.sensor_id]
+            counts.duplicates += whole.duplicate
+            counts.written += not whole.duplicate
+            self._statistics.bytes_written += whole.size
+            if whole.record is not None:
+                self._committed.append(whole.record)
+
+    def _append_group(self, group: list[_Whole]) -> None:
+        additions: dict[Path, list[bytes]] = defaultdict(list)
+        rows: dict[Path, list[_Whole]] = defaultdict(list)
+        for whole in group:
+            if whole.addition:
+                additions[whole.stream.extra].append(whole.addition)
+            if whole.stream.table is not None and whole.row:
+                rows[whole.stream.table.path].append(whole)
+        for path, lines in additions.items():
+            self._append(path, b"".join(lines))
+        for path, listed in rows.items():
+            end, _ = self._append(path, b"".join([whole.row for whole in listed]))
+            for whole in listed:
+                start, end = end, end + len(whole.row)
+                whole.stream.index.commit(whole.stamp_ns, start, end)
+
+    def _give_up(self, stream: _Stream, stamp_ns: int, duplicate: bool) -> None:
+        self._release(stream, stamp_ns, duplicate)
+        self._statistics.sensors[stream.sensor.sensor_id].dropped[NOT_WRITTEN] += 1
+
+    def _release(self, stream: _Stream, stamp_ns: int, duplicate: bool) -> None:
+        if not duplicate:  # the stamp of a duplicate belongs to the first
+            stream.index.release(stamp_ns)
+
+    def _acknowledge_committed(self) -> None:
+        """Without the lock."""
         if self._acknowledge:
-            for job in jobs:
-                if not job.dropped and job.error is None:
-                    self._acknowledge(job.record)
+            with self._changed:
+                committed, self._committed = self._committed, []
+            for record in committed:
+                self._acknowledge(record)
 
     def _commit(self, record: Record, stream: _Stream) -> None:
         """Sidecar first, then the rows: a row says that all of its record is there."""
@@ -386,40 +459,6 @@ class DatasetWriter:
             place = place if stream.by_sidecar else row_place
         stream.index.commit(record.stamp_ns, *place)
         counts.written += 1
-
-    def _commit_files(self, jobs: list[FileJob]) -> None:
-        """The same for files of one record type; all their lines are appended at once."""
-        additions: dict[Path, list[bytes]] = defaultdict(list)
-        for job in jobs:
-            record, stream = job.record, self._streams[job.record.sensor_id]
-            if job.duplicate:
-                content = sidecar.duplicate_content(record, [_file_row(job)])
-            elif record.extra:
-                content = sidecar.record_content(record)
-            else:
-                continue
-            additions[stream.extra].append(sidecar.encode(content))
-        for path, lines in additions.items():
-            self._append(path, b"".join(lines))
-        firsts = [job for job in jobs if not job.duplicate]
-        if firsts:
-            self._append_file_rows(firsts)
-        for job in jobs:
-            counts = self._statistics.sensors[job.record.sensor_id]
-            counts.duplicates += job.duplicate
-            counts.written += not job.duplicate
-            self._statistics.bytes_written += job.written
-
-    def _append_file_rows(self, jobs: list[FileJob]) -> None:
-        rows = [
-            tables.lines(job.record.stamp_ns, job.record.sensor_id, [_file_row(job)])
-            for job in jobs
-        ]
-        table = TABLES[tables.RECORD_KINDS[type(jobs[0].record)]]
-        end, _ = self._append(table.path, b"".join(rows))
-        for job, row in zip(jobs, rows, strict=True):
-            start, end = end, end + len(row)
-            self._streams[job.record.sensor_id].index.commit(job.record.stamp_ns, start, end)
 
     def _drop(self, record: Record, reason: str) -> None:
         self._statistics.sensors[record.sensor_id].dropped[reason] += 1
@@ -528,11 +567,6 @@ class DatasetWriter:
             self._failure = error
             raise
         self._last_sync = time.monotonic()
-
-
-def _file_row(job: FileJob) -> Row:
-    """The column that names a file: its path below records_data."""
-    return (f"{job.record.sensor_id}/{job.name}",)
 
 
 def _holds_something(path: Path) -> bool:
