@@ -57,10 +57,19 @@ def sensor_id(name: str) -> str:
     safe = "".join("." if c == "/" else c if plain.match(c) else _percent(c) for c in body)
     if not safe or safe.startswith("."):
         safe = "_" + safe
-    if len(safe) > ID_LENGTH:
-        digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()
-        safe = safe[: ID_LENGTH - _HASH_LENGTH - 1] + "~" + digest[:_HASH_LENGTH]
-    return safe
+    return _shortened(safe, name)
+
+
+def derived_id(identifier: str, ending: str) -> str:
+    """The id of something that belongs to a sensor: its own and an ending, shortened likewise."""
+    return _shortened(identifier + ending, identifier + ending)
+
+
+def _shortened(safe: str, name: str) -> str:
+    if len(safe) <= ID_LENGTH:
+        return safe
+    digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()
+    return safe[: ID_LENGTH - _HASH_LENGTH - 1] + "~" + digest[:_HASH_LENGTH]
 
 
 def check_id(identifier: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from kapture_ros.dataset.escape import derived_id
 from kapture_ros.dataset.records import (
     AccelerometerRecord,
     GyroscopeRecord,
@@ -40,10 +41,16 @@ def imu_records(message: Message, stamp_ns: int, sensor_id: str) -> tuple[Record
     covariance = plain(message, without=(*vectors, *rest))
     return (
         AccelerometerRecord(
-            stamp_ns=stamp_ns, sensor_id=sensor_id + ACCELEROMETER, extra=rest, xyz=acceleration
+            stamp_ns=stamp_ns,
+            sensor_id=derived_id(sensor_id, ACCELEROMETER),
+            extra=rest,
+            xyz=acceleration,
         ),
         GyroscopeRecord(
-            stamp_ns=stamp_ns, sensor_id=sensor_id + GYROSCOPE, extra=covariance, xyz=rate
+            stamp_ns=stamp_ns,
+            sensor_id=derived_id(sensor_id, GYROSCOPE),
+            extra=covariance,
+            xyz=rate,
         ),
     )
 

@@ -13,6 +13,7 @@ from functools import reduce
 from operator import xor
 from pathlib import Path
 
+from kapture_ros.dataset.escape import derived_id
 from kapture_ros.dataset.records import GnssRecord, Record
 from kapture_ros.errors import InputError
 from kapture_ros.messages.common import NANOSECONDS, Message, MessageError
@@ -75,7 +76,7 @@ def sentence_records(message: Message, stamp_ns: int, sensor_id: str) -> tuple[R
     return (
         GnssRecord(
             stamp_ns=stamp_ns,
-            sensor_id=sensor_id if kind == "GGA" else sensor_id + RMC,
+            sensor_id=sensor_id if kind == "GGA" else derived_id(sensor_id, RMC),
             extra={"sentence": str(message.sentence)},
             latitude=latitude,
             longitude=longitude,

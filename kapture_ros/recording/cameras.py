@@ -1,6 +1,6 @@
 """Which camera an image belongs to: calibrations, their changes, and the sensor ids.
 
-A camera keeps its id as long as image size and calibration stay; when either changes, a new
+A camera keeps its id as long as image size and CameraInfo stay; when either changes, a new
 sensor `NAME-2`, `NAME-3`, … begins, since kapture knows one calibration per sensor.
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -19,11 +19,17 @@ from kapture_ros.dataset.camera_models import (
     model_of_camera_info,
     unknown_camera,
 )
+from kapture_ros.dataset.escape import derived_id
 from kapture_ros.dataset.records import JsonValue, Sensor
 from kapture_ros.messages.common import Message, frame_id, plain
 
 NO_CAMERA_INFO = "no CameraInfo"
+NO_IMAGE = "no image of this camera"
 ADDED_UNDER_OLD = "image came before the CameraInfo that changed its calibration"
+
+
+_Version: TypeAlias = tuple[tuple[str, ...], tuple[Any, ...] | None]
+"""What one sensor stands for: the camera's parameters, and all that its CameraInfo said."""
 
 
 @dataclass(slots=True)
@@ -51,7 +57,8 @@ class _Camera:
     sensor_id: str = ""
     newest_ns: int = 0
     without_info: int = 0  # images so far for which no CameraInfo came
-    versions: dict[tuple[str, ...], str] = field(default_factory=dict)  # params -> sensor id
+    version: _Version | None = None
+    versions: dict[_Version, str] = field(default_factory=dict)  # to sensor id
 
 
 class CameraBook:
@@ -124,6 +131,8 @@ class CameraBook:
             for _ in range(camera.without_info):
                 self._warn(camera.topic, NO_CAMERA_INFO)
             camera.without_info = 0
+        for topic in self._infos.keys() - {c.info_topic for c in self._cameras.values()}:
+            self._warn(topic, NO_IMAGE)
 
     def model_of(self, topic: str) -> CameraModel | None:
         """The model of a topic's latest image."""
@@ -132,31 +141,31 @@ class CameraBook:
     def _use(self, camera: _Camera, size: tuple[int, int]) -> None:
         """Go on with the sensor that fits size and calibration."""
         model = self._model(camera, size)
-        previous, late = camera.model, self._late_info and not camera.info_topic
+        late = self._late_info and not camera.info_topic
         camera.info_topic = self._info_topic(camera)
-        camera.size, camera.model = size, model
-        if previous is None or previous.params != model.params:
-            camera.sensor_id = self._version(camera, previous, model, late=late)
+        info = self._infos.get(camera.info_topic)
+        version = (model.params, info.fingerprint if info else None)
+        if version != camera.version:
+            camera.sensor_id = self._sensor_id(camera, version, late=late)
+        camera.size, camera.model, camera.version = size, model, version
         self._add_sensor(
             Sensor(camera.sensor_id, camera.name, camera.kind, model.params, self._origin(camera))
         )
 
-    def _version(
-        self, camera: _Camera, previous: CameraModel | None, model: CameraModel, *, late: bool
-    ) -> str:
-        """The sensor id of a model that differs from the previous one."""
-        sensor_id = camera.versions.get(model.params)
-        same_size = previous is not None and previous.params[1:3] == model.params[1:3]
+    def _sensor_id(self, camera: _Camera, version: _Version, *, late: bool) -> str:
+        """The sensor id of a version that differs from the previous one."""
+        sensor_id, previous = camera.versions.get(version), camera.version
+        same_size = previous is not None and previous[0][1:3] == version[0][1:3]
         if sensor_id is None and same_size and late and previous is not None:
             # The first CameraInfo came after the first images: it is theirs.
-            sensor_id = camera.versions.pop(previous.params)
+            sensor_id = camera.versions.pop(previous)
             camera.without_info = 0
         elif previous is not None and same_size:
             self._warn(camera.topic, "calibration changed: a new sensor begins")
         if sensor_id is None:
             count = len(camera.versions) + 1
-            sensor_id = camera.name if count == 1 else f"{camera.name}-{count}"
-        camera.versions[model.params] = sensor_id
+            sensor_id = camera.name if count == 1 else derived_id(camera.name, f"-{count}")
+        camera.versions[version] = sensor_id
         return sensor_id
 
     def _model(self, camera: _Camera, size: tuple[int, int]) -> CameraModel:

@@ -13,6 +13,7 @@ from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from kapture_ros.dataset.escape import derived_id
 from kapture_ros.dataset.escape import sensor_id as safe_id
 from kapture_ros.dataset.records import JsonValue, RigRow, TrajectoryRow
 from kapture_ros.errors import (
@@ -275,7 +276,7 @@ class PoseBook:
         base = self._base_of(frame)
         if base is None:
             return _Mount(sensor_id, frame, None)
-        rig_id = "rig-" + safe_id(base)
+        rig_id = derived_id("rig-", safe_id(base))
         sensor_from_rig = self._statics.lookup(frame, base, 0)
         return _Mount(rig_id, base, RigRow(rig_id, sensor_id, sensor_from_rig))
 

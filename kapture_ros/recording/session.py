@@ -14,6 +14,7 @@ from typing import Protocol
 
 import numpy as np
 
+from kapture_ros.dataset.escape import derived_id
 from kapture_ros.dataset.escape import sensor_id as safe_id
 from kapture_ros.dataset.records import (
     DepthRecord,
@@ -237,7 +238,7 @@ class RecordingSession:
         said = self.config.topic(topic)
         sensor_id = said.name or safe_id(topic)
         if self._names.setdefault(sensor_id, topic) != topic:  # the name of another topic
-            sensor_id = f"{sensor_id}+{safe_id(topic)}"
+            sensor_id = derived_id(sensor_id, f"+{safe_id(topic)}")
         function = record_function(name, self.config.wifi)
         handler: Handler
         if said.ignore:
@@ -319,7 +320,7 @@ class RecordingSession:
     def _keep_transform(
         self, topic: _Topic, item: StampedTransform, stamp_ns: int, receive_ns: int
     ) -> None:
-        sensor_id = f"{topic.sensor_id}-{safe_id(item.child)}"
+        sensor_id = derived_id(topic.sensor_id, f"-{safe_id(item.child)}")
         self._declare(sensor_id, "odometry", topic, "")
         self._write(
             topic,
@@ -368,7 +369,7 @@ class RecordingSession:
         """Lose no message that could not become a record; clouds alone are too large for it."""
         if topic.type_name == POINT_CLOUD:
             return
-        sensor_id = topic.sensor_id + REFUSED
+        sensor_id = derived_id(topic.sensor_id, REFUSED)
         self._declare(sensor_id, "message", topic, "")
         extra = {**plain(message), "received": receive_ns}
         self._write(

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from bag_tools import START, STEP, camera_info, image, make, pose_fields, transforms
 
+from kapture_ros.dataset.escape import check_id
 from kapture_ros.dataset.records import Record, RigRow, Sensor, TrajectoryRow
 from kapture_ros.recording.config import (
     Extrinsic,
@@ -169,6 +170,24 @@ def test_a_calibration_that_changes_begins_a_new_sensor_and_is_reported() -> Non
     assert recorded.sensors["cam.image_raw-2"].params[3] == str(50.0 * 1.1)
     reasons = player.topic("/cam/image_raw")["warned"]
     assert reasons["calibration changed: a new sensor begins"] == 2
+
+
+def test_each_camera_info_is_kept_though_none_of_them_calibrates() -> None:
+    player = Player()
+    for index, focal in enumerate((0.0, np.nan)):
+        player.info(START + index * STEP, np.diag([focal, focal, 1.0]))
+        player.image(START + index * STEP)
+    recorded = player.finish()
+    kept = [recorded.sensors[name].origin["camera_info"]["k"][0] for name in recorded.sensors]
+    assert kept == [0.0, pytest.approx(np.nan, nan_ok=True)]
+    assert {sensor.params[0] for sensor in recorded.sensors.values()} == {"UNKNOWN_CAMERA"}
+
+
+def test_a_camera_info_without_images_is_reported() -> None:
+    player = Player()
+    player.info(START)
+    player.finish()
+    assert player.topic("/cam/camera_info")["warned"] == {"no image of this camera": 1}
 
 
 def test_a_resolution_that_changes_begins_a_new_sensor_and_is_reported() -> None:
@@ -425,6 +444,19 @@ def test_hostile_frames_and_topics_give_safe_ids() -> None:
     for sensor_id in (*recorded.sensors, *(rig for rig, _ in recorded.rigs)):
         assert "/" not in sensor_id and "," not in sensor_id and not sensor_id.startswith(".")
     assert recorded.sensors[next(iter(recorded.records))].origin["frame_id"] == evil
+
+
+def test_names_of_any_length_give_ids() -> None:
+    player = Player()
+    long = "/" + "x" * 127
+    player.play(long, make("sensor_msgs/Imu", stamp=START, frame="y" * 300))
+    player.play(f"{long}/fix", make("sensor_msgs/NavSatFix", stamp=START, latitude=np.nan))
+    player.tf(START, "z" * 300, "y" * 300, (1, 2, 3), static=True)
+    recorded = player.finish()
+    ids = [*recorded.sensors, *(rig for rig, _ in recorded.rigs)]
+    assert len(set(ids)) == 5
+    for identifier in ids:
+        check_id(identifier)
 
 
 def test_transforms_that_contradict_each_other_are_reported() -> None:
