@@ -2,21 +2,29 @@
 
 Encoding takes longer than messages take to arrive, so it happens off the caller's thread;
 the queue is bounded in number and memory, and what waiting it causes is counted. A file
-that needs no encoding is written at once by a caller that would wait anyway: handing it over
-costs several times what writing it does.
+that needs no encoding is written at once by the caller: handing it over costs several times
+what writing it does, and live it must not be lost because others take long to encode.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
-from kapture_ros.dataset.records import DepthRecord, FileBytes, ImageRecord, LidarRecord
+from kapture_ros.dataset.records import (
+    DepthRecord,
+    FileBytes,
+    FilePayload,
+    ImageRecord,
+    LidarRecord,
+)
 from kapture_ros.dataset.storage import write_whole
 from kapture_ros.errors import OutputError
 from kapture_ros.options import option
@@ -89,17 +97,19 @@ class FileQueue:
         self.length = 0  # of what is to be written or inspected
         self._bytes = 0
         self._options = options
+        self._is_live = options.when_full == "drop"
         self._changed = changed
         self._finish = finish
         self._after = after
         self._jobs: dict[type[FileRecord], deque[FileJob]] = defaultdict(deque)
         self._pool = ThreadPoolExecutor(options.workers, "dataset-writer")
 
-    def make_room(self, nbytes: int) -> bool:
+    def make_room(self, payload: FilePayload) -> bool:
         """True once one more file may wait; an empty queue takes a file of any size."""
-        if self._is_room(nbytes):
+        nbytes = payload.nbytes
+        if self._is_room(nbytes) or (self._is_live and payload.ready):
             return True
-        if self._options.when_full == "drop":
+        if self._is_live:
             return False
         self.counts.waits += 1
         began = time.monotonic()
@@ -115,16 +125,16 @@ class FileQueue:
     def put(self, job: FileJob) -> None:
         """Take a job that there is room for; it may be finished already on return."""
         jobs = self._jobs[type(job.record)]
+        is_first = not jobs
         jobs.append(job)
-        payload = job.record.payload
         self.length += 1
-        self._bytes += payload.nbytes
+        self._bytes += job.record.payload.nbytes
         self.counts.longest = max(self.counts.longest, self.length)
-        if not payload.ready or self._options.when_full == "drop" or len(jobs) > 1:
+        if not job.record.payload.ready or not (is_first or self._is_live):
             self._pool.submit(self._work, job)
             return
         self._write(job)
-        self._finish_in_order(jobs)
+        self._settle(job, jobs)
         if job.shown is not None:
             self._pool.submit(self._inspect, job)
 
@@ -139,7 +149,7 @@ class FileQueue:
     def _work(self, job: FileJob) -> None:
         self._write(job)
         with self._changed:
-            self._finish_in_order(self._jobs[type(job.record)])
+            self._settle(job, self._jobs[type(job.record)])
             self._changed.notify_all()
         self._after()
         if job.shown is not None:
@@ -158,7 +168,6 @@ class FileQueue:
         # The encoder is the caller's: whatever it raises must not stop the other records.
         except Exception as error:
             job.dropped = f"could not be encoded: {error}"
-        job.done = True
 
     def _inspect(self, job: FileJob) -> None:
         inspect = job.record.payload.inspect
@@ -175,9 +184,14 @@ class FileQueue:
         self.length -= 1
         self._bytes -= job.record.payload.nbytes
 
-    def _finish_in_order(self, jobs: deque[FileJob]) -> None:
+    def _settle(self, job: FileJob, jobs: deque[FileJob]) -> None:
+        """A job is done; finish it when all before it are. Till then the disk keeps its bytes."""
+        job.done = True
+        if job.shown is None:
+            self._leave(job)
+        if jobs[0] is not job:
+            file = Path(job.folder, job.name)
+            payload = dataclasses.replace(job.record.payload, encode=file.read_bytes)
+            job.record = dataclasses.replace(job.record, payload=payload)
         while jobs and jobs[0].done:
-            job = jobs.popleft()
-            self._finish(job)
-            if job.shown is None:
-                self._leave(job)
+            self._finish(jobs.popleft())

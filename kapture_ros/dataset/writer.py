@@ -339,7 +339,7 @@ class DatasetWriter:
         with self._changed:
             self._check_usable()
             stream = self._stream_of(record)
-            if not self._queue.make_room(record.payload.nbytes):
+            if not self._queue.make_room(record.payload):
                 self._drop(record, QUEUE_FULL)
                 return False
             self._check_usable()  # waiting for room may have taken a while

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,7 @@ from kapture_ros.recording.recorder import (
     RecordingStatus,
     new_dataset_path,
 )
+from kapture_ros.recording.streaming import SequenceGaps
 
 OPTIONS = (RecorderOptions, RecordingOptions, WriterOptions, SplitOptions, HealthOptions)
 """All parameters of the node, in the order of config/record.yaml."""
@@ -238,7 +239,8 @@ class RecorderNode(LifecycleNode):
                 continue
             if known is not None:
                 self.destroy_subscription(known.handle)
-            handle = self._subscribe(recording, topic, types[0], message_type, wanted)
+            gaps = SequenceGaps(len(publishers))
+            handle = self._subscribe(recording, topic, types[0], message_type, wanted, gaps)
             self._subscriptions_by_topic[topic] = _Subscription(handle, types[0], wanted)
             self.get_logger().info(f"{'again ' if known else ''}subscribed to {topic} ({types[0]})")
 
@@ -249,16 +251,26 @@ class RecorderNode(LifecycleNode):
         type_name: str,
         message_type: type[Message],
         policies: tuple[ReliabilityPolicy, DurabilityPolicy],
+        gaps: SequenceGaps,
     ) -> Any:
         heard_while_paused = topic.rpartition("/")[2] in WHILE_PAUSED
         clock = self.get_clock()
 
-        def enqueue(data: bytes) -> None:
+        numbered = False
+
+        def enqueue(data: bytes, info: Mapping[str, Any]) -> None:
+            nonlocal numbered
+            # A subscription whose queue overflows tells nobody but by these numbers.
+            if (number := info.get("publication_sequence_number")) is not None:
+                numbered = True
+                if missing := gaps.add(number):
+                    recording.lost(topic, MIDDLEWARE_LOST, missing)
             if not recording.paused or heard_while_paused:
                 recording.put(topic, type_name, data, clock.now().nanoseconds)
 
         def count_lost(event: Any) -> None:
-            recording.lost(topic, MIDDLEWARE_LOST, event.total_count_change)
+            if not numbered:  # they would be counted twice
+                recording.lost(topic, MIDDLEWARE_LOST, event.total_count_change)
 
         profile = QoSProfile(
             history=HistoryPolicy.KEEP_LAST,
@@ -266,9 +278,10 @@ class RecorderNode(LifecycleNode):
             reliability=policies[0],
             durability=policies[1],
         )
+        heard: Any = enqueue  # rclpy's annotation knows callbacks with one argument only
         events = SubscriptionEventCallbacks(message_lost=count_lost)
         return self.create_subscription(
-            message_type, topic, enqueue, profile, event_callbacks=events, raw=True
+            message_type, topic, heard, profile, event_callbacks=events, raw=True
         )
 
     def _decode(self, type_name: str, data: bytes) -> Message:

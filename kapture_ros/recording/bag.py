@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 from rosbags.interfaces import Connection, MessageDefinitionFormat, QosDurability
@@ -54,9 +54,8 @@ class _Part:
     scanned: bool = False  # read without rosbags
 
 
-@dataclass(frozen=True, slots=True)
-class BagMessage:
-    """One message, not yet decoded."""
+class BagMessage(NamedTuple):
+    """One message, not yet decoded; a tuple, since a bag has millions."""
 
     channel: Channel
     time_ns: int  # when it was recorded

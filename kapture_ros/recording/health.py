@@ -48,7 +48,7 @@ class HealthOptions:
         3.0, "a pause longer than this many usual intervals is a gap", minimum=1
     )
     image_check_s: float = option(
-        5.0, "how often an image of each camera is checked; 0 checks all", unit="s", minimum=0
+        10.0, "how often an image of each camera is checked; 0 checks all", unit="s", minimum=0
     )
     dark_fraction: float = option(
         0.7, "an image is under-exposed when this much of it is nearly black", minimum=0, maximum=1

@@ -31,6 +31,7 @@ from kapture_ros.dataset.reader import open_dataset
 from kapture_ros.dataset.records import (
     AccelerometerRecord,
     AccessPoint,
+    FilePayload,
     GnssRecord,
     ImageRecord,
     OdometryRecord,
@@ -261,6 +262,31 @@ def test_a_live_recording_drops_images_when_the_queue_is_full_and_says_which(
         assert writer.write(image(1)), "a dropped stamp is free again"
     notes = (tmp_path / "drive/kapture_ros/extra/front.jsonl").read_text()
     assert f'{{"stamp":{START + STEP},"dropped":"the write queue was full"}}' in notes
+
+
+def test_live_what_needs_no_encoding_is_not_lost_behind_what_does(tmp_path: Path) -> None:
+    release = threading.Event()
+    options = {"workers": 1, "queue_images": 1, "when_full": "drop"}
+    acknowledged: list[Record] = []
+    with DatasetWriter(
+        tmp_path / "drive", WriterOptions(**options), acknowledge=acknowledged.append
+    ) as writer:
+        writer.add_sensor(CAMERA)
+        assert writer.write(image(0, lambda: b"x" if release.wait(60) else b""))
+        for number in range(1, 20):
+            jpeg = FilePayload(".jpg", lambda: b"jpeg", nbytes=4, ready=True)
+            assert writer.write(dataclasses.replace(image(number), payload=jpeg))
+        assert writer.queued == 1
+        assert not acknowledged, "rows come in the order of arrival"
+        release.set()
+    stamps = [int(row[0]) for row in rows(tmp_path / "drive/sensors/records_camera.txt")]
+    assert stamps == [START + number * STEP for number in range(20)]
+    assert [record.stamp_ns for record in acknowledged] == stamps
+    found = open_dataset(tmp_path / "drive").records("front")
+    assert [bytes(r.payload.encode()) for r in found if isinstance(r, ImageRecord)] == [
+        b"x",
+        *[b"jpeg"] * 19,
+    ]
 
 
 def test_the_queue_is_bounded_in_memory_too(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from kapture_ros.recording.streaming import (
     Intervals,
     RateHistory,
     Reservoir,
+    SequenceGaps,
 )
 
 SECOND = 1_000_000_000
@@ -88,6 +90,34 @@ def test_a_sample_of_a_long_stream_gives_its_quantiles_and_exact_extremes() -> N
     assert (sample.smallest, sample.largest) == (values.min(), values.max())
     spread = 2.0 / math.sqrt(RESERVOIR_SIZE)
     assert sample.quantile(0.5) == pytest.approx(5.0, abs=5 * spread)
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 99), st.integers(2, 50)), min_size=1, max_size=4),
+    st.sampled_from([0.0, 0.2]),
+    st.integers(0, 1 << 30),
+)
+def test_losses_are_seen_in_the_numbers_of_messages(publishers, loss, seed) -> None:
+    """Publishers that began earlier than we did, mixed; each ends with a message that arrives."""
+    sent = [[*range(first, first + count)] for first, count in publishers]
+    order = [place for place, numbers in enumerate(sent) for _ in numbers]
+    chance = random.Random(seed)
+    chance.shuffle(order)
+    gaps, lost, counted, heard = SequenceGaps(len(publishers)), 0, 0, set()
+    for place in order:
+        number = sent[place].pop(0)
+        if place in heard and sent[place] and chance.random() < loss:
+            lost += 1
+        else:
+            heard.add(place)
+            counted += gaps.add(number)
+    if len(publishers) == 1 or lost == 0:
+        assert counted == lost
+
+
+def test_a_publisher_that_starts_again_or_joins_loses_nothing() -> None:
+    gaps = SequenceGaps(1)
+    assert [gaps.add(number) for number in (500, 501, 1, 502, 2, 505)] == [0, 0, 0, 0, 0, 2]
 
 
 def test_nan_is_no_value() -> None:
