@@ -11,7 +11,7 @@ from kapture_ros.options import from_arguments
 
 HELP = "compare estimated poses with reference poses: recall, calibration, plots"
 EXAMPLES = """\
-  kapture_ros evaluate localized/ lap2/ report/ --map lap1_map/
+  kapture_ros evaluate localized/ lap2/ report/ --map lap1_map/ --map-images lap1/
   kapture_ros evaluate localized/estimates.csv lap2/ report/ --thresholds 0.1,1 1,5
   kapture_ros evaluate hloc_result/ query/ report/ --pairs pairs.txt --map mapping/ --up=-y
 """
@@ -26,12 +26,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("reference", type=Path, help="kapture dataset with the true poses")
     parser.add_argument("out", type=Path, help="new folder for evaluation.html, .md and .json")
-    parser.add_argument("--map", type=Path, help="the map: shows its images and where they are")
+    parser.add_argument("--map", type=Path, help="the map: shows where its images are")
+    parser.add_argument(
+        "--map-images", type=Path, nargs="+", default=[], metavar="DRIVE",
+        help="drives that the map was made of: their images are drawn beside the queries",
+    )  # fmt: skip
     parser.add_argument(
         "--query", type=Path, help="query dataset, where the reference holds no images"
     )
     parser.add_argument(
-        "--pairs", type=Path, help="retrieved pairs (query, map image, score): retrieval recall"
+        "--pairs",
+        type=Path,
+        help="retrieved pairs (query, map image, score): retrieval recall "
+        "(default: those that `kapture_ros localize` left)",
     )
     parser.add_argument("--config", type=Path, help="YAML file with the options below")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing report")
@@ -44,7 +51,9 @@ def run(args: argparse.Namespace) -> None:
     from kapture_ros.evaluation.evaluate import evaluate
     from kapture_ros.evaluation.report import to_markdown, write_report
 
-    inputs = EvaluationInputs(args.estimates, args.reference, args.map, args.query, args.pairs)
+    inputs = EvaluationInputs(
+        args.estimates, args.reference, args.map, args.query, args.pairs, tuple(args.map_images)
+    )
     options = from_arguments(EvaluationOptions, args, args.config)
     evaluation = evaluate(inputs, options)
     write_report(evaluation, inputs, options, args.out, overwrite=args.overwrite)

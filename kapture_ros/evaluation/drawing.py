@@ -63,7 +63,7 @@ def draw(evaluation: Evaluation, inputs: EvaluationInputs, index: int) -> Pictur
     query = _load(name, inputs.query or inputs.reference)
     if query is None:
         return None
-    found = _load(pair.map_image if pair else row.best_map_image, inputs.map)
+    found = _load_of_map(pair.map_image if pair else row.best_map_image, inputs)
     first, first_scale = _resized(query)
     if found is None:
         return _encode(first, np.empty((0, 5)))
@@ -105,6 +105,18 @@ def _load(name: str, dataset: Path | None) -> Image | None:
     # None as well where the file is there but no image OpenCV can read.
     image = cv2.imread(str(path), cv2.IMREAD_COLOR) if path.is_file() else None
     return None if image is None else np.asarray(image, np.uint8)
+
+
+def _load_of_map(name: str, inputs: EvaluationInputs) -> Image | None:
+    """An image of the map: its own, or that of a drive, whose name may stand in front."""
+    for dataset in (inputs.map, *inputs.map_images):
+        found = _load(name, dataset)
+        if found is None and dataset is not None:
+            drive = dataset.resolve().name
+            found = _load(name.removeprefix(f"{drive}/"), dataset)
+        if found is not None:
+            return found
+    return None
 
 
 def _resized(image: Image) -> tuple[Image, float]:

@@ -23,6 +23,8 @@ from kapture_ros.transforms.se3 import Transform
 
 log = logging.getLogger(__name__)
 
+PAIRS = "pairs.txt"  # that the localizer leaves beside its estimates
+
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
@@ -62,11 +64,10 @@ def evaluate(inputs: EvaluationInputs, options: EvaluationOptions) -> Evaluation
     comparison = compare(rows, reference, round(options.max_gap * 1e9))
     world_from_map_image = read_poses(inputs.map).image_poses() if inputs.map else {}
     retrieval = None
-    if inputs.pairs is not None:
-        if inputs.map is None:
-            raise InputError(f"{inputs.pairs}: retrieval recall needs the map's poses: pass --map")
+    pairs = _pairs_path(inputs)
+    if pairs is not None:
         retrieval = retrieval_recall(
-            read_pairs(inputs.pairs),
+            read_pairs(pairs),
             reference.image_poses(),
             world_from_map_image,
             within,
@@ -88,6 +89,20 @@ def evaluate(inputs: EvaluationInputs, options: EvaluationOptions) -> Evaluation
         world_from_map_image=world_from_map_image,
         query_images=reference.images,
     )
+
+
+def _pairs_path(inputs: EvaluationInputs) -> Path | None:
+    """The retrieval result to look at: the one given, else the localizer's own."""
+    if inputs.map is None:
+        if inputs.pairs is not None:
+            raise InputError(f"{inputs.pairs}: retrieval recall needs the map's poses: pass --map")
+        return None
+    left = inputs.estimates / PAIRS
+    if inputs.pairs is not None or not left.is_file():
+        return inputs.pairs
+    # Of rigs there are none: which image found which is not known.
+    rows = left.read_text(encoding="utf-8").splitlines()
+    return left if any(row and not row.startswith("#") for row in rows) else None
 
 
 def _read_rows(path: Path, reference: PoseTable) -> list[EstimateRow]:

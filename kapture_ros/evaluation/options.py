@@ -16,9 +16,11 @@ class EvaluationInputs:
         estimates: output folder of `kapture_ros localize`, an `estimates.csv`, or a kapture
             dataset with the trajectories of any localizer.
         reference: kapture dataset with the true poses.
-        map: map, for its images and their poses; None: not shown.
+        map: map, for the poses of its images; None: not shown.
         query: query dataset, if the reference holds no images.
-        pairs: retrieval result (query image, map image, score), for the retrieval recall.
+        pairs: retrieval result (query image, map image, score), for the retrieval recall;
+            None: the one that the localizer left, if there is one and a map.
+        map_images: drives that the map was made of, where the map holds no images.
     """
 
     estimates: Path
@@ -26,6 +28,7 @@ class EvaluationInputs:
     map: Path | None = None
     query: Path | None = None
     pairs: Path | None = None
+    map_images: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)

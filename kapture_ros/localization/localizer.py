@@ -369,10 +369,11 @@ class Localizer:
 
     def _best_image(self, known: Correspondences, solution: PoseSolution) -> int:
         """The candidate that shows most of the inliers' points."""
-        points = known.matches.point[solution.inliers]
-        images = dict.fromkeys(c.image for found in known.candidates for c in found)
-        shown = {i: int(np.isin(points, self.map.features(i).points).sum()) for i in images}
-        return max(shown, key=lambda image: shown[image])
+        images = list(dict.fromkeys(c.image for found in known.candidates for c in found))
+        shown = [self.map.features(image).points for image in images]
+        owner = np.repeat(np.arange(len(images)), [len(points) for points in shown])
+        agree = np.isin(np.concatenate(shown), known.matches.point[solution.inliers])
+        return images[int(np.bincount(owner[agree], minlength=len(images)).argmax())]
 
 
 class _Run:

@@ -264,10 +264,12 @@ def _ransac(
         pose, info = poselib.estimate_generalized_absolute_pose(
             pixels, points, mounted, models, ransac, {}, initial
         )
-    if info["num_inliers"] < MIN_MATCHES or not np.isfinite(pose.Rt).all():
+    quaternion, translation = np.asarray(pose.q), np.asarray(pose.t)
+    if info["num_inliers"] < MIN_MATCHES or not np.isfinite([*quaternion, *translation]).all():
         return []
     # PoseLib's sums differ in their last bits with where in memory the matches lie.
-    return [Transform.from_matrix(np.round(pose.Rt, 7)).inverse() @ offset]
+    found = Transform.from_quaternion(np.round(quaternion, 7), np.round(translation, 7))
+    return [found.inverse() @ offset]
 
 
 def _plane_views(matches: Matches, cameras: Sequence[MountedCamera]) -> list[_PlaneView]:

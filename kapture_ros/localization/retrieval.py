@@ -135,9 +135,9 @@ def covisibility_clusters(visual_map: VisualMap, images: Sequence[int]) -> npt.N
         return np.empty(0, np.int32)
     owner = np.repeat(np.arange(len(points)), [len(p) for p in points])
     _, column = np.unique(np.concatenate(points), return_inverse=True)
-    ones = np.ones(len(owner), np.int32)
-    seen = csr_matrix((ones, (owner, column)), shape=(len(points), int(column.max(initial=-1)) + 1))
-    shared = (seen @ seen.T).toarray() >= MIN_SHARED
+    seen = np.zeros((len(points), int(column.max(initial=-1)) + 1), np.float32)
+    seen[owner, column] = 1.0
+    shared = seen @ seen.T >= MIN_SHARED
     labels: npt.NDArray[np.int32] = connected_components(csr_matrix(shared), directed=False)[1]
     return labels
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import shutil
 
 import kapture.io.csv as kapture_csv
@@ -71,6 +73,35 @@ def test_images_are_localized_one_by_one(world, query, tmp_path) -> None:
         assert row.map_from_base.distance_to(center)[0] < 0.1
     pairs = (tmp_path / "out" / "pairs.txt").read_text().splitlines()
     assert {line.split(", ")[0] for line in pairs[2:]} == set(rows)
+
+
+def test_retrieval_is_judged_by_the_pairs_that_were_left(world, query, tmp_path, capsys) -> None:
+    for rigs, told in (("--no-rigs", True), ("--rigs", False)):
+        out = tmp_path / rigs
+        localize(world, query, out, rigs)
+        arguments = [str(out), str(query), str(tmp_path / f"report{rigs}")]
+        assert main(["evaluate", *arguments, "--map", str(world.map.path)]) == 0
+        assert ("## Retrieval recall" in capsys.readouterr().out) == told
+
+
+def test_matches_are_drawn_beside_the_images_of_the_drive(world, query, tmp_path) -> None:
+    rng = np.random.default_rng(0)
+    shown = tmp_path / "query"
+    shutil.copytree(query, shown)
+    drive = tmp_path / "drive"
+    for folder, names in ((shown, ("front/000.jpg",)), (drive, world.map.image_names)):
+        for name in names:
+            path = folder / "sensors" / "records_data" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(rng.integers(0, 255, (480, 640, 3), dtype=np.uint8)).save(path)
+    localize(world, shown, tmp_path / "out", "--no-rigs", "--matches")
+    arguments = [str(tmp_path / "out"), str(shown), str(tmp_path / "report")]
+    arguments += ["--map", str(world.map.path), "--map-images", str(drive)]
+    assert main(["evaluate", *arguments]) == 0
+    page = (tmp_path / "report" / "evaluation.html").read_text()
+    data = json.loads(re.search(r'<script id="data"[^>]*>(.*?)</script>', page, re.DOTALL)[1])
+    pictures = [worst["picture"] for worst in data["worst"] if worst["picture"]]
+    assert [(picture["width"], len(picture["lines"]) > 10) for picture in pictures] == [(966, True)]
 
 
 def test_trajectories_open_in_navers_library(world, query, tmp_path) -> None:
