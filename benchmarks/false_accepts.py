@@ -132,7 +132,7 @@ def report(answers: list[Answer]) -> None:
 
 def only_inliers(count: int) -> AcceptanceOptions:
     return AcceptanceOptions(
-        min_inliers=count, min_ratio=0, min_coverage=0, min_depth_spread=0,
+        min_inliers=count, min_ratio=0, min_seen=0, min_coverage=0, min_depth_spread=0,
         max_second=np.inf, max_position_sigma=np.inf, max_rotation_sigma=np.inf,
     )  # fmt: skip
 

@@ -7,6 +7,7 @@ point. Slower than the map's own points, and better where the map has few or bad
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -19,6 +20,7 @@ from kapture_ros.localization.extractor import Extractor
 from kapture_ros.localization.localizer import Candidates, Correspondences, Localizer, View
 from kapture_ros.localization.matching import ImageMatches, mutual_with_each
 from kapture_ros.localization.options import LocalizerOptions
+from kapture_ros.localization.pose import PoseSolution
 from kapture_ros.localization.query import Candidate
 from kapture_ros.localization.refinement import Matches
 from kapture_ros.localization.retrieval import Retriever
@@ -73,6 +75,10 @@ class LocalSfm(Localizer):
             np.concatenate([f.similarity for f in found]),
         )
         return Correspondences(tuple(views), tuple(candidates), found, matches)
+
+    def seen_share(self, known: Correspondences, solution: PoseSolution) -> float:
+        """Not known: the map's own points are not used."""
+        return math.nan
 
     def _make(self, view: View, candidates: Sequence[Candidate]) -> _Made:
         """The points of one view."""

@@ -64,6 +64,8 @@ log = logging.getLogger(__name__)
 MAX_CLUSTERS = 3  # places solved for; more are as good as none
 SECOND_ITERATIONS = 1000  # RANSAC samples for the second-best pose
 SAME_PLACE = (1.0, np.deg2rad(10.0))  # metres, radians
+SURE_TRACK = 3  # images that see a point which any other should see as well
+SAME_VIEW = (0.9, 1.4)  # cosine between the rays, ratio of the distances, of such a view
 MIN_CONTRAST = 2.0  # standard deviation of the grey values of an image with anything in it
 
 
@@ -259,6 +261,7 @@ class Localizer:
             raise Rejected(Reason.NO_POSE, text)
         second = self.second_support(known, solution)
         scores = score(known.matches, known.cameras, solution, second, priors, query.prior)
+        scores = replace(scores, seen=self.seen_share(known, solution))
         reason, text = judge(scores, self.options.acceptance)
         pose = solution.map_from_base
         return replace(
@@ -316,12 +319,39 @@ class Localizer:
         missed = max(1 - (wanted / keypoints) ** 3, 1e-9)
         samples = math.ceil(math.log(1e-4) / math.log(missed))
         options = replace(self.options.pose, max_iterations=min(samples, SECOND_ITERATIONS))
-        other = find_pose(left, cameras, options, enough=wanted)
+        other = find_pose(left, cameras, options)
         if other is None:
             return 0
         metres, radians = other.map_from_base.distance_to(solution.map_from_base)
         same = metres < SAME_PLACE[0] and radians < SAME_PLACE[1]
         return 0 if same else other.count
+
+    def seen_share(self, known: Correspondences, solution: PoseSolution) -> float:
+        """How many of the candidates' points that should be seen from a pose agree with it.
+
+        Should be: in an image, from about the direction and distance that the map saw them.
+        A wrong pose has many such points around its few matches. NaN where there are none.
+        """
+        images = {candidate.image for found in known.candidates for candidate in found}
+        rows = np.unique(np.concatenate([self.map.features(image).points for image in images]))
+        points, pose = self.map.points, solution.map_from_base
+        rows = rows[points.track_length[rows] >= SURE_TRACK]
+        ray = points.xyz[rows] - pose.translation
+        distance = np.maximum(np.linalg.norm(ray, axis=1), 1e-9)
+        zoom = distance / np.maximum(points.distance[rows], 1e-9)
+        similar = np.einsum("ni,ni->n", ray, points.direction[rows]) > SAME_VIEW[0] * distance
+        similar &= (zoom < SAME_VIEW[1]) & (zoom > 1 / SAME_VIEW[1])
+        rows = rows[similar]
+        inside = np.zeros(len(rows), bool)
+        for camera in known.cameras:
+            cam_from_map = camera.cam_from_base @ pose.inverse()
+            pixels = camera.project(cam_from_map.apply(points.xyz[rows]))
+            with np.errstate(invalid="ignore"):  # NaN behind the camera
+                size = camera.camera.width, camera.camera.height
+                inside |= ((pixels > 0) & (pixels < size)).all(axis=1)
+        errors = np.linalg.norm(residuals(known.matches, known.cameras, pose), axis=1)
+        agree = known.matches.point[errors < self.options.pose.max_error]
+        return float(np.isin(rows[inside], agree).mean()) if inside.any() else math.nan
 
     def priors(self, query: Query) -> Priors:
         """What is mixed into the pose: GNSS where the map has a datum, and gravity."""

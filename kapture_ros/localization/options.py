@@ -44,7 +44,7 @@ class PoseOptions:
     """How a pose is estimated from matches."""
 
     max_error: float = option(12.0, "reprojection error of an inlier", unit="px", minimum=0.1)
-    max_iterations: int = option(10_000, "RANSAC samples at most", minimum=1)
+    max_iterations: int = option(4000, "RANSAC samples at most", minimum=1)
     min_iterations: int = option(100, "RANSAC samples at least", minimum=1)
     confidence: float = option(
         0.9999, "stop when a better pose is less likely than 1 minus this", minimum=0, maximum=1
@@ -58,6 +58,12 @@ class AcceptanceOptions:
 
     min_inliers: int = option(25, "keypoints that agree with the pose", minimum=4)
     min_ratio: float = option(0.06, "inliers per keypoint with a match", minimum=0, maximum=1)
+    min_seen: float = option(
+        0.05,
+        "share that agrees of the map's points that should be seen from there",
+        minimum=0,
+        maximum=1,
+    )
     min_coverage: float = option(
         0.08, "share of an 8 × 8 grid over the image with inliers", minimum=0, maximum=1
     )

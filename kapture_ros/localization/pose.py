@@ -8,7 +8,7 @@ Everything is deterministic: the same matches give the same pose.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -32,9 +32,7 @@ from kapture_ros.transforms.se3 import Array, Transform
 DEFAULTS = PoseOptions()
 MIN_MATCHES = 4  # three give a pose, one more tells which of the solutions
 WIDEST = 0.2  # cosine from the axis: RANSAC works on a plane, and 78° still fits one
-FIRST_MATCHES = 250  # the most similar, asked first: four times as many are right as of all
-FIRST_ITERATIONS = 2500  # RANSAC samples of these: finds 15 % at 99.98 %
-ENOUGH, ENOUGH_RATIO = 50, 0.08  # keypoints and their share that need no more samples
+PROGRESS = 5  # times the samples until all matches are drawn alike, as RANSAC does from the start
 HARD_RATIO = 0.15  # of inliers: below it gravity's two-point solver is tried as well
 UPRIGHT_SAMPLES = 600  # 2 points: finds 5 % inliers at 78 %, 10 % at 99.8 %
 UPRIGHT_MATCHES = 1000  # scored per sample, to bound the cost
@@ -96,55 +94,30 @@ def find_pose(
     options: PoseOptions = DEFAULTS,
     predicted: Transform | None = None,
     gravity: GravityPrior | None = None,
-    enough: int | None = None,
 ) -> Hypothesis | None:
     """The pose that most matches agree with, not yet refined.
 
-    The most similar matches are asked first: nearly all of them are right where a tenth of all
-    is, and few samples of few matches find the pose that the others only confirm.
+    RANSAC is asked about the most similar match of each keypoint only, the most similar first:
+    three times as many of these are right as of all, and the others confirm what it finds.
 
     Args:
         predicted: a map_from_base to try before any sample.
-        enough: keypoints that make it useless to ask more matches; None: a share of them.
 
     Returns:
         None if no pose has four inliers.
     """
-    ranked = _best_of_keypoints(matches)
-    best = None if predicted is None else Hypothesis(predicted, 0)
-    iterations = options.max_iterations
-    if matches.similarity is not None and len(ranked) > 2 * FIRST_MATCHES:
-        first = replace(options, max_iterations=min(FIRST_ITERATIONS, iterations))
-        best = _sampled(ranked[:FIRST_MATCHES], matches, cameras, first, best)
-        if enough is None:
-            enough = max(ENOUGH, int(ENOUGH_RATIO * len(ranked)))
-        if best is not None and best.count >= enough:
-            iterations = options.min_iterations
-    best = _sampled(ranked, matches, cameras, replace(options, max_iterations=iterations), best)
+    asked = matches.select(_best_of_keypoints(matches))
+    views = [view for n, c in enumerate(cameras) if (view := _plane_view(asked, n, c))]
+    if sum(len(view.rows) for view in views) < MIN_MATCHES:
+        return None
+    best: Hypothesis | None = None
+    for start in _ransac(views, asked, options, predicted):
+        best = _better(best, start, matches, cameras, options)
     support = 0 if best is None else best.count
-    if gravity is not None and support < HARD_RATIO * len(ranked):
-        views = _plane_views(matches.select(ranked), cameras)
-        for start in _upright(views, matches.select(ranked), gravity, options):
+    if gravity is not None and support < HARD_RATIO * len(asked):
+        for start in _upright(views, asked, gravity, options):
             best = _better(best, start, matches, cameras, options)
     return best if best is not None and best.count >= MIN_MATCHES else None
-
-
-def _sampled(
-    rows: npt.NDArray[np.intp],
-    matches: Matches,
-    cameras: Sequence[MountedCamera],
-    options: PoseOptions,
-    best: Hypothesis | None,
-) -> Hypothesis | None:
-    """The best pose so far, or a better one from samples of some of the matches."""
-    asked = matches.select(rows)
-    views = _plane_views(asked, cameras)
-    if sum(len(view.rows) for view in views) < MIN_MATCHES:
-        return best
-    tried = None if best is None else best.map_from_base
-    for start in _ransac(views, asked, options, tried):
-        best = _better(best, start, matches, cameras, options)
-    return best
 
 
 def _better(
@@ -247,6 +220,8 @@ def _ransac(
         "min_iterations": options.min_iterations,
         "success_prob": options.confidence,
         "seed": options.seed,
+        "progressive_sampling": matches.similarity is not None,
+        "max_prosac_iterations": PROGRESS * options.max_iterations,
     }
     pixels = [view.pixels for view in views]
     points = [matches.points_map[view.rows] for view in views]
@@ -270,10 +245,6 @@ def _ransac(
     # PoseLib's sums differ in their last bits with where in memory the matches lie.
     found = Transform.from_quaternion(np.round(quaternion, 7), np.round(translation, 7))
     return [found.inverse() @ offset]
-
-
-def _plane_views(matches: Matches, cameras: Sequence[MountedCamera]) -> list[_PlaneView]:
-    return [view for n, c in enumerate(cameras) if (view := _plane_view(matches, n, c))]
 
 
 def _plane_view(matches: Matches, number: int, camera: MountedCamera) -> _PlaneView | None:

@@ -130,6 +130,7 @@ class Scores:
         inliers: keypoints that agree with the pose.
         matched: keypoints with at least one match.
         ratio: inliers / matched.
+        seen: share that agrees of the points of the candidates that should be seen.
         coverage: occupied share of an 8 × 8 grid over the best covered image.
         depth_spread: 10 to 90 percentile of the inliers' distances over their median.
         second: inliers of the best pose elsewhere, among the matches left over.
@@ -141,6 +142,7 @@ class Scores:
     inliers: int = 0
     matched: int = 0
     ratio: float = np.nan
+    seen: float = np.nan
     coverage: float = np.nan
     depth_spread: float = np.nan
     second: int = 0

@@ -284,6 +284,7 @@ def test_features_of_another_extractor_are_refused_at_once(world) -> None:
     [
         ("min_inliers", 100_000, Reason.TOO_FEW_INLIERS),
         ("min_ratio", 1.0, Reason.LOW_INLIER_RATIO),
+        ("min_seen", 1.0, Reason.LOW_INLIER_RATIO),
         ("min_coverage", 1.0, Reason.POOR_SPREAD),
         ("min_depth_spread", 50.0, Reason.POOR_SPREAD),
         ("max_position_sigma", 1e-6, Reason.UNCERTAIN),
@@ -295,6 +296,17 @@ def test_every_threshold_refuses(world, option: str, value: float, reason: Reaso
     estimate = Localizer(world.map, options).localize(world.query(base_at(20.0)))
     assert estimate.reason is reason
     assert estimate.map_from_base is not None, "kept for those who weigh evidence themselves"
+
+
+def test_what_should_be_seen_agrees_with_the_right_pose_only(world, localizer) -> None:
+    truth = base_at(18.3, 0, side=0.8, yaw=0.1)
+    query = world.query(truth)
+    views = localizer.extract(query)
+    known = localizer.match(views, localizer.retrieve(query, views))
+    right = localizer.solve(query, known, localizer.priors(query))
+    turned = replace(right, map_from_base=base_at(18.3, 0, side=0.8, yaw=0.5))
+    assert localizer.seen_share(known, right) > 0.3
+    assert localizer.seen_share(known, turned) < 0.05
 
 
 def test_the_same_query_gives_the_same_answer(world, localizer) -> None:
