@@ -59,6 +59,10 @@ class VerifyOptions:
         0.25, "share of the matches at least, where a motion is estimated: any two images "
         "have some matches that fit some motion", minimum=0.0, maximum=1.0,
     )  # fmt: skip
+    min_ratio_alone: float = option(
+        0.33, "the same where no poses are used: nothing else tells places that look alike apart",
+        minimum=0.0, maximum=1.0,
+    )  # fmt: skip
     seed: int = option(0, "of the random sampling", minimum=0)
 
 

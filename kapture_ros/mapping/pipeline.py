@@ -141,7 +141,7 @@ def build_map(
         new = match_pairs(images, pairs, folders["descriptors"], store, settings.match)
         counts |= {"pairs": len(pairs), "newly matched": new}
     route = pose_step(run, images, sessions, pairs, folders, store)
-    verified = verify_step(run, images, pairs, folders, store, build, trusted=route == "fixed")
+    verified = verify_step(run, images, pairs, folders, store, build, route)
     scene = routes.Scene(
         images, session_of, folders["keypoints"], build / DATABASE,
         tuple(session.fixes for session in sessions), verified, settings.reconstruct,
@@ -325,16 +325,19 @@ def verify_step(
     folders: dict[str, FeatureFolder],
     store: MatchStore,
     build: Path,
-    *,
-    trusted: bool,
+    route: str,
 ) -> list[PairGeometry]:
-    """Verify all pairs and write COLMAP's database."""
+    """Verify all pairs, the more strictly the less is known, and write COLMAP's database."""
+    options = run.settings.verify
+    if route == "none":
+        ratio = max(options.min_ratio, options.min_ratio_alone)
+        options = dataclasses.replace(options, min_ratio=ratio)
     with run.step("verify") as counts:
         posed = images.posed[pairs].all(axis=1)
         same_instant = images.frames[pairs[:, 0]] == images.frames[pairs[:, 1]]
-        known = same_instant | (posed & trusted)
+        known = same_instant | (posed & (route == "fixed"))
         keypoints = folders["keypoints"]
-        verified = list(verify_pairs(images, pairs, keypoints, store, known, run.settings.verify))
+        verified = list(verify_pairs(images, pairs, keypoints, store, known, options))
         model = new_reconstruction(images, keypoints)
         write_database(build / DATABASE, model, keypoints)
         write_geometries(build / DATABASE, verified)

@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
+from kapture_ros.errors import InputError
 from kapture_ros.mapping.feature_files import FeatureFolder
 from kapture_ros.mapping.images import read_images
 from kapture_ros.mapping.matching import MatchStore, match_pairs
-from kapture_ros.mapping.options import MatchOptions, VerifyOptions
+from kapture_ros.mapping.options import MapSettings, MatchOptions, VerifyOptions
+from kapture_ros.mapping.pipeline import Run, verify_step
 from kapture_ros.mapping.verification import epipolar_error, known_motion, verify_pairs
 from kapture_ros.transforms.se3 import Transform
 
@@ -67,6 +69,29 @@ def test_right_matches_are_kept_and_wrong_ones_dropped(street, tmp_path: Path, k
         assert np.degrees(radians) < 1.0
         direction = truth.translation / np.linalg.norm(truth.translation)
         assert found.second_from_first.translation @ direction > np.cos(np.radians(5))
+
+
+def test_without_poses_a_pair_must_be_surer_of_its_motion(street, tmp_path: Path):
+    images = read_images(street.path)
+    folders = {
+        kind: FeatureFolder.in_dataset(street.path, kind, "fake")
+        for kind in ("keypoints", "descriptors")
+    }
+    store = MatchStore(tmp_path, "fake")
+    first, second = (images.names.index(f"front/{k:05d}.jpg") for k in (2, 3))
+    pairs = np.array([(first, second)])
+    match_pairs(images, pairs, folders["descriptors"], store, MatchOptions())
+    right, _ = store.read(images.names[first], images.names[second])
+    rng = np.random.default_rng(0)
+    wrong = [np.stack([rng.permutation(column) for column in right.T], axis=1) for _ in range(3)]
+    both = np.concatenate([right, *wrong])[: int(3.5 * len(right))].astype(np.int32)
+    store.write(images.names[first], images.names[second], both, np.ones(len(both), np.float32))
+
+    given = Run(MapSettings()), images, pairs, folders, store, tmp_path
+    (found,) = verify_step(*given, "refine")
+    assert 0.25 < len(found.matches) / len(both) < 0.33
+    with pytest.raises(InputError, match="no pair of images shows the same scene"):
+        verify_step(*given, "none")
 
 
 def test_a_pair_without_a_common_scene_keeps_nothing(street, tmp_path: Path):
