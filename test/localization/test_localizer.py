@@ -284,7 +284,7 @@ def test_features_of_another_extractor_are_refused_at_once(world) -> None:
     [
         ("min_inliers", 100_000, Reason.TOO_FEW_INLIERS),
         ("min_ratio", 1.0, Reason.LOW_INLIER_RATIO),
-        ("min_seen", 1.0, Reason.LOW_INLIER_RATIO),
+        ("min_seen", 1.01, Reason.LOW_INLIER_RATIO),  # everything agrees in this world
         ("min_coverage", 1.0, Reason.POOR_SPREAD),
         ("min_depth_spread", 50.0, Reason.POOR_SPREAD),
         ("max_position_sigma", 1e-6, Reason.UNCERTAIN),
