@@ -7,8 +7,11 @@
 from __future__ import annotations
 
 import copy
+import importlib.util
 import itertools
 import logging
+import shutil
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
@@ -124,6 +127,7 @@ class Heads:
         else:
             heads.append(network.repeatability_head)
         state = [head.state_dict() for head in heads]
+        self.fused = _fused_products() if device.type == "cuda" and self.stride == 1 else None
         self.weight = torch.cat([part["weight"] for part in state]).flatten(1).to(device)
         self.bias = torch.cat([part["bias"] for part in state]).to(device)
 
@@ -138,6 +142,9 @@ class Heads:
             coarse = self._logits(features).permute(0, 3, 1, 2)
             reliability = reliability_of(upsample(coarse, self.stride))
             return reliability[:, 0], repeatability_of(self.pixel_head(shared.float()))[:, 0]
+        if self.fused is not None and features.is_contiguous():
+            unreliable, reliable, repeatable = self.fused(features, self.weight, self.bias)
+            return torch.sigmoid(reliable - unreliable), repeatability_of(repeatable)
         logits = torch.cat(self._logits_by_band(features), dim=1)
         return reliability_of(logits[..., :2].movedim(3, 1))[:, 0], repeatability_of(logits[..., 2])
 
@@ -168,6 +175,17 @@ class Heads:
         return bands
 
 
+def _fused_products() -> Callable[[Tensor, Tensor, Tensor], Tensor] | None:
+    """The heads as one kernel, if this machine can compile it."""
+    if importlib.util.find_spec("triton") is None or not (
+        shutil.which("cc") or shutil.which("gcc")
+    ):
+        return None
+    from kapture_ros.features.cuda_heads import products_with_squares
+
+    return products_with_squares
+
+
 class FoldedR2D2:
     """Plain convolutions, channels last; for GPUs and for bfloat16 on a CPU.
 
@@ -180,6 +198,8 @@ class FoldedR2D2:
         self.stride = network.config.stride
         self._stem = network.config.stem
         self._heads = Heads(network, runtime.device)
+        if self._heads.fused is not None:
+            self.how += ", heads in Triton"
         layers = fold(network)
         self._layers = [_moved(layer, runtime.device, runtime.dtype) for layer in layers]
         if runtime.dtype == torch.bfloat16:
