@@ -45,7 +45,7 @@ from kapture_ros.features.apgem_network import ApGemConfig, ApGemNet
 from kapture_ros.features.detection import detect
 from kapture_ros.features.global_descriptors import ApGemExtractor
 from kapture_ros.features.local import R2D2Extractor
-from kapture_ros.features.options import R2D2Options, RuntimeOptions
+from kapture_ros.features.options import ApGemOptions, R2D2Options, RuntimeOptions
 from kapture_ros.features.r2d2_inference import FoldedR2D2
 from kapture_ros.features.r2d2_network import PATCH_SIZE, R2D2Config, R2D2Net, normalise_images
 from kapture_ros.features.runtime import Runtime, resolve
@@ -104,7 +104,12 @@ def main() -> None:
     print(f"| network | size | way | ms |{core} faster | GFLOP | GFLOP/s | same | matches |")
     print("|---|---|---|" + "---:|" * (7 if core else 6))
     options = R2D2Options(
-        top_k=TOP_K, nms_radius=1, reliability=0, repeatability=0, pyramid=args.pyramid
+        top_k=TOP_K,
+        nms_radius=1,
+        reliability=0,
+        repeatability=0,
+        max_size=1024 if args.pyramid else max(max(size) for size in args.sizes),
+        pyramid=args.pyramid,
     )
     with tempfile.TemporaryDirectory() as folder:
         for name in args.networks:
@@ -146,7 +151,8 @@ def ways_of(
         ways: dict[str, Way] = {"eager": functools.partial(eager_apgem, plain, device)}
         for precision in precisions:
             if runtime := _available(device, precision):
-                extractor: Any = ApGemExtractor(path, runtime=runtime)
+                full = ApGemOptions(global_max_size=options.max_size)
+                extractor: Any = ApGemExtractor(path, full, runtime)
                 ways[f"{precision}, ours"] = _one_of(extractor)
         return ways
     ways = {"eager": functools.partial(eager_r2d2, plain, options, device)}

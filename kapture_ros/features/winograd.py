@@ -27,7 +27,7 @@ from kapture_ros.features.cpu_kernels import (
 )
 
 _POINTS = SIDE * SIDE
-_GROUP_BYTES = 1 << 20
+_GROUP_BYTES = 2 << 20
 """How much of the points of a group of tiles, before and after the product, a cache keeps."""
 
 
