@@ -223,6 +223,8 @@ def _tell(heard: dict[str, Any]) -> None:
     late = ", ".join(f"{name} {value:.0f} ms" for name, value in heard["latency_ms"].items())
     states = ", ".join(f"{name} {count}" for name, count in heard["states"].items())
     print(f"\nOf {heard['images']} images {heard['poses']} gave a pose: {states}.")
+    if heard["late"]:
+        print(f"{heard['late']} were LATE: newer ones came while this machine was busy.")
     print(f"From image to pose, heard by another process: {late}.")
     print(f"Predicted poses (~/odometry): {heard['predictions']}.")
     for child, parents in heard["parents"].items():

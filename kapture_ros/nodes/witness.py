@@ -116,6 +116,7 @@ class Witness(Node):
         return {
             "images": len(self._arrivals),
             "poses": len(self._poses),
+            "late": sum(told.reason == Reason.LATE for _, told in self._status.values()),
             "predictions": self._predictions,
             "states": dict(states),
             "latency_ms": {
