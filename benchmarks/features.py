@@ -58,7 +58,7 @@ NETWORKS: dict[str, R2D2Config | ApGemConfig] = {
     "r2d2_WASF_N16": R2D2Config(),
     "r2d2_WASF_N8_big": R2D2Config(width=6),
     "faster2d2_WASF_N16": R2D2Config(downsample=2),
-    "r2d2-fast-free": R2D2Config(downsample=2, stem=2),
+    "r2d2-fast-free": R2D2Config(width=3, downsample=2, stem=2),
     "Resnet101-AP-GeM": ApGemConfig("resnet101"),
     "apgem-small-free": ApGemConfig("mobilenet_v2", 512, norm_features=True),
 }

@@ -11,7 +11,7 @@ import math
 from dataclasses import dataclass
 
 import torch
-from compiling import compiled
+from compiling import constant
 from image_bank import ImageBank
 from torch import Tensor
 from torch.nn import functional
@@ -93,7 +93,7 @@ def random_boxes(bank: ImageBank, count: int, generator: torch.Generator) -> Box
     ahead = uniform(3.5, 14)
     centre = torch.stack([uniform(-0.8, 0.8) * ahead, uniform(-1.5, 1.5), ahead], -1)
     # Both cameras stay inside the room however it is turned.
-    centre[:, 0] = uniform(-1, 1, 3)[:, 0] + torch.tensor([0.0, 0.0, 3.0], device=device)
+    centre[:, 0] = uniform(-1, 1, 3)[:, 0] + constant((0.0, 0.0, 3.0), device)
     yaw = uniform(-math.pi, math.pi)
     zero, one = torch.zeros_like(yaw), torch.ones_like(yaw)
     axes = torch.stack(
@@ -117,7 +117,7 @@ def random_cameras(
 
     identity = torch.eye(3, device=device).expand(count, 3, 3)
     first = Camera(torch.zeros(count, 3, device=device), identity, size * uniform(0.7, 1.2))
-    moved = uniform(-1, 1, 3) * torch.tensor([2.2, 0.6, 2.0], device=device)
+    moved = uniform(-1, 1, 3) * constant((2.2, 0.6, 2.0), device)
     target = torch.stack([uniform(-0.8, 0.8), uniform(-0.4, 0.4), uniform(6, 10)], -1)
     forward = functional.normalize(target - moved, dim=-1)
     roll = math.radians(5) * torch.randn(count, generator=generator, device=device)
@@ -157,7 +157,6 @@ def trace(boxes: Boxes, start: Tensor, directions: Tensor) -> Hits:
     return Hits(best, box, 2 * axis + positive.long(), point, local)
 
 
-@compiled
 def _nearest(
     centre: Tensor, axes: Tensor, half: Tensor, start: Tensor, directions: Tensor
 ) -> tuple[Tensor, Tensor]:
@@ -172,7 +171,6 @@ def _nearest(
     return best, box
 
 
-@compiled
 def _hidden(
     centre: Tensor, axes: Tensor, half: Tensor, start: Tensor, directions: Tensor
 ) -> Tensor:

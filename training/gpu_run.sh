@@ -1,5 +1,5 @@
 #!/bin/sh
-# Trains both bundled networks on one GPU at a time, as the weights of version 1 were:
+# Trains both bundled networks side by side on one GPU:
 #     OUT=out/trained sh training/gpu_run.sh PACKS MINUTES
 # Stops everything when one of them fails to start.
 set -u
@@ -9,12 +9,9 @@ work=${WORK:-/tmp/training}
 mkdir -p "$work" "$OUT"
 export PYTHONPATH=. PYTHONUNBUFFERED=1
 images="$packs/images.zip $packs/streets.zip"
-pids=""
-for width in 3 4; do
-    python3 training/train_r2d2.py --pack $images --out "$work/r2d2_$width" \
-        --width $width --minutes "$minutes" > "$work/r2d2_$width.txt" 2>&1 &
-    pids="$pids $!"
-done
+python3 training/train_r2d2.py --pack $images --out "$work/r2d2" \
+    --minutes "$minutes" > "$work/r2d2.txt" 2>&1 &
+pids=$!
 python3 training/train_apgem.py --pack $images --trunk "$packs/mobilenet_v2.safetensors" \
     --out "$work/apgem" --minutes "$minutes" > "$work/apgem.txt" 2>&1 &
 pids="$pids $!"
@@ -24,10 +21,8 @@ for pid in $pids; do
 done
 tail -n 3 "$work"/*.txt
 wait
-for width in 3 4; do
-    cp "$work/r2d2_$width/network.safetensors" "$OUT/r2d2_$width.safetensors"
-    cp "$work/r2d2_$width/checkpoint.pt" "$OUT/r2d2_$width.pt"
+for network in r2d2 apgem; do
+    cp "$work/$network/network.safetensors" "$OUT/$network.safetensors"
 done
-cp "$work/apgem/network.safetensors" "$OUT/apgem.safetensors"
 tar -czf "$OUT/logs.tar.gz" -C "$work" --exclude '*.pt' --exclude '*.safetensors' .
 tail -n 6 "$work"/*.txt

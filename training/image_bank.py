@@ -40,11 +40,13 @@ class ImageBank:
 
     def draw(self, count: int, generator: torch.Generator) -> Tensor:
         """Indices of random images."""
-        return torch.multinomial(self.share, count, replacement=True, generator=generator)
+        reached = self.share.cumsum(0)
+        drawn = torch.rand(count, generator=generator, device=self.share.device) * reached[-1]
+        return torch.searchsorted(reached, drawn).clamp(max=len(self.share) - 1)
 
     def subset(self, keep: Sequence[int]) -> ImageBank:
         """The images at these positions."""
-        index = torch.as_tensor(keep, device=self.pixels.device)
+        index = torch.as_tensor(keep, dtype=torch.long, device=self.pixels.device)
         names = tuple(self.names[i] for i in keep)
         return ImageBank(self.pixels[index], self.sizes[index], self.share[index], names)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
+from compiling import constant
 from torch import Tensor
 from torch.nn import functional
 
@@ -79,7 +80,7 @@ def jpeg(images: Tensor, strength: Tensor) -> Tensor:
     k = torch.arange(8, device=device)
     basis = torch.cos(math.pi * (2 * k[None] + 1) * k[:, None] / 16) / 2
     basis[0] /= math.sqrt(2)
-    step = torch.tensor(_JPEG_TABLE, device=device).float() / 255 * strength[..., None, None]
+    step = constant(_JPEG_TABLE, device) / 255 * strength[..., None, None]
     count, channels, height, width = images.shape
     blocks = images.view(count, channels, height // 8, 8, width // 8, 8).transpose(3, 4)
     coefficients = torch.round(basis @ (blocks - 0.5) @ basis.T / step) * step

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import torch
 from average_precision import NOT_COUNTED, average_precision, to_unit_range
+from compiling import constant
 from torch import Tensor
 from torch.nn import functional
 
@@ -30,27 +31,33 @@ class LossOptions:
 
     Attributes:
         patch: side of the patches of repeatability and peakiness.
+        radius: of the squares in which peaks are compared.
+        softness: of the maximum in them, in units of repeatability.
+        localization: weight of that loss.
         step: grid of queries and of distractors.
         border: width of the frame without queries and distractors.
         near: the positive is the best match at the true place and this far beside it.
-        ring: radius of the distractors round the true place. The paper's 5 to 7 pixels ask a
-            network of stride 4 for what its detector has to do.
+        ring: radius of the distractors round the true place. The paper has 5 to 7 pixels.
         group: images whose descriptors are each other's distractors.
         bins: of the similarity in the quantised average precision.
-        base: precision below which a descriptor is better declared unreliable.
-        plain: weight of 1 − AP alone beside it. Without, a network that starts from nothing
-            declares all its poor descriptors unreliable, and that is the end of learning.
+        base: precision below which a descriptor is better declared unreliable; as long as the
+            mean of a batch is less than that, the mean. A network that starts from nothing
+            would declare all its poor descriptors unreliable, and that is the end of learning.
+        plain: weight of 1 − AP alone beside it, so that the unreliable ones go on learning.
     """
 
     patch: int = 16
+    radius: int = 3
+    softness: float = 0.1
+    localization: float = 1.0
     step: int = 8
     border: int = 16
     near: float = 2.0
-    ring: float = 9.0
+    ring: float = 7.0
     group: int = 8
     bins: int = 20
-    base: float = 0.4
-    plain: float = 0.5
+    base: float = 0.5
+    plain: float = 0.2
 
 
 class CoarseFeatures(NamedTuple):
@@ -71,14 +78,10 @@ class CoarseFeatures(NamedTuple):
 
 def coarse_features(net: R2D2Net, images: Tensor) -> CoarseFeatures:
     """The features of a network with a folded stem for normalised images (B, 3, S, S)."""
-    stride, split = net.config.stride, net.config.quad_start
-    shared = net.body[:split](functional.pixel_unshuffle(images, net.config.stem))
-    raw = net.body[split:](shared)
-    return CoarseFeatures(
-        raw.float(),
-        reliability_of(upsample(net.reliability_head(raw * raw), stride).float()),
-        repeatability_of(net.repeatability_head(shared).float()),
-    )
+    raw, repeatability = net.folded(images)
+    reliability = upsample(net.reliability_head(raw * raw).float(), net.config.stride)
+    return CoarseFeatures(raw.float(), reliability_of(reliability),
+                          repeatability_of(repeatability.float()))  # fmt: skip
 
 
 def to_unit(pixels: Tensor, size: int) -> Tensor:
@@ -120,9 +123,32 @@ def _patches(maps: Tensor, patch: int) -> Tensor:
 def peakiness_loss(repeatability: Tensor, patch: int) -> Tensor:
     """1 − the mean over patches of maximum minus mean."""
     smooth = functional.avg_pool2d(repeatability, 3, stride=1, padding=1)
-    highest = functional.max_pool2d(smooth, patch + 1, stride=1, padding=patch // 2)
-    mean = functional.avg_pool2d(smooth, patch + 1, stride=1, padding=patch // 2)
+    highest = mean = smooth
+    for side in ((patch + 1, 1), (1, patch + 1)):  # one axis after the other is the same, faster
+        half = (side[0] // 2, side[1] // 2)
+        highest = functional.max_pool2d(highest, side, stride=1, padding=half)
+        mean = functional.avg_pool2d(mean, side, stride=1, padding=half)
     return 1 - (highest - mean).mean()
+
+
+def localization_loss(
+    first: Tensor, second: Tensor, flow: Tensor, valid: Tensor, options: LossOptions
+) -> Tensor:
+    """How far from the true place the second map says that the peaks of the first are, 0..1.
+
+    The cosine of whole patches hardly minds a peak a pixel off. The mean distance is over a
+    square round the true place, in units of half its side; weights are a softmax of the map.
+    """
+    size, radius = flow.shape[1], options.radius
+    heights, peaks = functional.max_pool2d(first.detach(), options.step, return_indices=True)
+    heights, peaks = heights.flatten(1), peaks.flatten(1)
+    where = flow.flatten(1, 2).gather(1, peaks[..., None].expand(-1, -1, 2))
+    weight = heights * valid.flatten(1).gather(1, peaks)
+    steps = range(-radius, radius + 1)
+    around = constant(tuple((float(x), float(y)) for y in steps for x in steps), flow.device)
+    seen = sample(second, where[:, :, None] + around, size)[:, 0]
+    distance = (functional.softmax(seen / options.softness, -1) * around.norm(dim=1)).sum(-1)
+    return (distance * weight).sum() / weight.sum().clamp(min=1) / radius
 
 
 def reliability_loss(
@@ -140,7 +166,7 @@ def reliability_loss(
     where, usable = flow[:, rows, columns], valid[:, rows, columns]
     queries = descriptors_at(first.descriptors, place[:, :, None], size)[:, :, 0]
     distractors = descriptors_at(second.descriptors, place[:, :, None], size)[:, :, 0]
-    around = torch.cat([_circle(options.near), _circle(options.ring)]).to(flow.device)
+    around = constant(_circle(options.near) + _circle(options.ring), flow.device)
     local = descriptors_at(second.descriptors, where[:, :, None] + around, size)
     local = to_unit_range(torch.einsum("bqd,bqod->bqo", queries, local))
     positive = local[..., : len(around) // 2].amax(-1)
@@ -156,10 +182,11 @@ def reliability_loss(
     one = first.reliability[:, 0, rows, columns]
     two = sample(second.reliability, where[:, :, None], size)[:, 0, :, 0]
     reliable = (one + two) / 2
-    value = precision * reliable + options.base * (1 - reliable)
-    value = options.plain * precision + (1 - options.plain) * value
     count = usable.sum().clamp(min=1)
-    return 1 - (value * usable).sum() / count, (precision.detach() * usable).sum() / count
+    mean = (precision.detach() * usable).sum() / count
+    value = precision * reliable + mean.clamp(max=options.base) * (1 - reliable)
+    value = options.plain * precision + (1 - options.plain) * value
+    return 1 - (value * usable).sum() / count, mean
 
 
 def _precision_of_group(
@@ -183,8 +210,7 @@ def _precision_of_group(
     return average_precision(positive.view(-1, 1), negative, bins).view(images, count)
 
 
-def _circle(radius: float) -> Tensor:
-    """(9, 2) offsets: none, then eight round the circle."""
-    angles = torch.arange(8) * (math.pi / 4)
-    circle = radius * torch.stack([angles.cos(), angles.sin()], 1)
-    return torch.cat([torch.zeros(1, 2), circle])
+def _circle(radius: float) -> tuple[tuple[float, float], ...]:
+    """Nine offsets: none, then eight round the circle."""
+    angles = [eighth * math.pi / 4 for eighth in range(8)]
+    return (0.0, 0.0), *((radius * math.cos(a), radius * math.sin(a)) for a in angles)

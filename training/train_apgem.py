@@ -29,6 +29,7 @@ from training_state import (
     Clock,
     Log,
     learning_rate_factor,
+    make_optimizer,
     resume,
     save_checkpoint,
     set_learning_rate,
@@ -145,7 +146,7 @@ def train(args: argparse.Namespace) -> None:
     if args.trunk:
         trunk = safetensors.torch.load_file(args.trunk)
         net.trunk.load_state_dict({k: v.float() for k, v in trunk.items()}, strict=False)
-    optimizer = torch.optim.AdamW(parameter_groups(net, args), weight_decay=1e-4)
+    optimizer = make_optimizer(parameter_groups(net, args), weight_decay=1e-4, device=args.device)
     clock = Clock(args.minutes * 60, 0)
     step = 0
     if checkpoint.exists():

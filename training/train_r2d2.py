@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 from box_scenes import scene_pairs
+from compiling import constant, recorded
 from facades import add_facades
 from image_bank import ImageBank, load_bank, split
 from photometry import change_photometry
@@ -24,10 +25,12 @@ from r2d2_losses import (
     LossOptions,
     coarse_features,
     descriptors_at,
+    localization_loss,
     peakiness_loss,
     reliability_loss,
     repeatability_loss,
 )
+from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional
 from training_state import (
@@ -35,6 +38,7 @@ from training_state import (
     Clock,
     Log,
     learning_rate_factor,
+    make_optimizer,
     resume,
     save_checkpoint,
     set_learning_rate,
@@ -46,6 +50,8 @@ from kapture_ros.features.r2d2_network import (
     IMAGE_STD,
     R2D2Config,
     R2D2Net,
+    repeatability_of,
+    upsample,
 )
 from kapture_ros.features.weights_file import save_network
 
@@ -73,7 +79,7 @@ def make_pairs(bank: ImageBank, batch: Batch, generator: torch.Generator) -> Vie
         parts.append(scene_pairs(bank, batch.rooms, batch.size, generator))
     pairs = concatenate(parts)
     # So that a group of the reliability loss holds both kinds.
-    order = torch.randperm(len(pairs.flow), generator=generator, device=pairs.flow.device)
+    order = torch.rand(len(pairs.flow), generator=generator, device=pairs.flow.device).argsort()
     first = change_photometry(pairs.first[order], generator)
     second = change_photometry(pairs.second[order], generator)
     return ViewPairs(first, second, pairs.flow[order], pairs.valid[order])
@@ -82,32 +88,62 @@ def make_pairs(bank: ImageBank, batch: Batch, generator: torch.Generator) -> Vie
 def describe(net: R2D2Net, pairs: ViewPairs) -> tuple[CoarseFeatures, CoarseFeatures]:
     """Features of both views in one pass."""
     device = pairs.first.device
-    mean = torch.tensor(IMAGE_MEAN, device=device).view(1, 3, 1, 1)
-    std = torch.tensor(IMAGE_STD, device=device).view(1, 3, 1, 1)
-    images = (torch.cat([pairs.first, pairs.second]) - mean) / std
-    images = images.contiguous(memory_format=torch.channels_last)
-    with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+    images = normalised(torch.cat([pairs.first, pairs.second]))
+    half = device.type == "cuda" and net.training
+    # A recorded step must not use the weights that were rounded for another.
+    with torch.autocast(device.type, torch.bfloat16, enabled=half, cache_enabled=False):
         both = coarse_features(net, images)
     count = len(pairs.first)
     return CoarseFeatures(*(m[:count] for m in both)), CoarseFeatures(*(m[count:] for m in both))
+
+
+def normalised(images: Tensor) -> Tensor:
+    """What the network takes, of images in 0..1."""
+    mean, std = (constant(v, images.device).view(1, 3, 1, 1) for v in (IMAGE_MEAN, IMAGE_STD))
+    return ((images - mean) / std).contiguous(memory_format=torch.channels_last)
 
 
 def losses(net: R2D2Net, pairs: ViewPairs, options: LossOptions) -> dict[str, Tensor]:
     """The total and its parts."""
     first, second = describe(net, pairs)
     reliability, precision = reliability_loss(first, second, pairs.flow, pairs.valid, options)
-    similarity = repeatability_loss(
-        first.repeatability, second.repeatability, pairs.flow, pairs.valid, options.patch
-    )
-    peaky = peakiness_loss(torch.cat([first.repeatability, second.repeatability]), options.patch)
+    parts = repeatability_losses(first.repeatability, second.repeatability, pairs, options)
     return {
-        "loss": reliability + similarity + peaky,
+        "loss": reliability + total(parts, options),
         "reliability": reliability,
-        "repeatability": similarity,
-        "peakiness": peaky,
+        **parts,
         "ap": precision,
         "reliable": first.reliability.mean(),
     }
+
+
+def detector_losses(net: R2D2Net, pairs: ViewPairs, options: LossOptions) -> dict[str, Tensor]:
+    """Those of the detector alone, on a body that stays as it is."""
+    images = normalised(torch.cat([pairs.first, pairs.second]))
+    net.body.eval()
+    with torch.no_grad():
+        fine = net.fine_maps(images)
+    both = repeatability_of(upsample(net.repeatability_head(fine), net.config.stem))
+    parts = repeatability_losses(*both.chunk(2), pairs, options)
+    return {"loss": total(parts, options), **parts}
+
+
+def repeatability_losses(
+    first: Tensor, second: Tensor, pairs: ViewPairs, options: LossOptions
+) -> dict[str, Tensor]:
+    """Of both views' maps (B, 1, S, S)."""
+    flow, valid = pairs.flow, pairs.valid
+    return {
+        "repeatability": repeatability_loss(first, second, flow, valid, options.patch),
+        "peakiness": peakiness_loss(torch.cat([first, second]), options.patch),
+        "localization": localization_loss(first, second, flow, valid, options),
+    }
+
+
+def total(parts: dict[str, Tensor], options: LossOptions) -> Tensor:
+    """The detector's part of the loss."""
+    weighted = options.localization * parts["localization"]
+    return parts["repeatability"] + parts["peakiness"] + weighted
 
 
 @torch.no_grad()
@@ -163,32 +199,42 @@ def train(args: argparse.Namespace) -> None:
         args.device
     )
     net.to(memory_format=torch.channels_last)
-    optimizer = torch.optim.AdamW(net.parameters(), args.learning_rate, weight_decay=5e-4)
-    for group in optimizer.param_groups:
-        group["peak"] = args.learning_rate
+    # Squared descriptors are large: with weights drawn at random it starts saturated and stays so.
+    torch.nn.init.zeros_(net.reliability_head.weight)
+    if args.initial:
+        body = load_file(args.initial)
+        net.load_state_dict({k: v for k, v in body.items() if "repeat" not in k}, strict=False)
+    learning = net.repeatability_head if args.detector_only else net
+    group = {"params": list(learning.parameters()), "peak": args.learning_rate}
+    optimizer = make_optimizer([group], weight_decay=5e-4, device=args.device)
     clock = Clock(args.minutes * 60, 0)
     args.out.mkdir(parents=True, exist_ok=True)
     checkpoint = args.out / "checkpoint.pt"
     step = resume(checkpoint, net, optimizer, clock) if checkpoint.exists() else 0
 
     batch = Batch(args.photos, args.rooms, args.size)
-    options = LossOptions()
+    options = LossOptions(localization=args.localization, ring=args.ring)
     fixed = torch.Generator(args.device).manual_seed(VALIDATION_SEED)
     validation = [make_pairs(held, batch, fixed) for _ in range(args.validation_batches)]
     # A resumed call must not repeat the pairs of the first.
     generator = torch.Generator(args.device).manual_seed(args.seed * 1_000_003 + step)
+
+    def plain_step() -> dict[str, Tensor]:
+        pairs = make_pairs(bank, batch, generator)
+        values = (detector_losses if args.detector_only else losses)(net, pairs, options)
+        optimizer.zero_grad(set_to_none=True)
+        values["loss"].backward()
+        torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+        optimizer.step()
+        return {key: value.detach() for key, value in values.items()}
+
+    make_step = recorded(plain_step, generator)
     log, validated = Log(args.out / "log.csv"), Log(args.out / "validation.csv")
     clock.start(args.call_minutes * 60)
     saved = checked = time.monotonic()
     while not clock.over:
         set_learning_rate(optimizer, learning_rate_factor(clock.progress))
-        pairs = make_pairs(bank, batch, generator)
-        values = losses(net, pairs, options)
-        optimizer.zero_grad(set_to_none=True)
-        values["loss"].backward()
-        torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
-        optimizer.step()
-        log.add(values)
+        log.add(make_step())
         step += 1
         if step % args.log_every == 0:
             log.write(step=step, seconds=clock.trained)
@@ -215,12 +261,18 @@ def main() -> None:
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--version", default="1", help="written into the network's file")
-    parser.add_argument("--width", type=int, default=4)
+    parser.add_argument("--width", type=int, default=3)
     parser.add_argument("--downsample", type=int, default=2)
     parser.add_argument("--stem", type=int, default=2)
-    parser.add_argument("--photos", type=int, default=40, help="homography pairs a batch")
-    parser.add_argument("--rooms", type=int, default=24, help="scene pairs a batch")
-    parser.add_argument("--size", type=int, default=192, help="side of a view in pixels")
+    parser.add_argument("--initial", type=Path, help="network to go on from, but for its detector")
+    parser.add_argument("--detector-only", action="store_true", help="leave the rest as it is")
+    parser.add_argument("--photos", type=int, default=30, help="homography pairs a batch")
+    parser.add_argument("--rooms", type=int, default=18, help="scene pairs a batch")
+    parser.add_argument("--size", type=int, default=224, help="side of a view in pixels")
+    parser.add_argument("--localization", type=float, default=LossOptions().localization,
+                        help="weight of that loss")  # fmt: skip
+    parser.add_argument("--ring", type=float, default=LossOptions().ring,
+                        help="pixels from the true place to a distractor")  # fmt: skip
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--facades", type=int, default=FACADES)
     parser.add_argument("--limit-images", type=int, help="load only so many images")

@@ -7,6 +7,7 @@ import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -59,10 +60,19 @@ def learning_rate_factor(progress: float, warm_up: float = 0.03) -> float:
     return 0.01 + 0.99 * (1 + math.cos(math.pi * rest)) / 2
 
 
+def make_optimizer(
+    groups: list[dict[str, Any]], *, weight_decay: float, device: str
+) -> torch.optim.AdamW:
+    """AdamW over groups with their `peak`; rates are tensors, which a recorded step reads."""
+    for group in groups:
+        group["lr"] = torch.tensor(group["peak"], device=device)
+    return torch.optim.AdamW(groups, weight_decay=weight_decay, capturable=device != "cpu")
+
+
 def set_learning_rate(optimizer: Optimizer, factor: float) -> None:
-    """Scale the `peak` of every parameter group."""
+    """Scale the `peak` of every parameter group, whose rate is a tensor."""
     for group in optimizer.param_groups:
-        group["lr"] = group["peak"] * factor
+        group["lr"].fill_(group["peak"] * factor)
 
 
 def save_checkpoint(

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 import torch
+from compiling import constant
 from image_bank import ImageBank
 from torch import Tensor
 from torch.nn import functional
@@ -49,7 +50,7 @@ def transform(homography: Tensor, points: Tensor) -> Tensor:
 def homography_pairs(
     bank: ImageBank, indices: Tensor, size: int, generator: torch.Generator
 ) -> ViewPairs:
-    """Views of the images at `indices`: scales within ×2.2, small rotations, tilts."""
+    """Views of the images at `indices`: scales within ×2.5, small rotations, tilts."""
     device = bank.pixels.device
     count = len(indices)
     extent = bank.sizes[indices]
@@ -58,8 +59,8 @@ def homography_pairs(
         return low + (high - low) * torch.rand(count, *shape, generator=generator, device=device)
 
     # Pixels of the photograph per pixel of the view; up to the whole photograph.
-    largest = (extent.min(1).values / size).clamp(max=2.2)
-    base = 0.7 + (largest - 0.7).clamp(min=0) * uniform(0, 1) ** 1.5
+    largest = (extent.min(1).values / size).clamp(max=2.5)
+    base = 0.8 + (largest - 0.8).clamp(min=0) * uniform(0, 1)
     half = base[:, None] * size / 2
     centre = half + (extent - 2 * half).clamp(min=0) * uniform(0, 1, 2)
 
@@ -68,12 +69,11 @@ def homography_pairs(
         scale = base * ratio
         angle = math.radians(12) * torch.randn(count, generator=generator, device=device)
         shift = centre + uniform(-0.12, 0.12, 2) * size * scale[:, None]
-        stretch = uniform(-0.25, 0.25).exp()
-        tilt = uniform(-0.45, 0.45, 2) / size
+        stretch = uniform(-0.3, 0.3).exp()
+        tilt = uniform(-0.5, 0.5, 2) / size
         image_from_view.append(_homography(size, scale, angle, shift, stretch, tilt))
     first_grid = transform(image_from_view[0], pixel_grid(size, device))
-    flow = transform(torch.linalg.inv(image_from_view[1]) @ image_from_view[0],
-                     pixel_grid(size, device))  # fmt: skip
+    flow = transform(_inverse(image_from_view[1]) @ image_from_view[0], pixel_grid(size, device))
     inside_photo = ((first_grid >= 0) & (first_grid <= extent[:, None, None] - 1)).all(-1)
     inside_view = ((flow >= 0) & (flow <= size - 1)).all(-1)
     views = [sample_views(bank, indices, h, size) for h in image_from_view]
@@ -97,6 +97,15 @@ def _homography(
     return affine @ perspective @ to_centre
 
 
+def _inverse(matrices: Tensor) -> Tensor:
+    """Of (B, 3, 3) up to scale, by the adjugate; torch.linalg.inv waits for the device."""
+    one, two, three = matrices.unbind(1)
+    return torch.stack(
+        [torch.linalg.cross(two, three), torch.linalg.cross(three, one),
+         torch.linalg.cross(one, two)], 2
+    )  # fmt: skip
+
+
 def similarity_views(
     size: int, scale: Tensor, angle: Tensor, centre: Tensor, tilt: Tensor
 ) -> Tensor:
@@ -110,7 +119,7 @@ def sample_views(bank: ImageBank, indices: Tensor, image_from_view: Tensor, size
     # Beyond the photograph its border is repeated; those pixels are invalid anyway.
     grid = torch.minimum(grid.clamp(min=0), bank.sizes[indices][:, None, None] - 1)
     height, width = bank.pixels.shape[1:3]
-    unit = (grid + 0.5) * 2 / torch.tensor([width, height], device=grid.device) - 1
+    unit = (grid + 0.5) * 2 / constant((width, height), grid.device) - 1
     source = bank.pixels[indices].permute(0, 3, 1, 2).float() / 255
     view = functional.grid_sample(source, unit, mode="bilinear", align_corners=False)
     return functional.avg_pool2d(view, SUPERSAMPLING)

@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import copy
 import importlib.util
 import itertools
 import logging
@@ -20,7 +19,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from kapture_ros.features.r2d2_network import R2D2Net, reliability_of, repeatability_of, upsample
+from kapture_ros.features.r2d2_network import (
+    R2D2Net,
+    reliability_of,
+    repeatability_of,
+    upsample,
+)
 from kapture_ros.features.runtime import Runtime
 
 if TYPE_CHECKING:
@@ -28,7 +32,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_QUAD_LAYERS = 3
 _CACHE_BYTES = {"cpu": 4 << 20, "cuda": 24 << 20}
 """How much of the squared features is made at a time, so that it stays in the cache."""
 
@@ -93,8 +96,18 @@ def prepare(network: R2D2Net, runtime: Runtime) -> Engine:
 
 def fold(network: R2D2Net) -> list[Layer]:
     """The body as plain layers; batch norm in evaluation mode is a scale and a shift."""
+    return _folded(network.body, network.config.downsample)
+
+
+def fold_detector(network: R2D2Net) -> list[Layer]:
+    """Likewise the detector of the stem variant; of the others nothing."""
+    head = network.repeatability_head
+    return _folded(head) if isinstance(head, nn.Sequential) else []
+
+
+def _folded(modules: nn.Sequential, downsample: int = 1) -> list[Layer]:
     layers: list[Layer] = []
-    for module in network.body:
+    for module in modules:
         if isinstance(module, nn.Conv2d):
             assert module.bias is not None
             layers.append(Layer(module.weight.data, module.bias.data, module.dilation[0]))
@@ -103,7 +116,7 @@ def fold(network: R2D2Net) -> list[Layer]:
         elif isinstance(module, nn.ReLU):
             layers[-1] = replace(layers[-1], relu=True)
         elif isinstance(module, nn.MaxPool2d):
-            layers[-1] = replace(layers[-1], pool=network.config.downsample)
+            layers[-1] = replace(layers[-1], pool=downsample)
     return layers
 
 
@@ -119,29 +132,26 @@ class Heads:
     """The detector: what the features say about reliability and repeatability."""
 
     def __init__(self, network: R2D2Net, device: torch.device) -> None:
-        self.stride = network.config.stride
-        self.pixel_head: nn.Module | None = None
+        self.stride, self._stem = network.config.stride, network.config.stem
         heads: list[nn.Module] = [network.reliability_head]
-        if network.config.stem > 1:
-            self.pixel_head = copy.deepcopy(network.repeatability_head).to(device)
-        else:
+        if network.config.stem == 1:
             heads.append(network.repeatability_head)
         state = [head.state_dict() for head in heads]
         self.fused = _fused_products() if device.type == "cuda" and self.stride == 1 else None
         self.weight = torch.cat([part["weight"] for part in state]).flatten(1).to(device)
         self.bias = torch.cat([part["bias"] for part in state]).to(device)
 
-    def maps(self, features: Tensor, shared: Tensor) -> tuple[Tensor, Tensor]:
+    def maps(self, features: Tensor, detected: Tensor | None) -> tuple[Tensor, Tensor]:
         """Reliability and repeatability (B, H, W).
 
         Args:
             features: (B, h, w, D)
-            shared: (B, C, h, w), what the 2×2 convolutions start from.
+            detected: (B, 1, H / stem, W / stem) logits of the stem variant's detector.
         """
-        if self.pixel_head is not None:
-            coarse = self._logits(features).permute(0, 3, 1, 2)
-            reliability = reliability_of(upsample(coarse, self.stride))
-            return reliability[:, 0], repeatability_of(self.pixel_head(shared.float()))[:, 0]
+        if detected is not None:
+            logits = self._logits(features).permute(0, 3, 1, 2)
+            reliability = reliability_of(upsample(logits, self.stride))
+            return reliability[:, 0], repeatability_of(upsample(detected, self._stem))[:, 0]
         if self.fused is not None and features.is_contiguous():
             unreliable, reliable, repeatable = self.fused(features, self.weight, self.bias)
             return torch.sigmoid(reliable - unreliable), repeatability_of(repeatable)
@@ -189,8 +199,8 @@ def _fused_products() -> Callable[[Tensor, Tensor, Tensor], Tensor] | None:
 class FoldedR2D2:
     """Plain convolutions, channels last; for GPUs and for bfloat16 on a CPU.
 
-    With bfloat16 the last convolution is float32: its output decides which of two
-    neighbours is the peak, and 8 bits make ties of them.
+    With bfloat16 the last convolution is float32, and the detector's always: its output
+    decides which of two neighbours is the peak, and few bits make ties of them.
     """
 
     def __init__(self, network: R2D2Net, runtime: Runtime) -> None:
@@ -200,23 +210,34 @@ class FoldedR2D2:
         self._heads = Heads(network, runtime.device)
         if self._heads.fused is not None:
             self.how += ", heads in Triton"
-        layers = fold(network)
-        self._layers = [_moved(layer, runtime.device, runtime.dtype) for layer in layers]
+        self._layers, self._detector = (
+            [_moved(layer, runtime.device, runtime.dtype) for layer in layers]
+            for layers in (fold(network), fold_detector(network))
+        )
         if runtime.dtype == torch.bfloat16:
-            self._layers[-1] = _moved(layers[-1], runtime.device, torch.float32)
+            self._layers[-1] = _moved(fold(network)[-1], runtime.device, torch.float32)
+        if self._detector:
+            last = fold_detector(network)[-1]
+            self._detector[-1] = _moved(last, runtime.device, torch.float32)
 
     def __call__(self, images: Tensor) -> RawMaps:
         """Maps of normalised float32 images (B, 3, H, W)."""
-        maps = shared = _folded_into_channels(images, self._stem, self.stride // self._stem)
-        for index, layer in enumerate(self._layers):
-            if index == len(self._layers) - _QUAD_LAYERS:
-                shared = maps
+        maps = _folded_into_channels(images, self._stem, self.stride // self._stem)
+        detected = None
+        for layer in self._layers:
             maps = maps.to(layer.weight.dtype, memory_format=torch.channels_last)
             maps = convolve(maps, layer)
             if layer.pool > 1:
+                if self._detector:
+                    detected = self._detect(maps)
                 maps = nn.functional.max_pool2d(maps, layer.pool)
         features = maps.permute(0, 2, 3, 1)
-        return RawMaps(features, *self._heads.maps(features, shared))
+        return RawMaps(features, *self._heads.maps(features, detected))
+
+    def _detect(self, maps: Tensor) -> Tensor:
+        for layer in self._detector:
+            maps = convolve(maps.to(layer.weight.dtype), layer)
+        return maps
 
 
 def convolve(maps: Tensor, layer: Layer) -> Tensor:
@@ -294,10 +315,15 @@ class WinogradR2D2:
         self._workers = Workers()
         self._heads = _CompiledHeads(network, self._workers)
         self._layers = fold(network)
-        self._convs = [
-            WinogradConv(layer.weight, layer.bias, dilation=layer.dilation, relu=layer.relu)
-            for layer in self._layers
-        ]
+        detector = fold_detector(network)
+        self._last = detector.pop() if detector else None
+        self._convs, self._detector = (
+            [
+                WinogradConv(layer.weight, layer.bias, dilation=layer.dilation, relu=layer.relu)
+                for layer in layers
+            ]
+            for layers in (self._layers, detector)
+        )
         self._workspace = Workspace()
 
     def __call__(self, images: Tensor) -> RawMaps:
@@ -307,21 +333,30 @@ class WinogradR2D2:
         source = self._map(next(names), image.shape[1], image.shape[2], self._convs[0].in_channels)
         source.fill(0)
         source[..., : len(image)] = image.permute(1, 2, 0).numpy()
-        shared = source
-        for index, (layer, conv) in enumerate(zip(self._layers, self._convs, strict=True)):
-            if index == len(self._layers) - _QUAD_LAYERS and self._heads.pixel_head:
-                shared = source.copy()  # the buffer is used again
+        detected = None
+        for layer, conv in zip(self._layers, self._convs, strict=True):
             height, width, _ = source.shape
             target = self._map(next(names), height, width, conv.out_channels)
             conv(source, target, self._workers)
             if layer.pool > 1:
                 full, size = target, (height // layer.pool, width // layer.pool)
+                if self._last is not None:
+                    detected = self._detect(full, self._last)
                 target = self._map(next(names), *size, conv.out_channels)
                 _pool(full, target, layer.pool)
             source = target
         features = torch.from_numpy(source)[None, ..., : self._size]
-        coarse = torch.from_numpy(shared).permute(2, 0, 1)[None]
-        return RawMaps(features, *self._heads.maps(features, coarse))
+        return RawMaps(features, *self._heads.maps(features, detected))
+
+    def _detect(self, source: NDArray[np.float32], last: Layer) -> Tensor:
+        """Logits (1, 1, h, w) from maps (h, w, C)."""
+        for index, conv in enumerate(self._detector):
+            height, width, _ = source.shape
+            target = self._map(f"detector {index}", height, width, conv.out_channels)
+            conv(source, target, self._workers)
+            source = target
+        weight = last.weight[0, :, 0, 0]
+        return (torch.from_numpy(source)[..., : len(weight)] @ weight + last.bias)[None, None]
 
     def _map(self, name: str, height: int, width: int, channels: int) -> NDArray[np.float32]:
         return self._workspace.take(name, height, width, channels)

@@ -11,7 +11,7 @@ import ast
 import functools
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -37,8 +37,8 @@ class R2D2Config:
             pool after the third layer (the "fast" family).
         quad_relu: ReLU also after the 2×2 convolutions.
         stem: 1 feeds the image as it is; 2 and more fold blocks of that many pixels square
-            into channels first, and unfold the detector's output instead of upsampling
-            the descriptors (our own variant, an order of magnitude fewer operations).
+            into channels first, and the detector stays at that resolution (our own
+            variant, an order of magnitude fewer operations; it needs `downsample`).
     """
 
     width: int = 4
@@ -58,11 +58,9 @@ class R2D2Config:
         return self.stem * self.downsample
 
     @property
-    def quad_start(self) -> int:
-        """Index in the body of the first 2×2 convolution; the stem variant's detector
-        looks at what comes before.
-        """
-        return 18 if self.downsample == 1 else 19
+    def fine_end(self) -> int:
+        """Number of the body's modules before the pooling."""
+        return 9
 
     def metadata(self) -> dict[str, str]:
         """The config as text, for the header of a weights file."""
@@ -73,10 +71,10 @@ class R2D2Config:
         """Inverse of `metadata`.
 
         Raises:
-            InputError: if a field is missing or not a whole number.
+            InputError: if a field is missing or not a whole number, or they do not go together.
         """
         try:
-            return cls(
+            config = cls(
                 int(metadata["width"]),
                 int(metadata["descriptor_size"]),
                 int(metadata["downsample"]),
@@ -85,6 +83,9 @@ class R2D2Config:
             )
         except (KeyError, ValueError) as error:
             raise InputError(f"not a description of an R2D2 network: {error}") from error
+        if config.stem > 1 and config.downsample == 1:
+            raise InputError("not a description of an R2D2 network: a stem needs downsampling")
+        return config
 
 
 class DenseFeatures(NamedTuple):
@@ -105,7 +106,7 @@ class R2D2Net(nn.Module):
     """Image to dense descriptors, reliability and repeatability.
 
     In the published variants both heads look at the squared full-resolution descriptor. In
-    the stem variant the detector branches off before the 2×2 convolutions.
+    the stem variant the detector looks at the maps before the pooling.
     """
 
     def __init__(self, config: R2D2Config | None = None) -> None:
@@ -116,7 +117,7 @@ class R2D2Net(nn.Module):
         self.reliability_head = nn.Conv2d(size, 2, kernel_size=1)
         self.repeatability_head: nn.Module
         if self.config.stem > 1:
-            self.repeatability_head = _build_pixel_head(self.config)
+            self.repeatability_head = _build_fine_head(self.config)
         else:
             self.repeatability_head = nn.Conv2d(size, 1, kernel_size=1)
 
@@ -139,14 +140,25 @@ class R2D2Net(nn.Module):
     def _forward_folded(self, images: Tensor) -> DenseFeatures:
         stride = self.config.stride
         height, width = (size // stride * stride for size in images.shape[2:])
-        folded = nn.functional.pixel_unshuffle(images[:, :, :height, :width], self.config.stem)
-        shared = self.body[: self.config.quad_start](folded)
-        raw = self.body[self.config.quad_start :](shared)
+        raw, repeatability = self.folded(images[:, :, :height, :width])
         return DenseFeatures(
             nn.functional.normalize(upsample(raw, stride), dim=1),
             reliability_of(upsample(self.reliability_head(raw * raw), stride)),
-            repeatability_of(self.repeatability_head(shared)),
+            repeatability_of(repeatability),
         )
+
+    def fine_maps(self, images: Tensor) -> Tensor:
+        """The maps before the pooling, which the stem variant's detector looks at."""
+        stem = nn.functional.pixel_unshuffle(images, self.config.stem)
+        return cast(Tensor, self.body[: self.config.fine_end](stem))
+
+    def folded(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Raw descriptors, one a cell, and the logits of repeatability, one a pixel, of the
+        stem variant; the images' sides are multiples of the stride.
+        """
+        fine = self.fine_maps(images)
+        logits = self.repeatability_head(fine)
+        return self.body[self.config.fine_end :](fine), upsample(logits, self.config.stem)
 
 
 def upsample(maps: Tensor, factor: int) -> Tensor:
@@ -206,15 +218,20 @@ def _build_body(config: R2D2Config) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
-def _build_pixel_head(config: R2D2Config) -> nn.Sequential:
-    """Repeatability of the stride × stride pixels of each cell."""
-    hidden = 64
+def _build_fine_head(config: R2D2Config) -> nn.Sequential:
+    """Logits of repeatability from the maps before the pooling.
+
+    Whatever looks at coarser maps learns to put keypoints at the same places of every cell.
+    """
+    channels, hidden = 16 * config.width, 8 * config.width
     return nn.Sequential(
-        nn.Conv2d(32 * config.width, hidden, kernel_size=1),
+        nn.Conv2d(channels, hidden, kernel_size=3, padding=1),
         nn.BatchNorm2d(hidden, affine=False),
         nn.ReLU(inplace=True),
-        nn.Conv2d(hidden, config.stride**2, kernel_size=1),
-        nn.PixelShuffle(config.stride),
+        nn.Conv2d(hidden, 16, kernel_size=3, padding=2, dilation=2),
+        nn.BatchNorm2d(16, affine=False),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(16, 1, kernel_size=1),
     )
 
 

@@ -60,7 +60,7 @@ KNOWN = (
         "r2d2-fast-free",
         LOCAL,
         "BSD-3-Clause",
-        "2b96fd0afd1af3997b09620e9b189371e85f020e2d27ee92ef8c5f391cea5ced",
+        "022965140d48aa3003a5fd17db020763da21224e43124a4325b10533f0c1330c",
         bundled=True,
     ),
     Known(

@@ -181,3 +181,16 @@ def test_images_of_any_size_are_looked_at(tmp_path: Path) -> None:
             assert (found.keypoints[:, 0] <= width - 1).all()
             assert (found.keypoints[:, 1] <= height - 1).all()
             assert np.isfinite(found.descriptors).all()
+
+
+@pytest.mark.parametrize("moved", [1, 2])
+def test_keypoints_of_the_bundled_network_follow_the_image_pixel_by_pixel(moved: int) -> None:
+    """Though its cells are 4×4 pixels: no place in a cell attracts them."""
+    image = texture(240, 320)
+    extractor = R2D2Extractor("r2d2-fast-free", R2D2Options(reliability=0, repeatability=0))
+    here, there = (
+        {(x + first, y) for x, y, _ in extractor.extract([image[:, first:]])[0].keypoints}
+        for first in (0, moved)
+    )
+    inner = {(x, y) for x, y in here if 40 < x < 280 and 40 < y < 200}
+    assert len(inner & there) > 0.4 * len(inner) > 20
