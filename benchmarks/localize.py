@@ -76,7 +76,11 @@ class SyntheticMap:
         other = rng.uniform(-40, 40, (NEAR * CLUTTER, 3))
         xyz = np.concatenate([points, other])
         variance = np.array([1e-3, 0, 0, 1e-3, 0, 1e-3], np.float32)
-        self.points = Points(xyz, np.tile(variance, (len(xyz), 1)))
+        ray = xyz - self.truth.translation
+        distance = np.linalg.norm(ray, axis=1)
+        length = np.repeat([round(NEAR * SEEN), 1], [len(points), len(other)])
+        covariance = np.tile(variance, (len(xyz), 1))
+        self.points = Points(xyz, covariance, ray / distance[:, None], distance, length)
         self._blocks = []
         for number in range(NEAR):
             rows = np.flatnonzero(rng.random(len(shared)) < SEEN)
@@ -104,6 +108,9 @@ class SyntheticMap:
 class Points:
     xyz: np.ndarray
     covariance: np.ndarray
+    direction: np.ndarray
+    distance: np.ndarray
+    track_length: np.ndarray
 
     def __len__(self) -> int:
         return len(self.xyz)
