@@ -1,6 +1,6 @@
 """Is the localizer ever confidently wrong? Queries of other places, and of this one.
 
-Every query is scored with the tests switched off; then the thresholds of the localizer and
+Every query is scored, accepted or not; then the thresholds of the localizer and
 a sweep of the number of inliers are applied to the scores. A false accept is an accepted
 pose that is off by more than 5 m or 10°: of a query outside the map, every accepted one.
 
@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from kapture_ros.localization.acceptance import judge
 from kapture_ros.localization.localizer import Localizer
-from kapture_ros.localization.options import AcceptanceOptions, LocalizerOptions
+from kapture_ros.localization.options import AcceptanceOptions
 from kapture_ros.localization.query import Reason, Scores
 from kapture_ros.localization.query_set import QuerySet
 from kapture_ros.mapping.sessions import FeatureSource
@@ -85,7 +85,7 @@ def _from_json(values: dict) -> Answer:
 
 def score_all(args: argparse.Namespace) -> Iterator[Answer]:
     visual_map = VisualMap.load(args.map)
-    localizer = Localizer(visual_map, LocalizerOptions(acceptance=only_inliers(4)))
+    localizer = Localizer(visual_map)
     for inside, datasets in ((True, args.inside), (False, args.outside)):
         for dataset in datasets:
             queries = QuerySet(dataset, FeatureSource(), visual_map.feature_types, rigs=False)

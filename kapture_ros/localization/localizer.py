@@ -312,7 +312,7 @@ class Localizer:
         errors = np.linalg.norm(residuals(matches, cameras, solution.map_from_base), axis=1)
         left = matches.select(errors > 2 * self.options.pose.max_error)
         keypoints = len(np.unique(left.camera.astype(np.int64) << 32 | left.keypoint))
-        wanted = max(math.ceil(self.options.acceptance.max_second * solution.count), MIN_MATCHES)
+        wanted = max(self.options.acceptance.max_second * solution.count, MIN_MATCHES)
         if keypoints < wanted:
             return 0
         # As many samples as find a pose of that many inliers, if there is one.

@@ -298,6 +298,13 @@ def test_every_threshold_refuses(world, option: str, value: float, reason: Reaso
     assert estimate.map_from_base is not None, "kept for those who weigh evidence themselves"
 
 
+def test_a_threshold_may_be_infinite(alike: World) -> None:
+    acceptance = AcceptanceOptions(max_second=np.inf)
+    localizer = Localizer(alike.map, LocalizerOptions(acceptance=acceptance))
+    estimate = localizer.localize(alike.query(base_at(20.0)))
+    assert estimate.accepted, estimate.reason_text
+
+
 def test_what_should_be_seen_agrees_with_the_right_pose_only(world, localizer) -> None:
     truth = base_at(18.3, 0, side=0.8, yaw=0.1)
     query = world.query(truth)
