@@ -21,7 +21,7 @@ import matplotlib as mpl
 import numpy as np
 from tqdm import tqdm
 
-from kapture_ros.localization.acceptance import judge
+from kapture_ros.localization.acceptance import judge, limits_by
 from kapture_ros.localization.localizer import Localizer
 from kapture_ros.localization.options import AcceptanceOptions
 from kapture_ros.localization.query import Reason, Scores
@@ -101,7 +101,9 @@ def score_all(args: argparse.Namespace) -> Iterator[Answer]:
 
 
 def accepted(answer: Answer, options: AcceptanceOptions) -> bool:
-    return answer.scores is not None and judge(answer.scores, options)[0] is Reason.ACCEPTED
+    if answer.scores is None:
+        return False
+    return judge(answer.scores, limits_by(answer.scores.seen, options))[0] is Reason.ACCEPTED
 
 
 def report(answers: list[Answer]) -> None:

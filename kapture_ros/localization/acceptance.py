@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -65,6 +66,17 @@ def score(
         gnss_sigmas=gnss,
         prior_sigmas=expected,
     )
+
+
+def limits_by(seen: float, options: AcceptanceOptions) -> AcceptanceOptions:
+    """What a pose must show: twice as much where the map cannot speak against it.
+
+    Args:
+        seen: share that agrees of what should be seen from the pose; NaN: nothing should be.
+    """
+    if not math.isnan(seen):
+        return options
+    return replace(options, min_inliers=2 * options.min_inliers, min_ratio=2 * options.min_ratio)
 
 
 def judge(scores: Scores, options: AcceptanceOptions) -> tuple[Reason, str]:

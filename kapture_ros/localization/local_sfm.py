@@ -19,7 +19,7 @@ from kapture_ros.localization.cameras import MountedCamera
 from kapture_ros.localization.extractor import Extractor
 from kapture_ros.localization.localizer import Candidates, Correspondences, Localizer, View
 from kapture_ros.localization.matching import ImageMatches, mutual_with_each
-from kapture_ros.localization.options import LocalizerOptions
+from kapture_ros.localization.options import AcceptanceOptions, LocalizerOptions
 from kapture_ros.localization.pose import PoseSolution
 from kapture_ros.localization.query import Candidate
 from kapture_ros.localization.refinement import Matches
@@ -79,6 +79,10 @@ class LocalSfm(Localizer):
     def seen_share(self, known: Correspondences, solution: PoseSolution) -> float:
         """Not known: the map's own points are not used."""
         return math.nan
+
+    def limits(self, seen: float) -> AcceptanceOptions:
+        """Those of the options, as in NAVER's."""
+        return self.options.acceptance
 
     def _make(self, view: View, candidates: Sequence[Candidate]) -> _Made:
         """The points of one view."""

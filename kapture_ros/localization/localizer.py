@@ -20,13 +20,13 @@ import numpy.typing as npt
 from scipy.spatial.transform import Rotation
 
 from kapture_ros.errors import InputError, KaptureRosError
-from kapture_ros.localization.acceptance import judge, score
+from kapture_ros.localization.acceptance import judge, limits_by, score
 from kapture_ros.localization.approximation import approximate_pose
 from kapture_ros.localization.cameras import MountedCamera
 from kapture_ros.localization.extractor import Extractor
 from kapture_ros.localization.gpu_retrieval import GpuRetrieval, fits
 from kapture_ros.localization.matching import ImageMatches, gather, match_candidates
-from kapture_ros.localization.options import LocalizerOptions
+from kapture_ros.localization.options import AcceptanceOptions, LocalizerOptions
 from kapture_ros.localization.pose import (
     MIN_MATCHES,
     PoseSolution,
@@ -262,7 +262,7 @@ class Localizer:
         second = self.second_support(known, solution)
         scores = score(known.matches, known.cameras, solution, second, priors, query.prior)
         scores = replace(scores, seen=self.seen_share(known, solution))
-        reason, text = judge(scores, self.options.acceptance)
+        reason, text = judge(scores, self.limits(scores.seen))
         pose = solution.map_from_base
         return replace(
             answer,
@@ -280,6 +280,10 @@ class Localizer:
                 views=tuple(view.number for view in known.views),
             ),
         )
+
+    def limits(self, seen: float) -> AcceptanceOptions:
+        """What a pose of that `seen_share` must show."""
+        return limits_by(seen, self.options.acceptance)
 
     @property
     def map_covariance(self) -> Array:

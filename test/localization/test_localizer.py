@@ -316,6 +316,13 @@ def test_what_should_be_seen_agrees_with_the_right_pose_only(world, localizer) -
     assert localizer.seen_share(known, turned) < 0.05
 
 
+def test_more_is_asked_where_the_map_cannot_speak_against_a_pose(localizer) -> None:
+    known, unknown = localizer.limits(0.5), localizer.limits(np.nan)
+    assert known == localizer.options.acceptance
+    assert unknown.min_inliers == 2 * known.min_inliers
+    assert unknown.min_ratio == 2 * known.min_ratio
+
+
 def test_the_same_query_gives_the_same_answer(world, localizer) -> None:
     query = world.query(base_at(13.0), cameras=(CAM_FROM_BASE, SIDE_FROM_BASE))
     first, second = localizer.localize(query), localizer.localize(query)
