@@ -36,6 +36,7 @@ from kapture_ros.errors import InputError
 from kapture_ros.transforms.se3 import Array, Transform
 
 FILE_NAME = "estimates.csv"
+PAIRS_FILE_NAME = "pairs.txt"  # beside it: the map images found for each query image
 STAGES = ("decode", "extraction", "retrieval", "matching", "pose", "total")
 POSE_COLUMNS = ("tx", "ty", "tz", "qw", "qx", "qy", "qz")
 COVARIANCE_COLUMNS = tuple(f"cov_{row}{column}" for row in range(6) for column in range(6))

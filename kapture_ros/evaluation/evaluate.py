@@ -23,8 +23,6 @@ from kapture_ros.transforms.se3 import Transform
 
 log = logging.getLogger(__name__)
 
-PAIRS = "pairs.txt"  # that the localizer leaves beside its estimates
-
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
@@ -97,7 +95,7 @@ def _pairs_path(inputs: EvaluationInputs) -> Path | None:
         if inputs.pairs is not None:
             raise InputError(f"{inputs.pairs}: retrieval recall needs the map's poses: pass --map")
         return None
-    left = inputs.estimates / PAIRS
+    left = inputs.estimates / estimates.PAIRS_FILE_NAME
     if inputs.pairs is not None or not left.is_file():
         return inputs.pairs
     # Of rigs there are none: which image found which is not known.

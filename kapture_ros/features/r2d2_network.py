@@ -24,6 +24,8 @@ IMAGE_STD = (0.229, 0.224, 0.225)
 
 PATCH_SIZE = 32
 """Side of the image patch that one descriptor describes, in pixels at scale 1."""
+_FINE_END = 9
+"""Modules of the body before the pooling, of the stem variant."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,11 +58,6 @@ class R2D2Config:
     def stride(self) -> int:
         """Pixels of the image per cell of the body's output."""
         return self.stem * self.downsample
-
-    @property
-    def fine_end(self) -> int:
-        """Number of the body's modules before the pooling."""
-        return 9
 
     def metadata(self) -> dict[str, str]:
         """The config as text, for the header of a weights file."""
@@ -150,7 +147,7 @@ class R2D2Net(nn.Module):
     def fine_maps(self, images: Tensor) -> Tensor:
         """The maps before the pooling, which the stem variant's detector looks at."""
         stem = nn.functional.pixel_unshuffle(images, self.config.stem)
-        return cast(Tensor, self.body[: self.config.fine_end](stem))
+        return cast(Tensor, self.body[:_FINE_END](stem))
 
     def folded(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Raw descriptors, one a cell, and the logits of repeatability, one a pixel, of the
@@ -158,7 +155,7 @@ class R2D2Net(nn.Module):
         """
         fine = self.fine_maps(images)
         logits = self.repeatability_head(fine)
-        return self.body[self.config.fine_end :](fine), upsample(logits, self.config.stem)
+        return self.body[_FINE_END:](fine), upsample(logits, self.config.stem)
 
 
 def upsample(maps: Tensor, factor: int) -> Tensor:

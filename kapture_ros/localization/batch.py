@@ -24,6 +24,7 @@ from kapture_ros.errors import OptionError, OutputError
 from kapture_ros.evaluation.estimates import (
     COLUMNS,
     FILE_NAME,
+    PAIRS_FILE_NAME,
     EstimateRow,
     MatchedPair,
     matches_path,
@@ -42,7 +43,6 @@ from kapture_ros.transforms.se3 import Transform
 
 PAIRS_HEADER = "# query_image, map_image, score"
 COARSE = "COARSE"  # the reason of poses from retrieval alone
-PAIRS = "pairs.txt"
 LTVL = "visuallocalization.txt"
 SETTINGS = "localize.yaml"
 COPIED = ("sensors.txt", "rigs.txt", "records_camera.txt")
@@ -93,7 +93,10 @@ def localize_all(
     _open_folder(out, localizer, options)
     done = _resume(out)
     table = out / FILE_NAME
-    with table.open("a", encoding="utf-8", newline="") as rows, (out / PAIRS).open("a") as pairs:
+    with (
+        table.open("a", encoding="utf-8", newline="") as rows,
+        (out / PAIRS_FILE_NAME).open("a") as pairs,
+    ):
         writer = csv.writer(rows, lineterminator="\n")
         for number, estimate in _answers(localizer, queries, done, options):
             info = queries.infos[number]
@@ -132,7 +135,7 @@ def _open_folder(out: Path, localizer: Localizer, options: BatchOptions) -> None
 
 def _resume(out: Path) -> set[tuple[int, str]]:
     """The queries that are answered; what an interruption cut off is removed."""
-    table, pairs = out / FILE_NAME, out / PAIRS
+    table, pairs = out / FILE_NAME, out / PAIRS_FILE_NAME
     header = ",".join(COLUMNS)
     text = table.read_text(encoding="utf-8") if table.is_file() else ""
     whole = text[: text.rfind("\n") + 1] or header + "\n"
