@@ -12,7 +12,9 @@ from collections.abc import Sequence
 import kapture_ros
 import kapture_ros.cli
 from kapture_ros.errors import KaptureRosError
+from kapture_ros.nodes.ending import end_by_signals
 
+LIVE = ("node", "play", "record", "view")  # run until a signal, as a shell's background job too
 EXIT_ERROR = 1
 EXIT_USAGE = 2  # argparse's own
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells report it
@@ -57,15 +59,10 @@ def build_parser(names: Sequence[str]) -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     arguments = sys.argv[1:] if argv is None else argv
-    names = command_names()
-    # A command given first needs no other one's options, and so no other one's imports.
-    args = build_parser([n for n in names if n in arguments[:1]] or names).parse_args(arguments)
-    logging.basicConfig(
-        level=args.log_level.upper(), format="%(levelname)s: %(message)s", stream=sys.stderr
-    )
-    logging.getLogger("faiss.loader").setLevel(logging.WARNING)  # tells which CPU it found
     try:
-        return args.run(args) or 0
+        if argv is None and arguments[:1] and arguments[0] in LIVE:
+            end_by_signals()
+        return _run(arguments)
     except KaptureRosError as error:
         logging.debug("traceback", exc_info=True)
         print(f"kapture_ros: {error}", file=sys.stderr)
@@ -76,6 +73,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `kapture_ros … | head`
         sys.stderr.close()
         return EXIT_ERROR
+
+
+def _run(arguments: Sequence[str]) -> int:
+    names = command_names()
+    # A command given first needs no other one's options, and so no other one's imports.
+    args = build_parser([n for n in names if n in arguments[:1]] or names).parse_args(arguments)
+    logging.basicConfig(
+        level=args.log_level.upper(), format="%(levelname)s: %(message)s", stream=sys.stderr
+    )
+    logging.getLogger("faiss.loader").setLevel(logging.WARNING)  # tells which CPU it found
+    return args.run(args) or 0
 
 
 if __name__ == "__main__":

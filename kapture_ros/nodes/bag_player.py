@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from kapture_ros.errors import InputError, OptionError
 from kapture_ros.messages.common import MessageError
-from kapture_ros.nodes.ending import end_by_signals
+from kapture_ros.nodes.ending import end_if_told, note_signals
 from kapture_ros.nodes.recorder_node import message_class
 from kapture_ros.recording.bag import Bag, BagMessage
 from kapture_ros.recording.bagtypes import Channel, ros2_type
@@ -133,6 +133,7 @@ class BagPlayer:
             for topic in sorted(awaited)
             if not self._publishers[topic].get_subscription_count()
         ]:
+            end_if_told()
             if time.monotonic() > end:
                 raise InputError(
                     f"nobody subscribed to {', '.join(missing)} within "
@@ -183,9 +184,14 @@ class Pace:
         self._begin = self._told = time.monotonic()
 
     def wait_until(self, bag_ns: int) -> None:
-        """Return when it is that time in the bag; at once if it is past."""
+        """Return when it is that time in the bag; at once if it is past.
+
+        Raises:
+            KeyboardInterrupt: if the process is told to end.
+        """
         due = self._begin + (bag_ns - self._first_ns) / SECOND_NS / self._rate
         while True:
+            end_if_told()
             now = time.monotonic()
             if now - self._told >= self._period:
                 self._told = now
@@ -209,7 +215,7 @@ def run(bag: Bag, options: PlayOptions, ros_arguments: Sequence[str] = ()) -> No
         )
     except RuntimeError as error:  # what rclpy raises for a malformed remapping
         raise OptionError(f"ROS arguments {' '.join(ros_arguments)}: {error}") from error
-    end_by_signals()
+    note_signals()
     node = rclpy.create_node("bag_player")
     begin = time.monotonic()
     player = None

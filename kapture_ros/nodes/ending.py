@@ -1,54 +1,101 @@
-"""How a node's process ends: by one signal, whatever else arrives while it tidies up."""
+"""How a node's process ends: by one signal, whatever else arrives while it tidies up.
+
+While libraries load, the first signal interrupts. A node at work only takes note of it and
+ends between two callbacks: an exception in the midst of one may get lost there, or become
+another one on its way through a library.
+"""
 
 from __future__ import annotations
 
 import atexit
 import signal
+import threading
+from collections.abc import Callable, Coroutine
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rclpy.node import Node
 
 ENDING = (signal.SIGINT, signal.SIGTERM)
 WAKE_S = 0.25
+TIDY_S = 10.0
+
+_told = threading.Event()
 
 
 def end_by_signals() -> None:
     """Let the first SIGINT or SIGTERM raise KeyboardInterrupt, and ignore those after it.
 
     ros2 launch and a shell both send Ctrl-C, and launch escalates. SIGINT is set too, since
-    a shell's background job begins with it ignored. rclpy must not handle them: it would
-    shut the context down at once (`SignalHandlerOptions.NO`). Nothing heavy is imported for
-    this, so that scripts call it before all else.
+    a shell's background job begins with it ignored. Nothing heavy is imported for this, so
+    that scripts call it before all else.
     """
+    _handle(_interrupt)
+
+
+def note_signals() -> None:
+    """From now on SIGINT and SIGTERM are noted only; `spin` and `end_if_told` look.
+
+    rclpy must not handle them: it would shut the context down at once
+    (`SignalHandlerOptions.NO`).
+    """
+    _handle(_note)
+
+
+def end_if_told() -> None:
+    """Raise KeyboardInterrupt if a signal has come: where work may be broken off."""
+    if _told.is_set():
+        raise KeyboardInterrupt
+
+
+def spin(node: Node, begin_with: Callable[[], Coroutine[Any, Any, None]] | None = None) -> None:
+    """Run a node's callbacks until a signal is noted, or somebody shuts ROS down.
+
+    One thread does: with several, looking for the next message at the rates of an IMU and
+    /clock costs most of a core, with one a third of that.
+
+    Args:
+        begin_with: is run first, beside the callbacks.
+    """
+    import rclpy
+    from rclpy.clock import Clock, ClockType
+    from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+    # Python handles a signal when the wait for messages returns: without messages, or while
+    # /clock rests, that would be never.
+    node.create_timer(WAKE_S, lambda: None, clock=Clock(clock_type=ClockType.STEADY_TIME))
+    if begin_with is not None:
+        executor.create_task(begin_with)
+    try:
+        while rclpy.ok() and not _told.is_set():
+            executor.spin_once()
+    except ExternalShutdownException:
+        pass
+    finally:
+        executor.shutdown(timeout_sec=TIDY_S)
+
+
+def _handle(handler: Callable[[int, FrameType | None], None]) -> None:
     for number in ENDING:
-        signal.signal(number, _end)
+        signal.signal(number, handler)
     atexit.register(_ignore_all)
 
 
-def keep_awake(node: Node) -> None:
-    """Let the node's executor look up now and then, on a clock that never rests.
-
-    Python handles a signal when the wait for messages returns: without messages, or while
-    /clock rests, that would be never.
-    """
-    from rclpy.clock import Clock, ClockType
-
-    node.create_timer(WAKE_S, lambda: None, clock=Clock(clock_type=ClockType.STEADY_TIME))
-
-
-def _end(number: int, frame: FrameType | None) -> None:
-    for each in ENDING:
-        signal.signal(each, _ignore)
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    _told.set()
+    for each in ENDING:  # unlike SIG_IGN, fit for a signal that has arrived already
+        signal.signal(each, _note)
     raise KeyboardInterrupt
+
+
+def _note(number: int, frame: FrameType | None) -> None:
+    _told.set()
 
 
 def _ignore_all() -> None:
     """Python restores what kills the process before its last steps, unless this is set."""
     for each in ENDING:
         signal.signal(each, signal.SIG_IGN)
-
-
-def _ignore(number: int, frame: FrameType | None) -> None:
-    """Unlike SIG_IGN, fit for a signal that has arrived already."""

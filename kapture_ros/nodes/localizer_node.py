@@ -23,7 +23,6 @@ from nav_msgs.srv import LoadMap
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.callback_groups import CallbackGroup, MutuallyExclusiveCallbackGroup
 from rclpy.clock import Clock, ClockType
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from rclpy.signals import SignalHandlerOptions
@@ -36,7 +35,7 @@ from kapture_ros.localization.localizer import Localizer
 from kapture_ros.mapping.visual_map import VisualMap
 from kapture_ros.nodes import diagnosis
 from kapture_ros.nodes.drive import Drive
-from kapture_ros.nodes.ending import end_by_signals, keep_awake
+from kapture_ros.nodes.ending import note_signals, spin
 from kapture_ros.nodes.inference import WatchedExtractor
 from kapture_ros.nodes.localizer_options import camera_settings
 from kapture_ros.nodes.outputs import Outputs
@@ -347,27 +346,16 @@ def run(node_of: Callable[[], LocalizerNode], ros_arguments: Sequence[str] | Non
     With `autostart` the node configures and activates itself; where it cannot, it stays
     unconfigured and tells why, to be corrected and configured again.
     """
-    # rclpy's own handlers would shut the context down before the node can say its last words.
+    note_signals()
     rclpy.init(
         args=list(ros_arguments) if ros_arguments is not None else None,
         signal_handler_options=SignalHandlerOptions.NO,
     )
-    end_by_signals()
     sys.setswitchinterval(SWITCH_S)
     node = node_of()
-    keep_awake(node)
-    # With threads, looking for the next message at the rates of an IMU and /clock costs most
-    # of a core, for which the networks wait; with one it is a third of that.
-    executor = SingleThreadedExecutor()
-    executor.add_node(node)
     try:
-        if node.get_parameter("autostart").value:
-            executor.create_task(node.bring_up)
-        executor.spin()
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass
+        spin(node, node.bring_up if node.get_parameter("autostart").value else None)
     finally:
-        executor.shutdown(timeout_sec=10)
         node.stop()
         node.destroy_node()
         rclpy.try_shutdown()

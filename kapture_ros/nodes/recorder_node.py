@@ -17,7 +17,6 @@ from typing import Any
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.event_handler import SubscriptionEventCallbacks
-from rclpy.executors import ExternalShutdownException
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
@@ -29,7 +28,7 @@ from kapture_ros.dataset.filequeue import WriterOptions
 from kapture_ros.dataset.splitting import SplitOptions
 from kapture_ros.errors import KaptureRosError, OptionError
 from kapture_ros.messages import Message
-from kapture_ros.nodes.ending import end_by_signals, keep_awake
+from kapture_ros.nodes.ending import note_signals, spin
 from kapture_ros.nodes.parameters import declare_options, options_of
 from kapture_ros.recording.config import RecordingOptions, load_config
 from kapture_ros.recording.health import HealthOptions
@@ -369,20 +368,16 @@ def run(node_of: Callable[[], RecorderNode], ros_arguments: Sequence[str] | None
     A signal ends the recording cleanly. With `autostart` the node configures and activates
     itself, and the process fails if it cannot.
     """
-    # rclpy's own handlers would shut the context down before the node can say its last words.
+    note_signals()
     rclpy.init(
         args=list(ros_arguments) if ros_arguments is not None else None,
         signal_handler_options=SignalHandlerOptions.NO,
     )
-    end_by_signals()
     node = node_of()
-    keep_awake(node)
     try:
         if node.get_parameter("autostart").value and not _bring_up(node):
             return 1
-        rclpy.spin(node)
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass
+        spin(node)
     finally:
         node.stop()
         node.destroy_node()

@@ -9,7 +9,6 @@ from typing import Any
 import rclpy
 from geometry_msgs.msg import PoseWithCovarianceStamped
 from nav_msgs.msg import Odometry, Path
-from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, qos_profile_sensor_data
 from rclpy.signals import SignalHandlerOptions
@@ -18,7 +17,7 @@ from visualization_msgs.msg import MarkerArray
 
 from kapture_ros.messages.common import Message, MessageError
 from kapture_ros.msg import LocalizationStatus
-from kapture_ros.nodes.ending import end_by_signals, keep_awake
+from kapture_ros.nodes.ending import note_signals, spin
 from kapture_ros.view import scene
 from kapture_ros.view.options import ViewerOptions
 from kapture_ros.view.server import SceneServer
@@ -63,13 +62,10 @@ class ViewerNode(Node):
 def run(options: ViewerOptions, server: SceneServer, ros_arguments: Sequence[str] = ()) -> None:
     """Show what there is until a signal."""
     rclpy.init(args=["--ros-args", *ros_arguments], signal_handler_options=SignalHandlerOptions.NO)
-    end_by_signals()
+    note_signals()
     node = ViewerNode(options, server)
-    keep_awake(node)
     try:
-        rclpy.spin(node)
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass
+        spin(node)
     finally:
         node.destroy_node()
         rclpy.try_shutdown()

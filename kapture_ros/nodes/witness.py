@@ -10,7 +10,6 @@ process, from hearing an image to hearing the answer: a bag's clock may be slowe
 
 from __future__ import annotations
 
-import contextlib
 import json
 import sys
 import time
@@ -22,7 +21,6 @@ import numpy as np
 import rclpy
 from geometry_msgs.msg import PoseWithCovarianceStamped
 from nav_msgs.msg import Odometry
-from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from rclpy.signals import SignalHandlerOptions
@@ -35,7 +33,7 @@ from kapture_ros.localization.sequence_state import State
 from kapture_ros.messages.common import header_stamp_ns
 from kapture_ros.messages.motion import to_transform
 from kapture_ros.msg import LocalizationStatus
-from kapture_ros.nodes.ending import end_by_signals, keep_awake
+from kapture_ros.nodes.ending import note_signals, spin
 
 PERCENTILES = (50, 95, 99)
 UNCONFIRMED = "UNCONFIRMED"  # a fix while the pose is not known: another one has to agree
@@ -151,11 +149,9 @@ def main() -> None:
     """Listen until SIGINT or SIGTERM, then write."""
     folder, device, image_topic = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
     rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
-    end_by_signals()
+    note_signals()
     node = Witness(image_topic)
-    keep_awake(node)
-    with contextlib.suppress(KeyboardInterrupt, ExternalShutdownException):
-        rclpy.spin(node)
+    spin(node)
     folder.mkdir(parents=True, exist_ok=True)
     write_estimates(folder / FILE_NAME, node.rows(device))
     (folder / "live.json").write_text(json.dumps(node.summary(), indent=1), encoding="utf-8")

@@ -20,7 +20,6 @@ from lifecycle_msgs.srv import ChangeState, GetState
 from rclpy.executors import SingleThreadedExecutor
 
 from kapture_ros.errors import InputError
-from kapture_ros.nodes.ending import keep_awake
 from kapture_ros.nodes.localizer_node import LocalizerNode
 
 asked, loads = threading.Event(), []
@@ -36,7 +35,6 @@ class Slow(LocalizerNode):
 rclpy.init()
 node = Slow([rclpy.parameter.Parameter("map", value="/nowhere")])
 other = rclpy.create_node("other")
-keep_awake(node)
 executor = SingleThreadedExecutor()
 for each in (node, other):
     executor.add_node(each)

@@ -1,0 +1,92 @@
+"""Processes with a node end by one signal, whenever it comes and whatever they are doing."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("rclpy", reason="no rclpy: pip install -r requirements/ros-jazzy.txt")
+
+PATIENCE_S = 150.0  # a loaded machine is slow, a hanging one is not
+COMMAND = (sys.executable, "-m", "kapture_ros.cli.main")
+
+# Python drops exceptions of __del__: if the signal raised one there, it would be lost.
+SPINNING = """
+import signal
+import rclpy
+from rclpy.signals import SignalHandlerOptions
+from kapture_ros.nodes.ending import note_signals, spin
+
+
+class Told:
+    def __del__(self):
+        signal.raise_signal(signal.{name})
+
+
+rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
+note_signals()
+node = rclpy.create_node("busy")
+told = []
+
+
+def work():
+    told.append(Told()), told.clear()
+    print("callbacks are finished")
+
+
+node.create_timer(0.01, work)
+spin(node)
+print("ended")
+"""
+
+
+def handles(pid: int, number: int) -> bool:
+    """Whether a process catches a signal by now."""
+    caught = re.search(r"SigCgt:\s*(\w+)", Path(f"/proc/{pid}/status").read_text())
+    return caught is not None and bool(int(caught[1], 16) >> (number - 1) & 1)
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_a_signal_in_the_midst_of_a_callback_is_not_lost(
+    name: str, ros_environment: dict[str, str]
+):
+    script = [sys.executable, "-c", SPINNING.format(name=name)]
+    done = subprocess.run(
+        script, env=ros_environment, capture_output=True, text=True, timeout=PATIENCE_S
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.split("\n") == ["callbacks are finished", "ended", ""]
+
+
+@pytest.mark.parametrize(
+    "arguments", [("node", "localize"), ("record",), ("view",), ("play", "/nowhere")]
+)
+def test_a_background_job_can_be_interrupted_while_it_loads(
+    arguments: tuple[str, ...], ros_environment: dict[str, str]
+):
+    """A shell starts it with SIGINT ignored; its libraries take seconds on a loaded machine."""
+    usual = signal.signal(signal.SIGINT, signal.SIG_IGN)  # a child inherits it
+    try:
+        process = subprocess.Popen(
+            [*COMMAND, *arguments], env=ros_environment, stderr=subprocess.PIPE, text=True
+        )
+    finally:
+        signal.signal(signal.SIGINT, usual)
+    try:
+        end = time.monotonic() + PATIENCE_S
+        while not handles(process.pid, signal.SIGINT):
+            assert time.monotonic() < end and process.poll() is None
+            time.sleep(0.005)
+        assert "torch" not in Path(f"/proc/{process.pid}/maps").read_text(), "nothing is loaded"
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=PATIENCE_S)
+    finally:
+        process.kill()
+        process.wait()
+    assert (process.returncode, errors) == (130, "kapture_ros: interrupted\n")
