@@ -119,6 +119,20 @@ class PlaceFilter:
             return None
         return rows[np.argsort(-self.probability[rows], kind="stable")]
 
+    def is_told(self) -> bool:
+        """Whether what was seen speaks for the believed place, not the smallness of the map.
+
+        To be elsewhere must have become as unlikely, beside what it is where all places are
+        alike, as `belief` asks; in a map of one place no image can tell that.
+        """
+        rows = self.believed()
+        if rows is None:
+            return False
+        elsewhere = np.ones(len(self.probability), bool)
+        elsewhere[rows] = False
+        limit = (1 - self.options.belief) * elsewhere.mean()
+        return bool(self.probability[elsewhere].sum() < limit)
+
     def _move(self, before_from_now: Transform) -> None:
         """Carry the probability by the motion of the camera, and spread it a little."""
         options = self.options

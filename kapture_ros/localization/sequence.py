@@ -184,7 +184,7 @@ class SequenceLocalizer:
     def _judge(self, stamp_ns: int, known: MotionState | None) -> State:
         tracking = self.options.tracking
         if not self.motion.initialized:
-            if self._candidates or self.places.believed() is not None:
+            if self._candidates or self.places.is_told():
                 return State.INITIALIZING
             return State.UNINITIALIZED if self._fix_ns is None else State.LOST
         if known is None or _sigma(known) > tracking.lost_sigma:

@@ -31,7 +31,8 @@ from kapture_ros.transforms.se3 import Array
 class State(enum.IntEnum):
     """What is known about the pose; the values of msg/LocalizationStatus.msg.
 
-    UNINITIALIZED, LOST -> INITIALIZING: a fix or a believed place.
+    UNINITIALIZED, LOST -> INITIALIZING: a fix, or a place that the images tell from the rest
+    of the map. Images that show nothing (or nothing of the map, where that is one place) do not.
     Any of these -> TRACKING: a fix with twice the evidence that an image needs, and no rival
     among the places that were retrieved; or fixes, of single instants or windows of keyframes,
     that agree along odometry where retrieval believes their place; or one near a hint.

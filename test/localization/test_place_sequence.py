@@ -14,7 +14,7 @@ from street_world import (
 )
 
 from kapture_ros.localization.options import RetrievalOptions
-from kapture_ros.localization.place_filter import PlaceFilter
+from kapture_ros.localization.place_filter import PlaceFilter, PlaceOptions
 from kapture_ros.localization.query import Candidate
 from kapture_ros.localization.retrieval import retrieve
 
@@ -73,6 +73,17 @@ def test_between_look_alike_streets_nothing_is_believed_until_they_differ(world)
     assert believed[-1] is not None
     assert believed[-1] < 12
     assert truth[-1] > 0.95
+
+
+def test_a_map_of_one_place_is_believed_but_no_image_has_told_it(world):
+    everywhere = PlaceFilter(world.map, PlaceOptions(radius=1e4))
+    usual = PlaceFilter(world.map)
+    assert not everywhere.is_told() and not usual.is_told()
+    for _ in range(6):
+        for places in (everywhere, usual):
+            places.update([Candidate(20, 0.9), Candidate(100, 0.2)], FRONT_FROM_BASE, None)
+    assert everywhere.believed() is not None and not everywhere.is_told()
+    assert usual.is_told()
 
 
 def test_one_instant_tells_only_so_much(world):

@@ -366,6 +366,11 @@ def test_images_that_cannot_be_used_are_told(ros_environment: dict[str, str], ro
             client.until("rosout", lambda m, words=words: m[0] == LOGGED_ERROR and words in m[1])
             if spoiled == "ab":
                 client.until("status", lambda m, words=words: words in m["text"])
+        client.ask("show", images=good)
+        dark = client.until("status", lambda m: m["reason"] == int(Reason.NO_FEATURES))
+        assert dark["text"].endswith("the image is black")
+        assert dark["state"] == int(State.UNINITIALIZED), "it shows nothing of the map"
+        client.told(1, "uninitialized; last image NO_FEATURES")
 
 
 def test_a_rig_goes_on_when_a_camera_fails(ros_environment: dict[str, str], room: Room):
