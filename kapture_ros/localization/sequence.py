@@ -49,6 +49,7 @@ ELSEWHERE = 5.0  # metres from the pose: no fix of the same place is
 FORGOTTEN = 6.0  # times the uncertainty at which the pose is not given: then it is not sought
 RIVAL = 1 / 3  # of what was retrieved about a pose: another place with more makes it doubtful
 REMEMBERED = 256  # stamps, to know repeated instants
+LEAP = (0.4, np.deg2rad(1.6))  # metres, radians by which an instant may correct what was told
 
 
 class SequenceLocalizer:
@@ -79,6 +80,7 @@ class SequenceLocalizer:
         self._window_size = 0
         self._supported = False
         self._gated = True
+        self._leapt = False
         self._searched_ns: int | None = None
         self._search_wait = self.options.tracking.search_every
 
@@ -127,6 +129,7 @@ class SequenceLocalizer:
         late = self._late(query.stamp_ns)
         if late is not None:
             return replace(self.pose_at(query.stamp_ns), estimate=late)
+        told = self.pose_at(query.stamp_ns)
         views: list[View] = []
         try:
             views = self.localizer.extract(query)
@@ -139,6 +142,7 @@ class SequenceLocalizer:
         if not views:
             self._carry(query, views)
         self._compare_with_gnss(query)
+        self._leapt = _leap(told, self._reached(query.stamp_ns))
         return replace(self.pose_at(query.stamp_ns), estimate=estimate)
 
     def _localize(self, query: Query, views: Sequence[View]) -> Estimate:
@@ -191,7 +195,7 @@ class SequenceLocalizer:
             return State.LOST
         recent = stamp_ns - known.fix_ns <= tracking.coast_after * SECOND
         moving = self._vision is None or self._vision.velocity_known
-        if recent and moving and self._supported and not self._rejected:
+        if recent and moving and self._supported and not self._rejected and not self._leapt:
             return State.TRACKING
         return State.COASTING
 
@@ -491,6 +495,14 @@ def fix_of(estimate: Estimate) -> Fix:
     assert estimate.map_from_base is not None
     assert estimate.covariance is not None
     return Fix(estimate.stamp_ns, estimate.map_from_base, estimate.covariance)
+
+
+def _leap(told: TrackedPose, now: MotionState | None) -> bool:
+    """Whether the pose of an instant is quite another one than was told before it came."""
+    if told.state is not State.TRACKING or told.map_from_base is None or now is None:
+        return False
+    metres, radians = told.map_from_base.distance_to(now.map_from_base)
+    return metres > LEAP[0] or radians > LEAP[1]
 
 
 def _sigma(state: MotionState) -> float:

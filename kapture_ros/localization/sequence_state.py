@@ -38,8 +38,9 @@ class State(enum.IntEnum):
     that agree along odometry where retrieval believes their place; or one near a hint.
     (COASTING while nothing is known of the motion: before the second fix, without odometry.)
     TRACKING -> COASTING: no fix for `coast_after`, an image that shows nothing of what the
-    pose predicts, or a fix that contradicts it.
-    COASTING -> TRACKING: a fix passes the gate.
+    pose predicts, a fix that contradicts it, or an instant that corrects what was told by so
+    much that a controller must not follow.
+    COASTING -> TRACKING: a fix passes the gate, and corrects little.
     TRACKING, COASTING -> LOST: an image that shows nothing of what the pose predicts and is
     beyond doubt (twice the evidence) of another place, a run of contradicting fixes that
     agree with each other, or more uncertainty than `lost_sigma`. In the last case the pose

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
-from sequence_run import run
+from sequence_run import Run, run
 from street_world import (
     NOISE,
     SPEED,
@@ -187,6 +188,28 @@ def test_without_odometry_the_images_tell_the_motion(world, localizer):
     between = sequence.pose_at(drive.frames[-1] + SECOND // 20)
     truth = along(15 + SPEED * (drive.frames[-1] - START) / SECOND + SPEED / 20, 0.7)
     assert between.map_from_base.distance_to(truth)[0] < 0.25
+
+
+def test_what_a_turn_between_rare_images_corrects_is_not_told_as_a_jump(world, localizer):
+    rng = np.random.default_rng(6)
+    straight = make_drive(rng, Trip(start=15, end=60, frame_every=10))
+    swaying = {
+        stamp: pose @ Transform.exp([0, 0, 0, 0, 0, 0.25 * np.sin(2 * (stamp - START) / SECOND)])
+        for stamp, pose in straight.truth.items()
+    }
+    sequence, result = SequenceLocalizer(localizer), Run(replace(straight, truth=swaying))
+    for stamp, pose in swaying.items():
+        if stamp in straight.frames:
+            result.answers.append(sequence.update(make_query(world, pose, stamp, rng)))
+        result.published.append(sequence.pose_at(stamp))
+    jumps = [a.map_from_base.distance_to(b.map_from_base)[1] for a, b in pairwise(result.published)]
+    assert max(jumps) > np.deg2rad(3.0), "a constant velocity does not know the turns"
+    metres, degrees = result.largest_jump()
+    assert metres < 0.5
+    assert degrees < 2.0
+    states = [pose.state for pose in result.answers]
+    assert states.count(State.TRACKING) > 0.3 * len(states)
+    assert set(states) == {State.TRACKING, State.COASTING}
 
 
 def test_odometry_that_appears_later_takes_over(world, localizer):
