@@ -25,7 +25,7 @@ from kapture_ros.dataset.records import (
     ImageRecord,
     LidarRecord,
 )
-from kapture_ros.dataset.storage import write_whole
+from kapture_ros.dataset.storage import write_file
 from kapture_ros.errors import OutputError
 from kapture_ros.options import option
 
@@ -50,6 +50,14 @@ class WriterOptions:
     # What a new image does when the queue is full. Not for the user to choose: a
     # conversion waits, live recording drops (and counts), since messages do not wait.
     when_full: Literal["wait", "drop"] = "wait"
+
+    @property
+    def in_place(self) -> bool:
+        """Whether a killed writer may leave torn files without a row, which repair removes.
+
+        A conversion can make them anew; of messages that came live, every whole file counts.
+        """
+        return self.when_full == "wait"
 
 
 @dataclass(slots=True)
@@ -159,7 +167,9 @@ class FileQueue:
         payload = job.record.payload
         try:
             data = payload.encode()
-            write_whole(job.folder, job.name, data, sync=self._options.sync_s is not None)
+            in_place = self._options.in_place and not job.duplicate
+            sync = self._options.sync_s is not None
+            write_file(job.folder, job.name, data, in_place=in_place, sync=sync)
             job.written = len(data)
             if payload.inspect is not None:
                 job.shown = data

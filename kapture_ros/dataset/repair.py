@@ -1,8 +1,9 @@
 """Repair of a dataset whose writer was killed: nothing that was acknowledged is touched.
 
-A killed process leaves at most a torn last line, a half-written temporary file, or a whole
-image whose row was not written yet; a power failure can leave more. Torn lines and temporary
-files are removed, rows without their file are dropped, images without a row get one.
+A killed process leaves at most a torn last line, half-written files, or whole images whose
+rows were not written yet; a power failure can leave more. Torn lines and temporary files are
+removed, rows without their file are dropped, images without a row get one. Where the writer
+could make its files anew, it wrote them in place: then those without a row are removed.
 """
 
 from __future__ import annotations
@@ -46,14 +47,14 @@ def repair(root: Path) -> RepairReport:
     lock = FolderLock(root / sidecar.LOCK)
     finished = False
     try:
-        report = repair_locked(root)
+        report = repair_locked(root, lock)
         finished = True
     finally:
         lock.release(finished=finished)
     return report
 
 
-def repair_locked(root: Path) -> RepairReport:
+def repair_locked(root: Path, lock: FolderLock) -> RepairReport:
     """`repair` for a caller that holds the lock."""
     report = RepairReport(root)
     try:
@@ -62,6 +63,10 @@ def repair_locked(root: Path) -> RepairReport:
         for kind, table in TABLES.items():
             of_kind = [sensor for sensor in sensors.values() if sensor.kind == kind]
             _repair_table(root, table, of_kind, report)
+            if table.in_files and lock.in_place:
+                _remove_unlisted(root, table, of_kind, report)
+            elif table.in_files:
+                _restore_rows(root, table, of_kind, report)
         _repair_table(root, TRAJECTORY_TABLE, [], report)
         for path in sorted((root / sidecar.EXTRA).glob("*.jsonl")):
             _keep_lines(path, "", lambda line: sidecar.decode(line) is not None, report)
@@ -111,8 +116,6 @@ def _repair_table(root: Path, table: Table, sensors: list[Sensor], report: Repai
 
     if path.exists():
         _keep_lines(path, table.header, is_good, report)
-    if table.in_files:
-        _restore_rows(root, table, sensors, report)
 
 
 def _torn_scans(root: Path, table: Table, sensors: list[Sensor]) -> set[tuple[str, int]]:
@@ -147,12 +150,10 @@ def _drop_scans(
 
 def _restore_rows(root: Path, table: Table, sensors: list[Sensor], report: RepairReport) -> None:
     """Append rows for whole files that have none; their names are their stamps."""
-    listed = {line.fields[0] for line in tables.read_table(root, table)}
     missing = sorted(
-        (int(name.partition(".")[0]), sensor.sensor_id, name)
-        for sensor in sensors
-        for name in _file_names(root / tables.RECORDS_DATA / sensor.sensor_id)
-        if f"{sensor.sensor_id}/{name}" not in listed
+        (int(name.partition(".")[0]), sensor_id, name)
+        for sensor_id, name, size in _unlisted(root, table, sensors)
+        if size > 0
     )
     if not missing:
         return
@@ -165,11 +166,23 @@ def _restore_rows(root: Path, table: Table, sensors: list[Sensor], report: Repai
     report.notes.append(f"{table.path}: restored {len(missing)} rows from files that had none")
 
 
-def _file_names(folder: Path) -> Iterator[str]:
-    if folder.is_dir():
-        for entry in os.scandir(folder):
-            if re.match(r"-?\d+\.", entry.name) and entry.stat().st_size > 0:
-                yield entry.name
+def _remove_unlisted(root: Path, table: Table, sensors: list[Sensor], report: RepairReport) -> None:
+    unlisted = list(_unlisted(root, table, sensors))
+    for sensor_id, name, _ in unlisted:
+        (root / tables.RECORDS_DATA / sensor_id / name).unlink()
+    if unlisted:
+        report.notes.append(f"removed {len(unlisted)} files that had no row yet")
+
+
+def _unlisted(root: Path, table: Table, sensors: list[Sensor]) -> Iterator[tuple[str, str, int]]:
+    """Sensor, name and size of the files that have no row."""
+    listed = {line.fields[0] for line in tables.read_table(root, table)}
+    for sensor in sensors:
+        folder = root / tables.RECORDS_DATA / sensor.sensor_id
+        for entry in os.scandir(folder) if folder.is_dir() else ():
+            named = re.match(r"-?\d+\.", entry.name)
+            if named and f"{sensor.sensor_id}/{entry.name}" not in listed:
+                yield sensor.sensor_id, entry.name, entry.stat().st_size
 
 
 def _keep_lines(

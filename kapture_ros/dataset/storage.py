@@ -1,4 +1,4 @@
-"""Files that survive being killed: whole lines appended, whole files renamed into place."""
+"""Files that survive being killed: lines appended whole, files whole or known not to be."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import IO
 from kapture_ros.errors import OutputError
 
 PARTIAL = ".partial"
+IN_PLACE = "files without a row may be torn\n"
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -72,15 +73,18 @@ class AppendFile:
         os.close(self._descriptor)
 
 
-def write_whole(folder: str, name: str, data: bytes | memoryview, *, sync: bool) -> None:
-    """Write a file under a temporary name, then give it its own.
+def write_file(
+    folder: str, name: str, data: bytes | memoryview, *, in_place: bool, sync: bool
+) -> None:
+    """Write a file under a temporary name, then give it its own; or `in_place`, a tenth faster.
 
     Plain strings and descriptors: `Path` costs more than writing a small image does.
 
     Raises:
         OutputError: if that fails; nothing is left behind.
     """
-    path, temporary = f"{folder}/{name}", f"{folder}/.{name}{PARTIAL}"
+    path = f"{folder}/{name}"
+    temporary = path if in_place else f"{folder}/.{name}{PARTIAL}"
     try:
         try:
             descriptor = _create(folder, temporary)
@@ -92,7 +96,8 @@ def write_whole(folder: str, name: str, data: bytes | memoryview, *, sync: bool)
                     os.fsync(descriptor)
             finally:
                 os.close(descriptor)
-            os.replace(temporary, path)  # noqa: PTH105  (see above)
+            if not in_place:
+                os.replace(temporary, path)  # noqa: PTH105  (see above)
         except OSError:
             Path(temporary).unlink(missing_ok=True)
             raise
@@ -129,6 +134,9 @@ def sync_folder(folder: Path) -> None:
 class FolderLock:
     """Marks a dataset as being written; falls with the process, its file stays behind then.
 
+    Attributes:
+        in_place: whether the process that was killed here wrote files in place.
+
     Raises:
         OutputError: if another process writes there, or the file cannot be made.
     """
@@ -147,6 +155,21 @@ class FolderLock:
             raise OutputError(
                 f"{path.parent.parent} is being written by another process; stop it first"
             ) from None
+        self._file.seek(0)
+        self.in_place = self._file.read() == IN_PLACE
+
+    def note(self, *, in_place: bool) -> None:
+        """Say for whoever comes after a kill how files are written from now on.
+
+        Raises:
+            OutputError: if that cannot be written.
+        """
+        try:
+            self._file.truncate(0)
+            self._file.write(IN_PLACE if in_place else "")
+            self._file.flush()
+        except OSError as error:
+            raise output_error(self.path, error) from error
 
     def release(self, *, finished: bool) -> None:
         """Give up the lock; `finished` says that nothing needs repair."""

@@ -147,10 +147,11 @@ class DatasetWriter:
             raise InputError(f"{path} was not written by kapture_ros and cannot be resumed")
         self._lock = FolderLock(path / sidecar.LOCK)
         if begun:
-            self.repaired = repair_locked(path)
+            self.repaired = repair_locked(path, self._lock)
             self._load()
         else:
             self._write_sensors()
+        self._lock.note(in_place=self.options.in_place)
         self._queue = FileQueue(
             self.options, self._changed, self._finish, self._acknowledge_committed
         )

@@ -27,7 +27,7 @@ from kapture_ros.recording.config import RecordingConfig
 from kapture_ros.recording.health import HealthMonitor, HealthOptions
 from kapture_ros.recording.poses import AUTO, GNSS, NONE, TF
 from kapture_ros.recording.report import write_report
-from kapture_ros.recording.resuming import DoneRecords, forget_unlisted_files
+from kapture_ros.recording.resuming import DoneRecords
 from kapture_ros.recording.session import RecordingSession, is_static
 
 CONVERSION = sidecar.FOLDER / "conversion.json"
@@ -91,8 +91,6 @@ def convert(bag: Bag, output: Path, conversion: Conversion, *, resume: bool = Fa
     """
     bounds = conversion.window.bounds(bag)
     check_trajectory(bag, conversion.config.options.trajectory)
-    if resume:
-        forget_unlisted_files(output)
     monitor = HealthMonitor(conversion.health)
     with DatasetWriter(output, conversion.writer, resume=resume) as writer:
         done = DoneRecords(writer, output) if resume else None

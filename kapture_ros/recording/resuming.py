@@ -5,34 +5,9 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from pathlib import Path
 
-from kapture_ros.dataset import sidecar, tables
+from kapture_ros.dataset import sidecar
 from kapture_ros.dataset.records import Record
 from kapture_ros.dataset.writer import DatasetWriter
-from kapture_ros.errors import OutputError
-
-
-def forget_unlisted_files(dataset: Path) -> None:
-    """Remove images that were written, but not their rows, when the conversion was killed.
-
-    Repairing a recording keeps them, without what belongs into the sidecar. Here the bag
-    still has them. To be called before the dataset is opened.
-
-    Raises:
-        OutputError: if one cannot be removed.
-    """
-    data = dataset / tables.RECORDS_DATA
-    listed = {
-        line.fields[0]
-        for table in tables.TABLES.values()
-        if table.in_files
-        for line in tables.read_table(dataset, table)
-    }
-    try:
-        for path in data.glob("*/*"):
-            if path.relative_to(data).as_posix() not in listed:
-                path.unlink()
-    except OSError as error:
-        raise OutputError(f"cannot remove files of {data}: {error.strerror}") from error
 
 
 class DoneRecords:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 from pathlib import Path
+from typing import Literal
 
 from sample_records import POSE, SENSORS, START, STEP, payload, records_at
 
@@ -41,13 +42,18 @@ def records(number: int) -> list[Record]:
     return found
 
 
-def record_until_killed(path: Path, first: int, pipe: int) -> None:
-    """Write records and poses; every acknowledgement goes down the pipe as a line."""
+def record_until_killed(path: Path, first: int, pipe: int, *, live: bool) -> None:
+    """Write records and poses; every acknowledgement goes down the pipe as a line.
+
+    Args:
+        live: drop what is too fast, as a recorder does, instead of waiting as a conversion does.
+    """
 
     def acknowledge(record: Record) -> None:
         os.write(pipe, f"{record.sensor_id} {record.stamp_ns}\n".encode())
 
-    options = WriterOptions(workers=3, queue_images=8)
+    when_full: Literal["wait", "drop"] = "drop" if live else "wait"
+    options = WriterOptions(workers=3, queue_images=8, when_full=when_full)
     writer = DatasetWriter(path, options, resume=True, acknowledge=acknowledge)
     for sensor in SENSORS:
         writer.add_sensor(sensor)

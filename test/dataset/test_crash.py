@@ -33,7 +33,10 @@ NOBODY = 65534
 
 @pytest.mark.slow
 def test_twenty_kills_leave_twenty_datasets_with_every_acknowledged_record(tmp_path: Path) -> None:
-    """Each dataset is resumed after a kill, so that a repaired one is killed again."""
+    """Each dataset is resumed after a kill, so that a repaired one is killed again.
+
+    Every other round records as a recorder does, the rest as a conversion.
+    """
     acknowledged: set[tuple[str, int]] = set()
     moments = random.Random(20)
     for round_number in range(ROUNDS):
@@ -77,7 +80,8 @@ def record_and_kill(path: Path, first: int, seconds: float) -> set[tuple[str, in
 
 
 def _run_child(path: Path, first: int, pipe: multiprocessing.connection.Connection) -> None:
-    record_until_killed(path, first, pipe.fileno())
+    live = first // NUMBERS_PER_ROUND % 2 == 0
+    record_until_killed(path, first, pipe.fileno(), live=live)
 
 
 def check_dataset(dataset: Dataset, acknowledged: set[tuple[str, int]]) -> None:

@@ -13,6 +13,7 @@ from kapture_ros.dataset import sidecar, tables
 from kapture_ros.dataset.reader import open_dataset
 from kapture_ros.dataset.records import RigRow, TrajectoryRow
 from kapture_ros.dataset.repair import needs_repair, repair
+from kapture_ros.dataset.storage import IN_PLACE
 from kapture_ros.dataset.writer import DatasetWriter
 from kapture_ros.errors import InputError
 
@@ -111,6 +112,17 @@ def test_an_image_without_a_row_gets_one(killed: Path) -> None:
     report = repair(killed)
     assert "restored 1 rows" in str(report)
     assert held(killed) == everything()
+
+
+def test_an_image_without_a_row_is_removed_where_it_may_be_torn(killed: Path) -> None:
+    """A conversion writes in place, and still has the bag."""
+    (killed / sidecar.LOCK).write_text(IN_PLACE)
+    torn = killed / f"sensors/records_data/front/{START + 9 * STEP}.jpg"
+    torn.write_bytes(b"\xff\xd8 half")
+    report = repair(killed)
+    assert report.notes == ["removed 1 files that had no row yet"]
+    assert held(killed) == everything()
+    assert not torn.exists()
 
 
 def test_a_scan_that_lacks_rows_is_dropped_as_a_whole(killed: Path) -> None:
