@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from types import TracebackType
+from typing import NamedTuple
 
 from kapture_ros.dataset import sidecar, tables
 from kapture_ros.dataset.escape import check_id
@@ -85,8 +86,7 @@ class _Stream:
     copies: int = 0  # files of duplicates
 
 
-@dataclass(frozen=True, slots=True)
-class _Whole:
+class _Whole(NamedTuple):
     """A file that is whole, and the lines that will say so. Its bytes are not kept."""
 
     stream: _Stream
@@ -413,17 +413,17 @@ class DatasetWriter:
                 self._committed.append(whole.record)
 
     def _append_group(self, group: list[_Whole]) -> None:
-        additions: dict[Path, list[bytes]] = defaultdict(list)
-        rows: dict[Path, list[_Whole]] = defaultdict(list)
+        additions: dict[_Stream, list[bytes]] = defaultdict(list)
+        rows: dict[str, list[_Whole]] = defaultdict(list)  # by kind: cameras share a table
         for whole in group:
             if whole.addition:
-                additions[whole.stream.extra].append(whole.addition)
-            if whole.stream.table is not None and whole.row:
-                rows[whole.stream.table.path].append(whole)
-        for path, lines in additions.items():
-            self._append(path, b"".join(lines))
-        for path, listed in rows.items():
-            end, _ = self._append(path, b"".join([whole.row for whole in listed]))
+                additions[whole.stream].append(whole.addition)
+            if whole.row:
+                rows[whole.stream.sensor.kind].append(whole)
+        for stream, lines in additions.items():
+            self._append(stream.extra, b"".join(lines))
+        for kind, listed in rows.items():
+            end, _ = self._append(TABLES[kind].path, b"".join([whole.row for whole in listed]))
             for whole in listed:
                 start, end = end, end + len(whole.row)
                 whole.stream.index.commit(whole.stamp_ns, start, end)
