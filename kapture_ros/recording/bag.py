@@ -11,7 +11,7 @@ import logging
 import sys
 import tempfile
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -78,6 +78,7 @@ class Bag:
         self.problems: list[str] = []
         self._types = MessageTypes(definitions)
         self._stack = ExitStack()
+        self._readers = self._stack.enter_context(closing(_Readers()))
         try:
             files = [file for path in paths for file in self._files(path)]
             self._parts = [self._open_part(self._unpacked(file)) for file in files]
@@ -196,7 +197,7 @@ class Bag:
         part = _Part(path)
         try:
             _refuse_what_rosbags_misreads(path)
-            with _reader(path) as reader:
+            with self._readers.open(path) as reader:
                 for connection in reader.connections:
                     channel = _channel(connection)
                     part.counts[channel] = part.counts.get(channel, 0) + connection.msgcount
@@ -251,7 +252,7 @@ class Bag:
         delivered = _Delivered()
         if not part.scanned:
             try:
-                for message in _read(part.path, wanted, window):
+                for message in self._read(part.path, wanted, window):
                     delivered.note(message)
                     yield message.time_ns, index, message
                 return
@@ -262,6 +263,19 @@ class Bag:
         for message in self._scanned(part, wanted, report=not part.scanned):
             if window[0] <= message.time_ns < window[1] and delivered.is_new(message):
                 yield message.time_ns, index, message
+
+    def _read(
+        self, path: Path, wanted: Collection[Channel], window: tuple[int, int]
+    ) -> Iterator[BagMessage]:
+        if path.suffix in NMEA_SUFFIXES:
+            yield from _read_nmea(path, window)
+            return
+        with self._readers.open(path) as reader:
+            channels = [(connection, _channel(connection)) for connection in reader.connections]
+            chosen = [connection for connection, channel in channels if channel in wanted]
+            by_number = {connection.id: channel for connection, channel in channels}
+            for connection, time, data in reader.messages(chosen, start=window[0], stop=window[1]):
+                yield BagMessage(by_number[connection.id], time, _unpacked_message(data))
 
     def _scanned(
         self, part: _Part, wanted: Collection[Channel], *, report: bool
@@ -300,20 +314,46 @@ class _Delivered:
         return message.time_ns > self._newest
 
 
-def _reader(path: Path) -> Any:
-    return Reader1(path) if path.suffix == ".bag" else Reader2(path)
+class _Readers:
+    """Readers of `rosbags`, of which the one used last stays open.
+
+    To open one reads its whole index, and a conversion reads a bag three times. No more than
+    one is kept, since a drive may be split into more files than a process may open.
+    """
+
+    def __init__(self) -> None:
+        self._kept: tuple[Path, Any] | None = None
+
+    @contextmanager
+    def open(self, path: Path) -> Iterator[Any]:
+        kept, self._kept = self._kept, None
+        if kept is not None and kept[0] != path:
+            kept[1].close()
+            kept = None
+        reader = kept[1] if kept else _opened(path)
+        damaged = False
+        try:
+            yield reader
+        except Exception:
+            damaged = True
+            raise
+        finally:  # also where the caller had enough of its messages
+            self.close()
+            if damaged:
+                reader.close()
+            else:
+                self._kept = path, reader
+
+    def close(self) -> None:
+        if self._kept is not None:
+            self._kept[1].close()
+        self._kept = None
 
 
-def _read(path: Path, wanted: Collection[Channel], window: tuple[int, int]) -> Iterator[BagMessage]:
-    if path.suffix in NMEA_SUFFIXES:
-        yield from _read_nmea(path, window)
-        return
-    with _reader(path) as reader:
-        channels = [(connection, _channel(connection)) for connection in reader.connections]
-        chosen = [connection for connection, channel in channels if channel in wanted]
-        by_number = {connection.id: channel for connection, channel in channels}
-        for connection, time, data in reader.messages(chosen, start=window[0], stop=window[1]):
-            yield BagMessage(by_number[connection.id], time, _unpacked_message(data))
+def _opened(path: Path) -> Any:
+    reader = Reader1(path) if path.suffix == ".bag" else Reader2(path)
+    reader.open()
+    return reader
 
 
 def _unpacked_message(data: bytes) -> bytes:
