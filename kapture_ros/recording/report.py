@@ -86,8 +86,6 @@ def problems(session: Session) -> Iterator[str]:
                 f"{sensor_id}: {_number(sensor['duplicates'], 'duplicate stamp')}; kapture holds "
                 "the first record of a stamp, the others are in the sidecar"
             )
-    for reason, count in session.get("poses", {}).get("without_pose", {}).items():
-        yield f"{_number(count, 'record')} without a pose: {reason}"
     for reason, count in session.get("poses", {}).get("problems", {}).items():
         yield f"{reason} ({_number(count, 'time')})"
     for name, topic in topics.items():
