@@ -214,7 +214,11 @@ class FoldedR2D2:
             [_moved(layer, runtime.device, runtime.dtype) for layer in layers]
             for layers in (fold(network), fold_detector(network))
         )
-        if runtime.dtype == torch.bfloat16:
+        # The last layers, which no ReLU parts, share one addition of what their biases make.
+        self._linear: list[Layer] = []
+        while runtime.device.type == "cuda" and not self._layers[-1].relu:
+            self._linear.insert(0, self._layers.pop())
+        if runtime.dtype == torch.bfloat16 and not self._linear:
             self._layers[-1] = _moved(fold(network)[-1], runtime.device, torch.float32)
         if self._detector:
             last = fold_detector(network)[-1]
@@ -231,6 +235,7 @@ class FoldedR2D2:
                 if self._detector:
                     detected = self._detect(maps)
                 maps = nn.functional.max_pool2d(maps, layer.pool)
+        maps = convolve_linearly(maps, self._linear)
         features = maps.permute(0, 2, 3, 1)
         return RawMaps(features, *self._heads.maps(features, detected))
 
@@ -248,11 +253,41 @@ def convolve(maps: Tensor, layer: Layer) -> Tensor:
         return torch.cudnn_convolution_relu(
             maps, layer.weight, layer.bias, (1, 1), padding, dilation, 1
         )
-    if maps.is_cuda:
-        out = _convolved(maps, layer, None)
-        return out.add_(layer.bias.view(1, -1, 1, 1))
     out = _convolved(maps, layer, layer.bias)
     return nn.functional.relu_(out) if layer.relu else out
+
+
+def convolve_linearly(maps: Tensor, layers: list[Layer]) -> Tensor:
+    """Convolutions that no ReLU parts, (B, C, H, W) to (B, D, H, W).
+
+    On a GPU the addition of a bias costs as much as a convolution. What all biases make
+    together depends on the place only near the border, where zeros are looked at: it is found
+    on a small map and added once.
+    """
+    if not layers:
+        return maps
+    height, width = maps.shape[2:]
+    halo = sum(layer.padding for layer in layers[1:])
+    small = maps.new_zeros(1, maps.shape[1], min(height, 2 * halo + 1), min(width, 2 * halo + 1))
+    for layer in layers:
+        maps, small = _convolved(maps, layer, None), _convolved(small, layer, layer.bias)
+    rows = _stretched(small, width).contiguous(memory_format=torch.channels_last)
+    if height <= 2 * halo:
+        return maps.add_(rows)
+    maps[:, :, :halo].add_(rows[:, :, :halo])
+    maps[:, :, halo : height - halo].add_(rows[:, :, halo : halo + 1])
+    maps[:, :, height - halo :].add_(rows[:, :, halo + 1 :])
+    return maps
+
+
+def _stretched(maps: Tensor, width: int) -> Tensor:
+    """Maps whose middle column is repeated until they are so wide."""
+    if maps.shape[3] >= width:
+        return maps
+    middle = maps.shape[3] // 2
+    place = torch.arange(width, device=maps.device)
+    column = place.clamp(max=middle) + (place - (width - 1 - middle)).clamp(min=0)
+    return maps.index_select(3, column)
 
 
 def _convolved(maps: Tensor, layer: Layer, bias: Tensor | None) -> Tensor:

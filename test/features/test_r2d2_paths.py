@@ -8,12 +8,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from small_networks import local_network, save_local, texture
 
 from kapture_ros.features.detection import detect
 from kapture_ros.features.local import R2D2Extractor
 from kapture_ros.features.options import R2D2Options, RuntimeOptions
-from kapture_ros.features.r2d2_inference import Engine, FoldedR2D2, RawMaps, WinogradR2D2
+from kapture_ros.features.r2d2_inference import (
+    Engine,
+    FoldedR2D2,
+    Layer,
+    RawMaps,
+    WinogradR2D2,
+    convolve,
+    convolve_linearly,
+)
 from kapture_ros.features.r2d2_network import R2D2Config, R2D2Net, normalise_images
 from kapture_ros.features.runtime import Runtime
 from kapture_ros.features.weights_file import load_network
@@ -160,3 +170,21 @@ def test_float32_on_a_gpu_gives_the_keypoints_of_the_cpu(tmp_path: Path, family:
         for one, other in zip(gpu.extract(images), wanted, strict=True):
             common = {tuple(p) for p in one.keypoints} & {tuple(p) for p in other.keypoints}
             assert len(common) >= 0.98 * len(other.keypoints)
+
+
+@given(st.integers(1, 40), st.integers(1, 40), st.lists(st.sampled_from([2, 4, 8]), max_size=3))
+def test_biases_without_relu_between_are_added_once(
+    height: int, width: int, dilations: list[int]
+) -> None:
+    """Also near the border, and where all of the image is near it."""
+    generator = torch.Generator().manual_seed(0)
+
+    def rand(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator)
+
+    layers = [Layer(rand(3, 3, 2, 2), rand(3), dilation) for dilation in dilations]
+    maps = rand(2, 3, height, width)
+    expected = maps
+    for layer in layers:
+        expected = convolve(expected, layer)
+    torch.testing.assert_close(convolve_linearly(maps, layers), expected, rtol=1e-4, atol=1e-4)
