@@ -274,7 +274,8 @@ def qualities(
 ) -> dict[str, tuple[str, str]]:
     """The columns `same` and `matches`."""
     warp = homography(image.shape[1], image.shape[0])
-    seen = cv2.warpPerspective(image, warp, image.shape[1::-1])
+    # Mirrored beyond the border: where all is one grey, rounding decides which pixels are peaks.
+    seen = cv2.warpPerspective(image, warp, image.shape[1::-1], borderMode=cv2.BORDER_REFLECT)
     pixels = rounded(found["eager"])
     shown = {}
     reference = 0
