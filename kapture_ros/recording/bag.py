@@ -169,7 +169,7 @@ class Bag:
                 while block := packed.read(1 << 20):
                     file.write(block)
         except (EOFError, zstd.ZstdError) as error:
-            self.problems.append(f"{path}: ends early: {error}")
+            self._tell(f"{path}: ends early: {error}")
         return unpacked
 
     def _files(self, path: Path) -> list[Path]:
@@ -188,7 +188,7 @@ class Bag:
         found = sorted(file for file in path.iterdir() if file.name.endswith(FOLDER_SUFFIXES))
         for name in _known_files(path):
             if not (path / name).exists():
-                self.problems.append(f"{path / name} is missing, says metadata.yaml")
+                self._tell(f"{path / name} is missing, says metadata.yaml")
         return found
 
     def _open_part(self, path: Path) -> _Part:
@@ -208,7 +208,7 @@ class Bag:
         # rosbags lets errors of the decompressors, of struct and of its own asserts through.
         except Exception as error:
             log.debug("rosbags cannot open %s", path, exc_info=True)
-            self.problems.append(f"{path}: {error or 'damaged'}; reading what is intact")
+            self._tell(f"{path}: {error or 'damaged'}; reading what is intact")
             part.scanned = True
             self._survey(part)
         return part
@@ -223,7 +223,7 @@ class Bag:
                 channels[found.number] = channel = _found_channel(found)
                 part.counts.setdefault(channel, 0)
             elif isinstance(found, Damage):
-                self.problems.append(f"{part.path}, byte {found.offset}: {found.what}")
+                self._tell(f"{part.path}, byte {found.offset}: {found.what}")
             elif found.number in channels:
                 part.counts[channels[found.number]] += 1
                 first, last = min(first, found.time_ns), max(last, found.time_ns)
@@ -259,7 +259,7 @@ class Bag:
             except OSError as error:
                 raise InputError(f"cannot read {part.path}: {error.strerror}") from error
             except Exception as error:  # as in _open_part
-                self.problems.append(f"{part.path}: {error or 'damaged'}; reading what is intact")
+                self._tell(f"{part.path}: {error or 'damaged'}; reading what is intact")
         for message in self._scanned(part, wanted, report=not part.scanned):
             if window[0] <= message.time_ns < window[1] and delivered.is_new(message):
                 yield message.time_ns, index, message
@@ -277,6 +277,11 @@ class Bag:
             for connection, time, data in reader.messages(chosen, start=window[0], stop=window[1]):
                 yield BagMessage(by_number[connection.id], time, _unpacked_message(data))
 
+    def _tell(self, problem: str) -> None:
+        """Note a problem, once however often the bag is read."""
+        if problem not in self.problems:
+            self.problems.append(problem)
+
     def _scanned(
         self, part: _Part, wanted: Collection[Channel], *, report: bool
     ) -> Iterator[BagMessage]:
@@ -289,7 +294,7 @@ class Bag:
                 if channel is not None and channel in wanted:
                     yield BagMessage(channel, found.time_ns, _unpacked_message(found.data))
             elif report:
-                self.problems.append(f"{part.path}, byte {found.offset}: {found.what}")
+                self._tell(f"{part.path}, byte {found.offset}: {found.what}")
 
 
 class _Delivered:

@@ -13,7 +13,7 @@ import sqlite3
 import struct
 import sys
 from binascii import crc32
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -332,13 +332,21 @@ def _sqlite_channels(database: sqlite3.Connection) -> Iterator[Found]:
         rows = database.execute(
             "SELECT topic_type, encoding, encoded_message_definition FROM message_definitions"
         )
-        definitions = {name: (encoding, text) for name, encoding, text in rows}
+        definitions = {row[0]: row[1:] for row in rows if _are(row, str, str, str)}
     except sqlite3.Error:
         pass  # older than Iron: the file holds no definitions
-    for number, topic, name, encoding in database.execute(
+    for row in database.execute(
         "SELECT id, name, type, serialization_format FROM topics ORDER BY id"
     ):
-        yield FoundChannel(number, topic, name, encoding, *definitions.get(name, ("", "")))
+        if _are(row, int, str, str, str):
+            yield FoundChannel(*row, *definitions.get(row[2], ("", "")))
+        else:
+            yield Damage(0, f"topic {row[0]} is damaged; its messages are lost")
+
+
+def _are(row: Sequence[object], *types: type) -> bool:
+    """Whether values have the types that their columns should have, which SQLite never checks."""
+    return all(isinstance(value, kind) for value, kind in zip(row, types, strict=True))
 
 
 def _sqlite_messages(database: sqlite3.Connection) -> Iterator[Found]:
@@ -347,10 +355,15 @@ def _sqlite_messages(database: sqlite3.Connection) -> Iterator[Found]:
     while jump <= SQLITE_JUMP:
         try:
             for row, number, time_ns, data in database.execute(query, (last + jump,)):
+                if row <= last:  # else a damaged tree of pages leads round and round
+                    raise sqlite3.DatabaseError(f"row {row} follows row {last}")
                 if damage is not None:
                     yield Damage(last, f"{damage}; rows {last + 1} to {row - 1} are lost")
                 last, jump, damage = row, 0, None
-                yield FoundMessage(number, time_ns, data)
+                if _are((number, time_ns, data), int, int, bytes):
+                    yield FoundMessage(number, time_ns, data)
+                else:
+                    yield Damage(row, f"row {row} is damaged and lost")
         except sqlite3.Error as error:
             damage, jump = error, max(1, 2 * jump)
             continue
