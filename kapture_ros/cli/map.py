@@ -26,6 +26,7 @@ EXAMPLES = """\
   kapture_ros map add map/ night/                   extend a map by a drive
   kapture_ros map prune map/ --max-images 500
   kapture_ros map coverage map/ report/             where will localization be weak?
+  kapture_ros map measure map/                      how wrong is it? for maps of old versions
   kapture_ros map import reconstruction/ map/       a kapture or COLMAP reconstruction
   kapture_ros map export map/ colmap/               COLMAP model, and points as PLY
 """
@@ -33,6 +34,7 @@ WORDS = {
     "add": "MAP DATASET",
     "prune": "MAP",
     "coverage": "MAP OUT",
+    "measure": "MAP",
     "import": "SOURCE MAP",
     "export": "MAP OUT",
 }
@@ -75,6 +77,7 @@ def run(args: argparse.Namespace) -> None:
         "add": _add,
         "prune": _prune,
         "coverage": _coverage,
+        "measure": _measure,
         "import": _import,
         "export": _export,
     }
@@ -112,6 +115,14 @@ def _coverage(args: argparse.Namespace, map_dir: Path, out: Path) -> None:
     from kapture_ros.mapping.coverage import write_coverage
 
     print(write_coverage(map_dir, out, options_from(CoverageOptions, args), args.overwrite))
+
+
+def _measure(args: argparse.Namespace, map_dir: Path) -> None:
+    from kapture_ros.mapping.held_out import measure_map
+    from kapture_ros.mapping.report import summary
+
+    measure_map(map_dir, settings_from(args).reconstruct.held_out)
+    print(summary(map_dir))
 
 
 def _import(args: argparse.Namespace, source: Path, map_dir: Path) -> None:

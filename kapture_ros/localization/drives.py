@@ -128,13 +128,12 @@ def _smoothed(
     agreed = {fix.stamp_ns: fix.map_from_base for fix in run}
     begin = [agreed.get(stamp) for stamp in stamps]
     motion = tracker.options.motion
-    of_map = tracker.localizer.map_covariance
-    smoothed = smooth(stamps, odometry, fixes, motion, begin, of_map)
+    smoothed = smooth(stamps, odometry, fixes, motion, begin)
     more = _search_again(tracker, queries, numbers, smoothed, {fix.stamp_ns for fix in fixes})
     if not more:
         return smoothed
     found = [pose.map_from_base for pose in smoothed]
-    return smooth(stamps, odometry, [*fixes, *more], motion, found, of_map)
+    return smooth(stamps, odometry, [*fixes, *more], motion, found)
 
 
 def _runs(

@@ -74,13 +74,15 @@ class LocalSearch:
         if reason is Reason.ACCEPTED and not significant(scores.inliers, scores.matched, chance):
             reason, text = Reason.LOW_INLIER_RATIO, "as many would agree by chance"
         pose = solution.map_from_base
+        of_map = self.localizer.map_covariance(pose, cameras)
         numbers = tuple(view.number for view in views)
         return replace(
             nothing,
             reason=reason,
             reason_text=text,
             map_from_base=pose,
-            covariance=solution.covariance + self.localizer.map_covariance,
+            covariance=solution.covariance + of_map,
+            map_covariance=of_map,
             evidence=Evidence(matches=matches, inliers=solution.inliers, views=numbers),
             cams_from_map=tuple(i.cam_from_base @ pose.inverse() for i in query.images),
             scores=scores,
@@ -108,7 +110,9 @@ class LocalSearch:
         if not significant(solution.count, solution.matched, chance):
             return None
         estimate = _window_estimate(frames[-1].stamp_ns, solution)
-        estimate = replace(estimate, covariance=solution.covariance + self.localizer.map_covariance)
+        of_map = self.localizer.map_covariance(solution.map_from_base, frames[-1].cameras)
+        covariance = solution.covariance + of_map
+        estimate = replace(estimate, covariance=covariance, map_covariance=of_map)
         sigma = self.localizer.options.acceptance.max_position_sigma
         return estimate if estimate.scores.position_sigma <= sigma else None
 

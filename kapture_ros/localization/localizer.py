@@ -25,13 +25,13 @@ from kapture_ros.localization.approximation import approximate_pose
 from kapture_ros.localization.cameras import MountedCamera
 from kapture_ros.localization.extractor import Extractor
 from kapture_ros.localization.gpu_retrieval import GpuRetrieval, fits
+from kapture_ros.localization.map_error import MapError
 from kapture_ros.localization.matching import ImageMatches, gather, match_candidates
 from kapture_ros.localization.options import AcceptanceOptions, LocalizerOptions
 from kapture_ros.localization.pose import (
     MIN_MATCHES,
     PoseSolution,
     find_pose,
-    map_error,
     refine_inliers,
 )
 from kapture_ros.localization.query import (
@@ -57,7 +57,7 @@ from kapture_ros.mapping.images import Camera
 from kapture_ros.mapping.manifest import FeatureTypes
 from kapture_ros.mapping.matching import chosen_device
 from kapture_ros.mapping.visual_map import VisualMap
-from kapture_ros.transforms.se3 import Array
+from kapture_ros.transforms.se3 import Array, Transform
 
 log = logging.getLogger(__name__)
 
@@ -136,6 +136,14 @@ class Localizer:
             own = GpuRetrieval(visual_map.retrieval, device)
         name = visual_map.feature_types.global_features
         self.retrievers: dict[str, Retriever] = {name: own, **(retrievers or {})}
+        answer = self.options.answer
+        self.map_error = MapError(visual_map, answer.map_sigma, answer.map_sigma_degrees)
+        if self.map_error.assumed:
+            log.info(
+                "%s: how wrong the map is was not measured (`kapture_ros map measure`); "
+                "0.05 m and 0.1° are assumed",
+                visual_map.path,
+            )
         self.wifi = WifiLocator(visual_map.wifi) if len(visual_map.wifi.positions) else None
 
     def localize(self, query: Query) -> Estimate:
@@ -264,12 +272,14 @@ class Localizer:
         scores = replace(scores, seen=self.seen_share(known, solution))
         reason, text = judge(scores, self.limits(scores.seen))
         pose = solution.map_from_base
+        of_map = self.map_covariance(pose, known.cameras)
         return replace(
             answer,
             reason=reason,
             reason_text=text,
             map_from_base=pose,
-            covariance=solution.covariance + self.map_covariance,
+            covariance=solution.covariance + of_map,
+            map_covariance=of_map,
             cams_from_map=tuple(i.cam_from_base @ pose.inverse() for i in query.images),
             best_image=self._best_image(known, solution),
             scores=scores,
@@ -285,11 +295,10 @@ class Localizer:
         """What a pose of that `seen_share` must show."""
         return limits_by(seen, self.options.acceptance)
 
-    @property
-    def map_covariance(self) -> Array:
-        """(6, 6) of (δp, δθ): what the map itself is wrong by, added to every pose's."""
-        answer = self.options.answer
-        return map_error(answer.map_sigma, answer.map_sigma_degrees)
+    def map_covariance(self, map_from_base: Transform, cameras: Sequence[MountedCamera]) -> Array:
+        """(6, 6) of (δp, δθ): what the map itself is wrong by there, added to every pose's."""
+        center = map_from_base @ cameras[0].cam_from_base.inverse()
+        return self.map_error.covariance(center.translation)
 
     def solve(self, query: Query, known: Correspondences, priors: Priors) -> PoseSolution | None:
         """The pose with most inliers among the places that the candidates show."""

@@ -108,11 +108,22 @@ class OdometrySample:
 
 @dataclass(frozen=True, slots=True)
 class Fix:
-    """A pose in the map from outside the filter; covariance (6, 6) of (δp, δθ), all in all."""
+    """A pose in the map from outside the filter.
+
+    Attributes:
+        covariance: (6, 6) of (δp, δθ), all in all.
+        map_covariance: (6, 6), the part of it that is the map's own error.
+    """
 
     stamp_ns: int
     map_from_base: Transform
     covariance: Array
+    map_covariance: Array = field(default_factory=lambda: np.zeros((6, 6)))
+
+    @property
+    def own_covariance(self) -> Array:
+        """(6, 6), the map taken as exact."""
+        return self.covariance - self.map_covariance
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +133,7 @@ class MotionState:
     Attributes:
         fix_ns: the stamp of the newest fix in it.
         covariance: (8, 8) of (δp, δθ, δscale, δbias), the map taken as exact.
-        map_covariance: (6, 6) of (δp, δθ), of the map's own error.
+        map_covariance: (6, 6) of (δp, δθ), of the map's own error where the newest fix was.
     """
 
     stamp_ns: int
@@ -160,6 +171,12 @@ def reckon(
     half = 0.5 * yaw_bias * seconds
     turn = Transform.from_quaternion((math.cos(half), 0.0, 0.0, math.sin(half)), (0.0, 0.0, 0.0))
     return map_from_base @ Transform(translation=scale * motion.translation) @ motion @ turn
+
+
+def map_step(before: Array, after: Array) -> Array:
+    """Of the change (6, 6) of the map's error where it grows or shrinks, beyond `map_change`."""
+    step = np.sqrt(np.diagonal(after)) - np.sqrt(np.diagonal(before))
+    return np.diag(step**2)
 
 
 class Odometry:
@@ -249,18 +266,10 @@ class _Piece:
 
 
 class MotionFilter:
-    """The filter; nothing is known before `initialize`.
+    """The filter; nothing is known before `initialize`."""
 
-    Args:
-        map_covariance: (6, 6) of (δp, δθ), the part of every fix's covariance that is the
-            map's own error; None: nothing.
-    """
-
-    def __init__(
-        self, options: MotionOptions = MotionOptions(), map_covariance: Array | None = None
-    ) -> None:
+    def __init__(self, options: MotionOptions = MotionOptions()) -> None:
         self.options = options
-        self._map = np.zeros((6, 6)) if map_covariance is None else map_covariance
         history_ns = int(options.history * SECOND)
         self.odometry = Odometry(2 * history_ns)
         self._history_ns = history_ns
@@ -291,9 +300,9 @@ class MotionFilter:
         if like is not None:
             covariance[6:, 6:] = like.covariance[6:, 6:]
             scale, bias = like.scale, like.yaw_bias
-        covariance[:6, :6] = fix.covariance - self._map
+        covariance[:6, :6] = fix.own_covariance
         stamp, pose = fix.stamp_ns, fix.map_from_base
-        state = MotionState(stamp, stamp, pose, scale, bias, covariance, self._map)
+        state = MotionState(stamp, stamp, pose, scale, bias, covariance, fix.map_covariance)
         self._fixes = [fix]
         self._states = [state]
 
@@ -365,16 +374,19 @@ class MotionFilter:
         """The Kalman update, in Joseph's form, which keeps the covariance positive definite."""
         elapsed_ns = max(fix.stamp_ns - state.fix_ns, 1)
         correlated = self.options.fix_correlation * SECOND / elapsed_ns
-        noise = (fix.covariance - self._map) * max(1.0, correlated)
+        noise = fix.own_covariance * max(1.0, correlated)
         error = difference(fix.map_from_base, state.map_from_base)
-        gain = np.linalg.solve(state.covariance[:6, :6] + noise, state.covariance[:6]).T
+        prior = state.covariance.copy()
+        prior[:6, :6] += map_step(state.map_covariance, fix.map_covariance)
+        gain = np.linalg.solve(prior[:6, :6] + noise, prior[:6]).T
         correction = gain @ error
         remaining = np.eye(8)
         remaining[:, :6] -= gain
-        covariance = remaining @ state.covariance @ remaining.T + gain @ noise @ gain.T
+        covariance = remaining @ prior @ remaining.T + gain @ noise @ gain.T
         return replace(
             state,
             fix_ns=fix.stamp_ns,
+            map_covariance=fix.map_covariance,
             map_from_base=disturb(state.map_from_base, correction[:6]),
             scale=state.scale + float(correction[SCALE]),
             yaw_bias=state.yaw_bias + float(correction[BIAS]),
@@ -431,7 +443,7 @@ class MotionFilter:
         noise = self._noise(piece).reshape(2, 3, 2, 3).transpose(0, 2, 1, 3)
         turned = (axes @ noise @ axes.T).transpose(0, 2, 1, 3).reshape(6, 6)
         metres = float(np.linalg.norm(moved))
-        covariance[:6, :6] += turned + self.options.map_change(self._map, metres)
+        covariance[:6, :6] += turned + self.options.map_change(state.map_covariance, metres)
         return replace(state, stamp_ns=piece.end_ns, map_from_base=end, covariance=covariance)
 
     def _drop_old(self) -> None:

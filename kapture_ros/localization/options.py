@@ -86,14 +86,17 @@ class AnswerOptions:
     """What goes into the answer."""
 
     min_matches: int = option(10, "keypoints with a match, to try for a pose", minimum=4)
-    map_sigma: float = option(
-        0.05,
+    map_sigma: float | None = option(
+        None,
         "one sigma of the map's own error, added to every pose: neighbouring points share it, "
-        "so more matches do not make it smaller",
+        "so more matches do not make it smaller; none: as measured when the map was made, in "
+        "maps that do not tell 0.05",
         unit="m",
         minimum=0,
     )
-    map_sigma_degrees: float = option(0.1, "the same of its orientation", unit="deg", minimum=0)
+    map_sigma_degrees: float | None = option(
+        None, "the same of its orientation; none: as measured, or 0.1", unit="deg", minimum=0
+    )
     fuse_gnss: bool = option(True, "mix the GNSS position into the pose, by its covariance")
     approximation: str = option(
         "csi", "weights of the coarse pose from retrieval", choices=(*APPROXIMATIONS, "none")

@@ -142,12 +142,6 @@ def _best_of_keypoints(matches: Matches) -> npt.NDArray[np.intp]:
     return ranked
 
 
-def map_error(metres: float, degrees: float) -> Array:
-    """Covariance (6, 6) of (δp, δθ) of the map's own error around a pose, by its sigmas."""
-    sigmas = np.repeat([metres, np.deg2rad(degrees)], 3)
-    return np.diag(sigmas**2)
-
-
 def refine_inliers(
     matches: Matches,
     cameras: Sequence[MountedCamera],

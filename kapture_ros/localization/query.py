@@ -181,6 +181,8 @@ class Estimate:
         map_from_base: None where no pose was found.
         covariance: (6, 6), x, y, z in metres and rotations about the fixed axes of the map
             in radians, as in ROS' PoseWithCovariance.
+        map_covariance: (6, 6), the part of it that is the map's own error, which the next pose
+            has, too.
         cams_from_map: pose of each image of the query, in order; empty without a pose.
         candidates: the map images matched against, best first.
         latency_ms: milliseconds by stage: extraction, retrieval, matching, pose, total.
@@ -191,6 +193,7 @@ class Estimate:
     reason_text: str
     map_from_base: Transform | None = None
     covariance: Array | None = None
+    map_covariance: Array | None = None
     cams_from_map: tuple[Transform, ...] = ()
     candidates: tuple[Candidate, ...] = ()
     best_image: int | None = None

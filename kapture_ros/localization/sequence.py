@@ -62,7 +62,7 @@ class SequenceLocalizer:
 
     def reset(self) -> None:
         """Forget everything, odometry and hints too: the clock jumped, or another drive begins."""
-        self.motion = self._new_filter()
+        self.motion = MotionFilter(self.options.motion)
         self.places = PlaceFilter(self.localizer.map, self.options.place)
         self.inertial = Inertial(self.options.inertial)
         self._vision: VisualMotion | None = None
@@ -83,9 +83,6 @@ class SequenceLocalizer:
         self._leapt = False
         self._searched_ns: int | None = None
         self._search_wait = self.options.tracking.search_every
-
-    def _new_filter(self) -> MotionFilter:
-        return MotionFilter(self.options.motion, self.localizer.map_covariance)
 
     @property
     def near(self) -> LocalSearch:
@@ -115,7 +112,7 @@ class SequenceLocalizer:
         if self._vision is not None:  # it was thought that there is none
             self._vision = None
             self._lose()
-            self.motion = self._new_filter()
+            self.motion = MotionFilter(self.options.motion)
         return self.motion.add_odometry(sample)
 
     def add_imu(self, sample: ImuSample) -> bool:
@@ -494,7 +491,10 @@ def fix_of(estimate: Estimate) -> Fix:
     """An estimate with a pose as a fix for the filter."""
     assert estimate.map_from_base is not None
     assert estimate.covariance is not None
-    return Fix(estimate.stamp_ns, estimate.map_from_base, estimate.covariance)
+    of_map = estimate.map_covariance
+    if of_map is None:
+        return Fix(estimate.stamp_ns, estimate.map_from_base, estimate.covariance)
+    return Fix(estimate.stamp_ns, estimate.map_from_base, estimate.covariance, of_map)
 
 
 def _leap(told: TrackedPose, now: MotionState | None) -> bool:

@@ -22,6 +22,7 @@ from kapture_ros.localization.motion_filter import (
     MotionFilter,
     MotionOptions,
     OdometrySample,
+    map_step,
 )
 from kapture_ros.localization.window import odometry_link
 from kapture_ros.transforms import Transform
@@ -65,15 +66,12 @@ def smooth(
     fixes: Sequence[Fix],
     options: MotionOptions,
     start: Sequence[Transform | None],
-    map_covariance: Array | None = None,
 ) -> list[SmoothedPose]:
     """The poses at all stamps, ascending; odometry must reach over them, as `Odometry.at` says.
 
     Args:
         fixes: at stamps among these.
         start: poses to begin at, where they are roughly known; at least one must be.
-        map_covariance: (6, 6), the part of every fix's covariance that is the map's own error;
-            None: nothing.
 
     Raises:
         ExtrapolationError: if odometry does not reach.
@@ -81,21 +79,27 @@ def smooth(
     """
     if not fixes or all(pose is None for pose in start):
         raise ValueError("a trajectory needs a fix")
-    of_map = np.zeros((6, 6)) if map_covariance is None else map_covariance
+    of_map = [_nearest(fixes, stamp).map_covariance for stamp in stamps]
     links, reckoned = _links(stamps, odometry, options, of_map)
-    chain = _Chain(links, _spread(stamps, fixes, options, of_map), options)
+    chain = _Chain(links, _spread(stamps, fixes, options), options)
     poses, covariances = chain.solve(_filled(start, reckoned))
     return [
-        SmoothedPose(stamp, pose, covariance + of_map)
-        for stamp, pose, covariance in zip(stamps, poses, covariances, strict=True)
+        SmoothedPose(stamp, pose, covariance + map_covariance)
+        for stamp, pose, covariance, map_covariance in zip(
+            stamps, poses, covariances, of_map, strict=True
+        )
     ]
+
+
+def _nearest(fixes: Sequence[Fix], stamp_ns: int) -> Fix:
+    return min(fixes, key=lambda fix: abs(fix.stamp_ns - stamp_ns))
 
 
 def _links(
     stamps: Sequence[int],
     odometry: Sequence[OdometrySample],
     options: MotionOptions,
-    of_map: Array,
+    of_map: Sequence[Array],
 ) -> tuple[list[_Link], list[Transform]]:
     motion = MotionFilter(replace(options, history=LONG_NS / SECOND))
     for sample in odometry:
@@ -105,7 +109,8 @@ def _links(
     for n, (first, second) in enumerate(itertools.pairwise(stamps)):
         noise = motion.noise_between(first, second) + np.diag(np.repeat([1e-8, 1e-10], 3))
         moved = poses[n].inverse() @ poses[n + 1]
-        change = options.map_change(of_map, float(np.linalg.norm(moved.translation)))
+        change = options.map_change(of_map[n], float(np.linalg.norm(moved.translation)))
+        change = change + map_step(of_map[n], of_map[n + 1])
         links.append(_Link(moved, (second - first) / SECOND, noise, change))
     return links, poses
 
@@ -123,7 +128,7 @@ def _filled(start: Sequence[Transform | None], reckoned: Sequence[Transform]) ->
 
 
 def _spread(
-    stamps: Sequence[int], fixes: Sequence[Fix], options: MotionOptions, of_map: Array
+    stamps: Sequence[int], fixes: Sequence[Fix], options: MotionOptions
 ) -> list[tuple[int, Fix]]:
     """Fixes by instant, in the map as it is; those with errors in common count less."""
     row = {stamp: n for n, stamp in enumerate(stamps)}
@@ -131,7 +136,7 @@ def _spread(
     for fix in sorted(fixes, key=lambda known: known.stamp_ns):
         elapsed = np.inf if before is None else (fix.stamp_ns - before) / SECOND
         factor = max(1.0, options.fix_correlation / max(elapsed, 1e-3))
-        covariance = factor * (fix.covariance - of_map)
+        covariance = factor * fix.own_covariance
         placed.append((row[fix.stamp_ns], replace(fix, covariance=covariance)))
         before = fix.stamp_ns
     return placed

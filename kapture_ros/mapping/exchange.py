@@ -26,6 +26,7 @@ from kapture_ros.mapping.colmap import (
 )
 from kapture_ros.mapping.feature_files import SUFFIXES, FeatureFolder, checked_name
 from kapture_ros.mapping.georeference import bounds
+from kapture_ros.mapping.held_out import measure_map
 from kapture_ros.mapping.images import Camera, ImageTable, read_images, require_calibration
 from kapture_ros.mapping.index import build_index
 from kapture_ros.mapping.manifest import (
@@ -101,6 +102,7 @@ def import_map(
         else:
             _import_kapture(source, partial, settings)
         build_index(partial)
+        measure_map(partial, settings.reconstruct.held_out)
 
 
 def _colmap_model(source: Path) -> Path | None:

@@ -30,6 +30,7 @@ from kapture_ros.mapping.colmap import (
 from kapture_ros.mapping.colors import colored
 from kapture_ros.mapping.feature_files import FeatureFolder, unit_rows
 from kapture_ros.mapping.georeference import bounds
+from kapture_ros.mapping.held_out import measure_map
 from kapture_ros.mapping.images import ImageTable, require_calibration
 from kapture_ros.mapping.index import build_index
 from kapture_ros.mapping.manifest import write_manifest
@@ -96,6 +97,7 @@ def extend_map(map_dir: Path, dataset: Path, settings: MapSettings) -> None:
         sessions = (*old.manifest.sessions, session.name)
         write_manifest(partial, replace(old.manifest, bounds=bounds(result), sessions=sessions))
         build_index(partial)
+        measure_map(partial, settings.reconstruct.held_out)
 
 
 def _new_session(old: OpenMap, dataset: Path, settings: MapSettings) -> Session:

@@ -103,6 +103,11 @@ class ReconstructOptions:
     refine_extrinsics: bool = option(False, "let bundle adjustment move cameras in their rig")
     iterations: int = option(50, "of one bundle adjustment at most", minimum=1)
     threads: int = option(-1, "of COLMAP; -1: one a core")
+    held_out: int = option(
+        60,
+        "instants localized in the map without themselves, which tells how wrong it is; 0: none",
+        minimum=0,
+    )
 
 
 @dataclass(frozen=True)

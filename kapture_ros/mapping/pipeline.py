@@ -32,6 +32,7 @@ from kapture_ros.mapping.colors import colored
 from kapture_ros.mapping.consistency import PoseCheck, check_poses
 from kapture_ros.mapping.feature_files import FeatureFolder, unit_rows
 from kapture_ros.mapping.gnss import positions_of_images
+from kapture_ros.mapping.held_out import measure_map
 from kapture_ros.mapping.images import ImageTable, require_calibration
 from kapture_ros.mapping.index import build_index
 from kapture_ros.mapping.intrinsics import with_guessed_intrinsics
@@ -160,6 +161,7 @@ def build_map(
     )  # fmt: skip
     write_manifest(map_dir, manifest)
     build_index(map_dir)
+    measure_map(map_dir, settings.reconstruct.held_out)
     shutil.rmtree(build)
     return manifest
 

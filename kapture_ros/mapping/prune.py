@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kapture_ros.files import new_output
+from kapture_ros.mapping.held_out import measure_map
 from kapture_ros.mapping.index import build_index
 from kapture_ros.mapping.options import PruneOptions
 from kapture_ros.mapping.structure import Structure
@@ -39,6 +40,7 @@ def prune_map(map_dir: Path, options: PruneOptions) -> None:
     with new_output(map_dir, overwrite=True) as partial:
         write_subset(source, partial, np.flatnonzero(kept), points)
         build_index(partial)
+        measure_map(partial)
 
 
 def kept_images(structure: Structure, options: PruneOptions) -> Mask:

@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 
 from kapture_ros.errors import OutputError
+from kapture_ros.localization.map_error import MapError
 from kapture_ros.mapping.visual_map import VisualMap
 from kapture_ros.transforms.se3 import Array, rotations
 
 SHOWN_POINTS = 50_000
+SAMPLED = 200  # images that the error of the map is told of
 
 
 def summary(map_dir: Path) -> str:
@@ -38,6 +40,7 @@ def summary(map_dir: Path) -> str:
     if manifest.bounds:
         size = np.subtract(manifest.bounds[1], manifest.bounds[0])
         lines.append("  extent " + " × ".join(f"{edge:.1f}" for edge in size) + " m")
+    lines.append(_error_line(loaded))
     if len(loaded.gnss.stamps) or len(loaded.wifi.positions):
         lines.append(f"  priors {len(loaded.gnss.stamps)} GNSS fixes, "
                      f"{len(loaded.wifi.positions)} Wi-Fi scans")  # fmt: skip
@@ -45,6 +48,16 @@ def summary(map_dir: Path) -> str:
         lines.append("  sessions " + ", ".join(manifest.sessions))
     lines += [f"  warning: {warning}" for warning in manifest.record.get("warnings", ())]
     return "\n".join(lines)
+
+
+def _error_line(loaded: VisualMap) -> str:
+    error = MapError(loaded)
+    if not error.measured:
+        return "  own error not measured: `kapture_ros map measure`"
+    some = loaded.image_centers[:: max(len(loaded) // SAMPLED, 1)]
+    found = [np.diagonal(error.covariance(center))[[0, 3]] for center in some]
+    metres, radians = np.sqrt(np.median(found, axis=0))
+    return f"  own error {metres:.3f} m, {np.degrees(radians):.2f}° near its images (one sigma)"
 
 
 def _datum_line(loaded: VisualMap) -> str:

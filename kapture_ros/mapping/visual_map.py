@@ -24,6 +24,9 @@ from kapture_ros.mapping.retrieval_index import RetrievalIndex
 from kapture_ros.transforms.geodesy import Datum
 from kapture_ros.transforms.se3 import Transform
 
+HELD_OUT = "held_out.csv"
+HELD_OUT_COLUMNS = ("x", "y", "z", "nearest_m", "error_m", "error_deg")
+
 Array = npt.NDArray[np.float64]
 Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
@@ -208,6 +211,26 @@ class VisualMap:
         parts = (self._arrays[f"wifi_{part}"] for part in ("xyz", "offset", "bssid", "rssi"))
         positions, offsets, bssid, rssi = parts
         return WifiScans(positions, offsets, bssid, rssi, _lines(self._arrays["wifi_name"]))
+
+    @cached_property
+    def held_out(self) -> Array:
+        """How wrong the map is (H, 6), an instant that was localized without itself a row.
+
+        Camera centre (3), the distance to the nearest image left, root mean square of the error
+        over the three axes of position and, in degrees, of orientation. Empty where it was not
+        measured.
+
+        Raises:
+            InputError: if the table is damaged.
+        """
+        path, columns = self.path / HELD_OUT, len(HELD_OUT_COLUMNS)
+        if not path.is_file():
+            return np.empty((0, columns))
+        try:
+            rows: Array = np.loadtxt(path, delimiter=",", skiprows=1, ndmin=2)
+            return rows.reshape(-1, columns)
+        except ValueError as error:
+            raise InputError(f"{path} is damaged: {error}") from error
 
     def camera(self, image: int) -> Camera:
         """The camera that took an image."""

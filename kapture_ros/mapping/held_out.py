@@ -1,0 +1,214 @@
+"""How wrong is the map itself? Instants of it localized as if it did not know them.
+
+Read from a finished map, written beside `map.yaml` as `held_out.csv`, a row an instant. The
+localizer adds what it tells to the covariance of every pose (`localization.map_error`), since
+the points of a place share the errors of the poses they were made from: more matches do not
+make those smaller. An error that bends everything around a place alike cannot be seen so.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from tqdm import tqdm
+
+from kapture_ros.files import write_atomically
+from kapture_ros.localization.cameras import MountedCamera
+from kapture_ros.localization.localizer import Correspondences, Localizer
+from kapture_ros.localization.map_error import ENOUGH
+from kapture_ros.localization.matching import ImageMatches, gather, match_candidates
+from kapture_ros.localization.options import AnswerOptions, LocalizerOptions
+from kapture_ros.localization.query import Estimate, Query, Reason, Rejected
+from kapture_ros.localization.refinement import UPPER
+from kapture_ros.localization.retrieval import retrieve
+from kapture_ros.mapping.gnss import map_from_rig
+from kapture_ros.mapping.relocate import query_of
+from kapture_ros.mapping.subset import OpenMap, open_map
+from kapture_ros.mapping.visual_map import HELD_OUT, HELD_OUT_COLUMNS, VisualMap
+from kapture_ros.transforms.se3 import Array, difference
+
+log = logging.getLogger(__name__)
+
+INSTANTS = 60  # tried at most, evenly over the map
+NEIGHBOURS = (0, 1, 2)  # left out with an instant on either side, in turn: further and further
+ELSEWHERE = 5.0  # metres off: it was found in another place that looks the same
+LEAST_INFORMATION = 1e-9  # of the largest eigenvalue: rays that still cross
+
+Rows = npt.NDArray[np.int32]
+
+
+def measure_map(map_dir: Path, instants: int = INSTANTS) -> None:
+    """Hold out instants of a map, and write how far from its own poses they are found.
+
+    Maps with too few instants to tell get no table.
+
+    Raises:
+        InputError: if it is no map.
+        OutputError: if the table cannot be written.
+    """
+    source, visual_map = open_map(map_dir), VisualMap.load(map_dir)
+    frames = _in_order_of_time(visual_map)
+    if min(instants, len(frames)) < ENOUGH or len(visual_map.points) == 0:
+        log.info("hold out: too few instants to tell how wrong the map is")
+        return
+    exact = AnswerOptions(map_sigma=0.0, map_sigma_degrees=0.0)
+    localizer = Localizer(visual_map, LocalizerOptions(answer=exact))
+    chosen = np.unique(np.linspace(0, len(frames) - 1, min(instants, len(frames))).round())
+    rows = []
+    for number, place in enumerate(tqdm(chosen.astype(int), "hold out", disable=None)):
+        reach = NEIGHBOURS[number % len(NEIGHBOURS)]
+        without = frames[max(place - reach, 0) : place + reach + 1]
+        row = _try(source, localizer, int(frames[place]), without)
+        if row is not None:
+            rows.append(row)
+    lines = [",".join(HELD_OUT_COLUMNS), *(",".join(f"{v:.6g}" for v in row) for row in rows)]
+    write_atomically(map_dir / HELD_OUT, "\n".join(lines) + "\n")
+    log.info("held out: %d of %d instants localized", len(rows), len(chosen))
+
+
+def _in_order_of_time(visual_map: VisualMap) -> Rows:
+    """The instants, as numbers of `image_frames`."""
+    _, first = np.unique(visual_map.image_frames, return_index=True)
+    frames: Rows = visual_map.image_frames[np.sort(first)]
+    return frames
+
+
+def _try(
+    source: OpenMap, localizer: Localizer, frame: int, without: Rows
+) -> tuple[float, ...] | None:
+    """A row of the table; None if the instant was not localized."""
+    own = np.flatnonzero(localizer.map.image_frames == frame)
+    others = np.flatnonzero(~np.isin(localizer.map.image_frames, without))
+    if len(others) == 0:
+        return None
+    place = {name: row for row, name in enumerate(source.images.names)}
+    rows = [place[localizer.map.image_names[row]] for row in own]
+    images = source.images
+    query = query_of(images, rows, images.names, source.folders, source.manifest.features)
+    estimate = localize_without(localizer, query, without)
+    if not estimate.accepted or estimate.map_from_base is None:
+        return None
+    pose = map_from_rig(images, rows[0])
+    error = difference(estimate.map_from_base, pose)
+    if np.linalg.norm(error[:3]) > ELSEWHERE:
+        return None
+    center = localizer.map.image_centers[own[0]]
+    nearest = np.linalg.norm(localizer.map.image_centers[others] - center, axis=1).min()
+    # All of it, though the pose has errors of its own: other drives, in other light, have more.
+    metres, radians = np.sqrt((error.reshape(2, 3) ** 2).mean(axis=1))
+    return (*center.tolist(), float(nearest), float(metres), float(np.degrees(radians)))
+
+
+def localize_without(localizer: Localizer, query: Query, frames: Rows) -> Estimate:
+    """The pose of an instant in the map as it would be without some of its instants."""
+    visual_map = localizer.map
+    others = np.flatnonzero(~np.isin(visual_map.image_frames, frames))
+    left = points_without(visual_map, np.flatnonzero(np.isin(visual_map.image_frames, frames)))
+    nothing = Estimate(query.stamp_ns, Reason.NO_POSE, "")
+    try:
+        views = localizer.extract(query)
+        candidates = [
+            retrieve(
+                localizer.retrievers,
+                view.features.global_descriptors,
+                others,
+                localizer.options.retrieval,
+            )
+            for view in views
+        ]
+        found = [
+            left.known(
+                match_candidates(visual_map, view.features, shown, localizer.options.matching)
+            )
+            for view, shown in zip(views, candidates, strict=True)
+        ]
+        localizer.require_matches(found)
+        matches = gather(visual_map, [view.features for view in views], found)
+        xyz, covariance = left.geometry(matches.point, matches.points_map, matches.point_covariance)
+        matches = replace(matches, points_map=xyz, point_covariance=covariance)
+        known = Correspondences(tuple(views), tuple(candidates), tuple(found), matches)
+        return localizer.answer(query, known, nothing)
+    except Rejected as rejection:
+        return replace(nothing, reason=rejection.reason, reason_text=str(rejection))
+
+
+@dataclass(frozen=True, slots=True)
+class PointsWithout:
+    """Points that some images saw, as the others alone would have made them.
+
+    Attributes:
+        rows: (Q,) of the map's points, ascending.
+        lost: (Q,) bool, no two other images see them, or from the same direction.
+        xyz: (Q, 3) metres; covariance: (Q, 6) as the map's.
+    """
+
+    rows: Rows
+    lost: npt.NDArray[np.bool_]
+    xyz: Array
+    covariance: Array
+
+    def known(self, found: ImageMatches) -> ImageMatches:
+        """Matches without those of lost points."""
+        kept = ~np.isin(found.point, self.rows[self.lost])
+        return ImageMatches(
+            found.keypoint[kept], found.point[kept], found.candidate[kept], found.similarity[kept]
+        )
+
+    def geometry(
+        self, point: Rows, xyz: Array, covariance: Array | None
+    ) -> tuple[Array, Array | None]:
+        """Positions (N, 3) and covariances (N, 6) of points (N,), corrected."""
+        place = np.minimum(np.searchsorted(self.rows, point), max(len(self.rows) - 1, 0))
+        mine = self.rows[place] == point if len(self.rows) else np.zeros(len(point), bool)
+        xyz = np.where(mine[:, None], self.xyz[place], xyz) if mine.any() else xyz
+        if covariance is not None and mine.any():
+            covariance = np.where(mine[:, None], self.covariance[place], covariance)
+        return xyz, covariance
+
+
+def points_without(visual_map: VisualMap, images: npt.NDArray[np.intp]) -> PointsWithout:
+    """Take the observations of some images out of the points they helped to make.
+
+    A point is the mean of its rays, each weighed by its information (`point_geometry`);
+    taking some out of a weighed mean needs nothing but them.
+    """
+    seen = [visual_map.features(int(image)).points for image in images]
+    rows = np.unique(np.concatenate(seen)).astype(np.int32)
+    points = visual_map.points
+    xyz = np.asarray(points.xyz[rows], float)
+    covariance = np.asarray(points.covariance[rows], float)[:, UPPER]
+    sure = np.isfinite(covariance).all(axis=(1, 2))
+    information = np.zeros_like(covariance)
+    information[sure] = np.linalg.inv(covariance[sure])
+    pull, remaining = np.zeros_like(xyz), points.track_length[rows].copy()
+    for image, shown in zip(images.tolist(), seen, strict=True):
+        place = np.searchsorted(rows, shown)
+        weight, offset = _observed(visual_map, image, xyz[place])
+        information[place] -= weight
+        pull[place] += np.einsum("nij,nj->ni", weight, offset)
+        remaining[place] -= 1
+    spread = np.linalg.eigvalsh(information)
+    lost = ~sure | (remaining < 2) | (spread[:, 0] <= LEAST_INFORMATION * spread[:, 2])
+    covariance[~lost] = np.linalg.inv(information[~lost])
+    xyz[~lost] -= np.einsum("nij,nj->ni", covariance[~lost], pull[~lost])
+    upper = np.triu_indices(3)
+    return PointsWithout(rows, lost, xyz, covariance[:, upper[0], upper[1]])
+
+
+def _observed(visual_map: VisualMap, image: int, xyz: Array) -> tuple[Array, Array]:
+    """What an image says about its points (n, 3): information (n, 3, 3), and how far off the
+    points its rays are (n, 3).
+    """
+    camera, pose = visual_map.camera(image), visual_map.cam_from_map(image).inverse()
+    rays = MountedCamera(camera).rays(np.asarray(visual_map.features(image).keypoints, float))
+    rays = pose.rotation.apply(np.nan_to_num(rays))
+    towards = xyz - pose.translation
+    distance = np.maximum(np.linalg.norm(towards, axis=1), 1e-9)
+    bearing = towards / distance[:, None]
+    offset = np.where(rays.any(axis=1)[:, None], distance[:, None] * (rays - bearing), 0.0)
+    across = np.eye(3) - bearing[:, :, None] * bearing[:, None, :]
+    return (camera.focal / distance)[:, None, None] ** 2 * across, offset

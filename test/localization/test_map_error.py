@@ -1,0 +1,206 @@
+"""The map's own error: measured by holding instants out, and added to what poses tell."""
+
+from __future__ import annotations
+
+import shutil
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from scipy.optimize import least_squares
+from street_world import CAMERA, MAP_SIGMA, Trip, make_drive, make_query, make_world
+
+from kapture_ros.errors import InputError
+from kapture_ros.localization.cameras import MountedCamera
+from kapture_ros.localization.localizer import Localizer
+from kapture_ros.localization.map_error import UNMEASURED, Growth, MapError
+from kapture_ros.localization.options import AnswerOptions, LocalizerOptions
+from kapture_ros.mapping.held_out import measure_map, points_without
+from kapture_ros.mapping.visual_map import HELD_OUT, HELD_OUT_COLUMNS, VisualMap
+from kapture_ros.transforms import Transform
+from kapture_ros.transforms.se3 import difference
+
+
+@pytest.fixture(scope="module")
+def worlds(tmp_path_factory):
+    """The street of a bent map and of a straight one, both measured."""
+    folder = tmp_path_factory.mktemp("measured")
+    made = {
+        "bent": make_world(folder / "bent"),
+        "straight": make_world(folder / "straight", straight=True),
+    }
+    for world in made.values():
+        measure_map(world.map.path, instants=45)
+    return made
+
+
+def sigmas_along(world, centers):
+    error = MapError(VisualMap.load(world.map.path))
+    assert error.measured
+    return np.sqrt([np.diagonal(error.covariance(center))[[0, 3]] for center in centers])
+
+
+def test_a_bent_map_knows_that_it_is_and_a_straight_one_that_it_is_not(worlds):
+    centers = np.asarray(worlds["bent"].map.image_centers[:190:10])
+    bent, straight = (sigmas_along(worlds[name], centers) for name in ("bent", "straight"))
+    usual = np.sqrt((bent**2).mean(axis=0))
+    assert 0.5 * MAP_SIGMA[0] < usual[0] < 2 * MAP_SIGMA[0]
+    assert 0.5 * MAP_SIGMA[3] < usual[1] < 2 * MAP_SIGMA[3]
+    assert (np.median(straight, axis=0) < 0.6 * np.median(bent, axis=0)).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "least"),
+    # Without errors of the map's own, those of the poses held out are taken for it.
+    [("bent", 3.0), ("straight", 1.5)],
+)
+def test_poses_in_a_measured_map_are_as_wrong_as_they_say(worlds, name, least):
+    world = worlds[name]
+    localizer = Localizer(VisualMap.load(world.map.path))
+    rng = np.random.default_rng(4)
+    drive = make_drive(rng, Trip(start=5, end=370))
+    squares = []
+    for stamp in drive.frames[::6]:
+        estimate = localizer.localize(make_query(world, drive.truth[stamp], stamp, rng))
+        if estimate.accepted:
+            error = difference(estimate.map_from_base, drive.truth[stamp])
+            squares.append(error @ np.linalg.solve(estimate.covariance, error))
+    assert len(squares) > 40
+    # Of 6 degrees of freedom; a few dozen different places of the map.
+    assert least < np.mean(squares) < 10.0
+
+
+def made_up(rows):
+    """A map of images every metre along x, and these held-out instants."""
+    centers = np.stack([np.arange(100.0), np.zeros(100), np.zeros(100)], axis=1)
+    grid = SimpleNamespace(
+        within=lambda at, radius: np.flatnonzero(np.linalg.norm(centers - at, axis=1) < radius)
+    )
+    return SimpleNamespace(held_out=np.array(rows), image_grid=grid, image_centers=centers)
+
+
+def rows_of(rng, sigma_at, count=60):
+    rows = []
+    for x in np.linspace(0, 99, count):
+        near = rng.choice([1.0, 2.0, 3.0])
+        error = np.linalg.norm(rng.normal(size=(2, 3)), axis=1) / np.sqrt(3)
+        metres, radians = sigma_at(x, near)
+        rows.append([x, 0, 0, near, error[0] * metres, np.degrees(error[1] * radians)])
+    return rows
+
+
+def test_the_error_grows_with_the_distance_to_the_images():
+    rng = np.random.default_rng(1)
+    measured = made_up(rows_of(rng, lambda _, near: (0.02 * near, 0.001 * near), 400))
+    error = MapError(measured)
+    sigmas = [np.sqrt(np.diagonal(error.covariance([50.0, y, 0.0]))[[0, 3]]) for y in (1.0, 3.0)]
+    assert sigmas[0] == pytest.approx([0.02, 0.001], rel=0.4)
+    assert sigmas[1] == pytest.approx([0.06, 0.003], rel=0.4)
+
+
+def test_a_place_that_is_worse_than_the_others_is_known():
+    rng = np.random.default_rng(2)
+    bad = lambda x: 10.0 if 40 < x < 60 else 1.0  # noqa: E731
+    error = MapError(made_up(rows_of(rng, lambda x, _: (0.01 * bad(x), 0.001 * bad(x)))))
+    here, there = (np.sqrt(error.covariance(np.array([x, 1.5, 0]))[0, 0]) for x in (50.0, 80.0))
+    assert here > 2 * there
+
+
+def test_growth_is_found_again():
+    rng = np.random.default_rng(3)
+    near = rng.uniform(0.2, 5.0, 3000)
+    error = np.hypot(0.03, 0.02 * near) * np.linalg.norm(rng.normal(size=(3000, 3)), axis=1)
+    found = Growth.fitted(near, error / np.sqrt(3))
+    assert found.start == pytest.approx(0.03, rel=0.1)
+    assert found.slope == pytest.approx(0.02, rel=0.1)
+
+
+def test_a_map_that_was_not_measured_and_options_that_say_otherwise():
+    unmeasured = MapError(made_up(np.empty((0, 6))))
+    assert not unmeasured.measured
+    assert np.sqrt(unmeasured.covariance(np.zeros(3))[[0, 3], [0, 3]]) == pytest.approx(UNMEASURED)
+    rows = rows_of(np.random.default_rng(5), lambda *_: (0.01, 0.001))
+    told = MapError(made_up(rows), metres=0.5)
+    assert told.covariance(np.zeros(3))[0, 0] == pytest.approx(0.25)
+    assert told.covariance(np.zeros(3))[3, 3] < 0.01**2, "the other one is as measured"
+
+
+def test_the_option_overrides_what_was_measured(worlds):
+    world = worlds["bent"]
+    exact = LocalizerOptions(answer=AnswerOptions(map_sigma=0.0, map_sigma_degrees=0.0))
+    loaded = VisualMap.load(world.map.path)
+    drive = make_drive(np.random.default_rng(0), Trip(start=30, end=40))
+    stamp = drive.frames[0]
+    query = make_query(world, drive.truth[stamp], stamp, np.random.default_rng(0))
+    alone, whole = (Localizer(loaded, options).localize(query) for options in (exact, None))
+    assert not alone.map_covariance.any()
+    np.testing.assert_allclose(whole.covariance - whole.map_covariance, alone.covariance)
+
+
+def test_a_damaged_table_is_refused(worlds, tmp_path):
+    copy = shutil.copytree(worlds["straight"].map.path, tmp_path / "map")
+    (copy / HELD_OUT).write_text(",".join(HELD_OUT_COLUMNS) + "\n1,2,three\n")
+    with pytest.raises(InputError, match=HELD_OUT):
+        Localizer(VisualMap.load(copy))
+
+
+def test_points_without_an_image_are_as_if_the_others_alone_had_made_them():
+    scene = Triangulated(np.random.default_rng(8))
+    left = points_without(scene, np.array([2]))
+    without = [scene.solved(point, leave_out=2) for point in left.rows]
+    before = scene.points.xyz[left.rows]
+    moved = np.linalg.norm(before - without, axis=1)
+    off = np.linalg.norm(left.xyz - without, axis=1)
+    assert not left.lost.any()
+    assert np.median(moved) > 0.003, "an image out of five matters"
+    # To first order, and by what a bearing tells rather than a pixel.
+    assert np.median(off / moved) < 0.25
+    assert off.mean() < 0.4 * moved.mean()
+    alone = points_without(scene, np.array([0, 1, 2, 3]))
+    assert alone.lost.all(), "one ray does not make a point"
+
+
+class Triangulated:
+    """Points seen by five cameras in a row, each where its reprojection errors are least."""
+
+    def __init__(self, rng):
+        self.image_centers = np.array([[x, 0.1 * x, 0.0] for x in np.linspace(-2, 2, 5)])
+        true = rng.uniform([-3, -2, 8], [3, 2, 14], (30, 3))
+        self.pixels = np.array(
+            [self._seen(image, true) + rng.normal(0, 1.0, (30, 2)) for image in range(5)]
+        )
+        xyz = np.array([self.solved(point) for point in range(30)])
+        self.points = SimpleNamespace(
+            xyz=xyz, covariance=self._covariance(xyz), track_length=np.full(30, 5)
+        )
+
+    def camera(self, _):
+        return CAMERA
+
+    def cam_from_map(self, image):
+        return Transform(translation=-self.image_centers[image])
+
+    def features(self, image):
+        rows = np.arange(30, dtype=np.int32)
+        return SimpleNamespace(points=rows, keypoints=self.pixels[image].astype(np.float32))
+
+    def _seen(self, image, points):
+        return MountedCamera(CAMERA).project(points - self.image_centers[image])
+
+    def solved(self, point, leave_out=None):
+        images = [image for image in range(5) if image != leave_out]
+        residual = lambda xyz: np.concatenate(  # noqa: E731
+            [self._seen(image, xyz[None])[0] - self.pixels[image, point] for image in images]
+        )
+        return least_squares(residual, [0.0, 0.0, 10.0]).x
+
+    def _covariance(self, xyz):
+        information = np.zeros((len(xyz), 3, 3))
+        for center in self.image_centers:
+            ray = xyz - center
+            distance = np.linalg.norm(ray, axis=1)[:, None, None]
+            bearing = ray[:, :, None] / distance
+            across = np.eye(3) - bearing @ bearing.transpose(0, 2, 1)
+            information += (CAMERA.focal / distance) ** 2 * across
+        upper = np.triu_indices(3)
+        return np.linalg.inv(information)[:, upper[0], upper[1]].astype(np.float32)
