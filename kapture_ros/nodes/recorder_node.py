@@ -166,6 +166,7 @@ class RecorderNode(LifecycleNode):
     def stop(self) -> str:
         """End the recording, if there is one; returns what to tell about it."""
         heard = set(self._subscriptions_by_topic)
+        self._take_what_waits()
         self._unsubscribe()
         if self.recording is None:
             return "nothing was being recorded"
@@ -182,6 +183,20 @@ class RecorderNode(LifecycleNode):
             told += f"; ended early: {status.ended}"
         self.get_logger().info(told)
         return told
+
+    def _take_what_waits(self) -> None:
+        """Hear what has arrived in the middleware; what publishers go on to say is too late."""
+        if self.recording is None:
+            return
+        most = self.recording.settings.recorder.queue_depth
+        for subscription in self._subscriptions_by_topic.values():
+            handle = subscription.handle
+            for _ in range(most):
+                with handle.handle:
+                    taken = handle.handle.take_message(handle.msg_type, handle.raw)
+                if taken is None:
+                    break
+                handle.callback(*taken)
 
     def _unsubscribe(self) -> None:
         if self._discovery_timer is not None:

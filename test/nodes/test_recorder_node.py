@@ -27,6 +27,33 @@ CONFIG = HERE.parents[1] / "config" / "record.yaml"
 PATIENCE_S = 150.0  # a loaded machine is slow, a hanging one is not
 pytestmark = pytest.mark.slow
 
+# The first of 201 messages is heard; then nobody listens, and 150 are kept.
+UNHEARD = """
+import rclpy
+from rclpy.parameter import Parameter
+from sensor_msgs.msg import Imu
+from kapture_ros.nodes.recorder_node import RecorderNode
+
+rclpy.init()
+overrides = dict(output="{output}", topics=["/imu"], queue_depth=150)
+node = RecorderNode([Parameter(name, value=value) for name, value in overrides.items()])
+publisher = node.create_publisher(Imu, "/imu", 200)
+while not node.get_publishers_info_by_topic("/imu"):
+    pass
+node.trigger_configure()
+node.trigger_activate()
+while not publisher.get_subscription_count():
+    pass
+for number in range(1, 202):
+    message = Imu()
+    message.header.stamp.nanosec = number
+    publisher.publish(message)
+    while not node.recording.status().received:
+        rclpy.spin_once(node)
+assert publisher.wait_for_all_acked()
+print(node.stop())
+"""
+
 
 @contextmanager
 def recorder(
@@ -109,6 +136,40 @@ def test_everything_sent_is_in_the_dataset(ros_environment: dict[str, str], tmp_
     assert positions == pytest.approx([0.1 * number for number in range(len(sent))])
     (session,) = read_report(dataset.path)
     assert session["topics"]["/imu/data"]["received"] == len(sent)
+
+
+def test_what_has_arrived_when_it_stops_is_recorded(
+    ros_environment: dict[str, str], tmp_path: Path
+):
+    """An IMU at 200 Hz beside raw images; stopped at once after the last message."""
+    options = ("--queue-depth", "1000", "--topics", "/imu/data", "/left/image", "/right/image")
+    publisher = [sys.executable, str(HERE / "load_publisher.py"), "400"]
+    with (
+        recorder(ros_environment, tmp_path, *options) as process,
+        subprocess.Popen(
+            publisher, env=ros_environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        ) as loading,
+    ):
+        assert loading.stdout is not None
+        sent = json.loads(loading.stdout.readline())
+        logged = interrupted(process)  # the publisher is still there
+    assert len(sent) == 400, logged
+    assert stamps(only_dataset(tmp_path), "imu.data-gyroscope") == sent
+
+
+def test_what_waits_in_the_middleware_is_taken_before_the_end(
+    ros_environment: dict[str, str], tmp_path: Path
+):
+    script = [sys.executable, "-c", UNHEARD.format(output=str(tmp_path))]
+    done = subprocess.run(
+        script, env=ros_environment, capture_output=True, text=True, timeout=PATIENCE_S
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("151 messages, 50 lost")
+    dataset = only_dataset(tmp_path)
+    assert stamps(dataset, "imu-gyroscope") == [1, *range(52, 202)]
+    (session,) = read_report(dataset.path)
+    assert session["topics"]["/imu"]["dropped"] == {"lost in the middleware": 50}
 
 
 def test_services_start_pause_and_stop_and_diagnostics_tell(
