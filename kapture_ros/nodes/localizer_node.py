@@ -7,6 +7,8 @@ through `Outputs`.
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import gc
 import sys
 import threading
@@ -47,6 +49,9 @@ _Loaded: TypeAlias = tuple[Settings, Localizer]
 Result = TypeVar("Result")
 
 DIAGNOSTICS_S = 1.0
+LARGE_BLOCK = 2**20  # bytes that go back to the system when they are freed
+KEPT_FREE = 2**26  # bytes at the end of the heap that do not
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 SWITCH_S = 2e-4  # the networks' many short steps must not wait 5 ms each for the callbacks
 
 
@@ -352,6 +357,7 @@ def run(node_of: Callable[[], LocalizerNode], ros_arguments: Sequence[str] | Non
         signal_handler_options=SignalHandlerOptions.NO,
     )
     sys.setswitchinterval(SWITCH_S)
+    give_large_blocks_back()
     node = node_of()
     try:
         spin(node, node.bring_up if node.get_parameter("autostart").value else None)
@@ -360,6 +366,18 @@ def run(node_of: Callable[[], LocalizerNode], ros_arguments: Sequence[str] | Non
         node.destroy_node()
         rclpy.try_shutdown()
     return 0
+
+
+def give_large_blocks_back() -> None:
+    """Hold the memory at what is used: freed maps of the networks must not stay in pieces.
+
+    glibc would keep blocks of up to 32 MB after the first of that size is freed, and grow for
+    minutes until every one finds a gap. Other C libraries are left as they are.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        set_option = ctypes.CDLL(None).mallopt
+        set_option(M_MMAP_THRESHOLD, LARGE_BLOCK)
+        set_option(M_TRIM_THRESHOLD, KEPT_FREE)
 
 
 def main() -> None:
