@@ -57,7 +57,7 @@ from test_window_solution import MOTION, POSE, window
 
 from kapture_ros.localization import drives
 from kapture_ros.localization.localizer import Localizer
-from kapture_ros.localization.motion_filter import SECOND, OdometrySample
+from kapture_ros.localization.motion_filter import SECOND, OdometrySample, reckon
 from kapture_ros.localization.query import Estimate, Query, QueryImage
 from kapture_ros.localization.query_set import QuerySet
 from kapture_ros.localization.sequence import SequenceLocalizer
@@ -233,7 +233,7 @@ def _linked(
             truth[stamp], before = now, now
             samples.append(OdometrySample(stamp, odom))
         truth[stamps[b]] = poses[b]
-    return Drive(truth, samples, list(stamps))
+    return Drive(truth, samples, list(stamps), (scale, bias))
 
 
 def _spoiled(image: QueryImage, conditions: Conditions, rng: np.random.Generator) -> QueryImage:
@@ -395,6 +395,28 @@ def print_kidnapping(run: Run) -> None:
     print(f"    LOST {lost:.1f} s after the jump, TRACKING again {found:.1f} s later")
 
 
+def print_bound(case: Case, runs: list[Run]) -> None:
+    """What the best filter could reach: it knows everything but the noise of the odometry."""
+    shares = np.mean([recall(reckoned(case, run.drive)) for run in runs], axis=0)
+    told = "/".join(f"{100 * share:.0f}" for share in shares)
+    print(f"    with pose, scale and bias exactly known before it is dark: {told}")
+
+
+def reckoned(case: Case, drive: Drive) -> np.ndarray:
+    """Errors (n, 2) in metres and radians where odometry alone carries a true pose."""
+    errors, pose, before = [], Transform(), drive.odometry[0]
+    for sample in drive.odometry:
+        truth = drive.truth[sample.stamp_ns]
+        dark = case.conditions((sample.stamp_ns - START) / SECOND) == DARK
+        seconds = (sample.stamp_ns - before.stamp_ns) / SECOND
+        motion = before.odom_from_base.inverse() @ sample.odom_from_base
+        pose = reckon(pose, motion, seconds, *drive.errors) if dark else truth
+        before = sample
+        if sample.stamp_ns in drive.frames:
+            errors.append(pose.distance_to(truth))
+    return np.array(errors)
+
+
 def summary(case: Case, outcomes: list[Outcome]) -> dict:
     """What is drawn of a condition: recall by method, and what the first drive published."""
     run = outcomes[0].run
@@ -426,6 +448,8 @@ def drive_table(scene: Scene, cases: Iterator[Case], args: argparse.Namespace) -
         print_row(case.name, outcomes)
         if case.jump:
             print_kidnapping(outcomes[0].run)
+        if "without a fix" in case.name:
+            print_bound(case, [outcome.run for outcome in outcomes])
         if case.multipath:
             print(f"    GNSS alarm in {100 * outcomes[0].alarms:.0f} % of the answers")
         results.append(summary(case, outcomes))

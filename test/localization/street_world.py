@@ -247,11 +247,16 @@ def gnss(base: Transform, rng: np.random.Generator, offset: float = 0.0) -> Gnss
 
 @dataclass(frozen=True)
 class Drive:
-    """True poses at 20 Hz by stamp, the odometry of them, and which stamps have an image."""
+    """True poses at 20 Hz by stamp, the odometry of them, and which stamps have an image.
+
+    Attributes:
+        errors: the odometry's scale error and its yaw-rate error in rad/s.
+    """
 
     truth: dict[int, Transform]
     odometry: list[OdometrySample]
     frames: list[int]
+    errors: tuple[float, float] = (0.0, 0.0)
 
 
 @dataclass(frozen=True)
@@ -290,7 +295,7 @@ def make_drive(
         if tick % trip.frame_every == 0:
             frames.append(stamp)
         metre += SPEED / 20
-    return Drive(truth, samples, frames)
+    return Drive(truth, samples, frames, (scale, bias))
 
 
 def measured(
