@@ -80,6 +80,7 @@ class SequenceLocalizer:
         self._window_size = 0
         self._supported = False
         self._gated = True
+        self._told: TrackedPose | None = None
         self._leapt = False
         self._searched_ns: int | None = None
         self._search_wait = self.options.tracking.search_every
@@ -126,7 +127,7 @@ class SequenceLocalizer:
         late = self._late(query.stamp_ns)
         if late is not None:
             return replace(self.pose_at(query.stamp_ns), estimate=late)
-        told = self.pose_at(query.stamp_ns)
+        told = self._told_before(query.stamp_ns)
         views: list[View] = []
         try:
             views = self.localizer.extract(query)
@@ -139,8 +140,15 @@ class SequenceLocalizer:
         if not views:
             self._carry(query, views)
         self._compare_with_gnss(query)
-        self._leapt = _leap(told, self._reached(query.stamp_ns))
+        self._leapt = _leap(told, self._reached(told.stamp_ns))
         return replace(self.pose_at(query.stamp_ns), estimate=estimate)
+
+    def _told_before(self, stamp_ns: int) -> TrackedPose:
+        """The newest pose that could be told before instants came, however many at once."""
+        newest = max(self.motion.odometry.newest_ns or stamp_ns, stamp_ns)
+        if self._told is None or newest > self._told.stamp_ns:
+            self._told = self.pose_at(newest)
+        return self._told
 
     def _localize(self, query: Query, views: Sequence[View]) -> Estimate:
         if self.motion.initialized:
@@ -498,7 +506,7 @@ def fix_of(estimate: Estimate) -> Fix:
 
 
 def _leap(told: TrackedPose, now: MotionState | None) -> bool:
-    """Whether the pose of an instant is quite another one than was told before it came."""
+    """Whether the pose is quite another one than was told before the instants came."""
     if told.state is not State.TRACKING or told.map_from_base is None or now is None:
         return False
     metres, radians = told.map_from_base.distance_to(now.map_from_base)
