@@ -73,7 +73,9 @@ def run(args: argparse.Namespace) -> None:
     batch = from_arguments(BatchOptions, args)
     visual_map = VisualMap.load(args.map)
     source = FeatureSource(args.local_features, args.global_features)
-    queries = QuerySet(args.query, source, visual_map.feature_types, rigs=batch.rigs)
+    queries = QuerySet(
+        args.query, source, visual_map.feature_types, rigs=batch.rigs, slop_s=batch.rig_slop
+    )
     extractor = None
     if not queries.has_features:
         runtime = RuntimeOptions(device=options.matching.device)

@@ -239,7 +239,8 @@ def _export(queries: QuerySet, out: Path, options: BatchOptions) -> Outcome:
             continue
         base_from_map = row.map_from_base.inverse()
         pose = ", ".join(pose_row(base_from_map))
-        trajectory.append(f"{info.stamp_ns}, {info.device}, {pose}\n")
+        stamps = queries.stamps_of(info)
+        trajectory += [f"{stamp_ns}, {info.device}, {pose}\n" for stamp_ns in stamps]
         sensors = queries.images.rigs.get(info.device)
         for image, camera in zip(info.images, queries.cameras_of(info), strict=True):
             cam_from_base = sensors[camera] if sensors else Transform()

@@ -126,6 +126,13 @@ class BatchOptions:
         choices=PIPELINES,
     )
     rigs: bool = option(True, "localize the images of a rig's instant together")
+    rig_slop: float = option(
+        0.005,
+        "images of a rig so soon after another belong to its instant; the vehicle is taken to "
+        "stand still meanwhile",
+        unit="s",
+        minimum=0,
+    )
     sequence: bool = option(
         False, "localize the queries as drives: motion helps, and the trajectory is smoothed"
     )

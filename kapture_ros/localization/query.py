@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +13,8 @@ from kapture_ros.localization.refinement import GravityPrior, Matches, PosePrior
 from kapture_ros.mapping.images import Camera
 from kapture_ros.mapping.manifest import FeatureTypes
 from kapture_ros.transforms.se3 import Array, Transform
+
+DRIVING = 10.0  # m/s: what a fix is off for each second that it is older or newer than the image
 
 
 class Reason(enum.IntEnum):
@@ -79,6 +81,11 @@ class GnssFix:
     altitude: float
     covariance: Array
     lever_arm: Array = field(default_factory=lambda: np.zeros(3))
+
+    def aged(self, seconds: float) -> GnssFix:
+        """The same, of a vehicle that drives on: wider by the way it may have gone meanwhile."""
+        off = (DRIVING * seconds) ** 2
+        return replace(self, covariance=self.covariance + off * np.eye(3))
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,11 +30,14 @@ from kapture_ros.mapping.images import ImageTable, read_images
 from kapture_ros.mapping.manifest import FeatureTypes
 from kapture_ros.mapping.priors import read_records
 from kapture_ros.mapping.sessions import FeatureSource
-from kapture_ros.transforms.se3 import Transform
+from kapture_ros.transforms.se3 import Array, Transform
 
 log = logging.getLogger(__name__)
 
+SECOND_NS = 1_000_000_000
 MAX_FIX_AGE_NS = 150_000_000  # 2 m of driving at 50 km/h
+MAX_FIX_STEP_NS = 1_100_000_000  # between fixes that are interpolated: receivers give one a second
+TURNING = 3.0  # m/s²: how much a vehicle may leave the straight line between two fixes
 MAX_SCAN_AGE_NS = 5_000_000_000
 GNSS_SIGMA = 5.0  # metres, horizontal, of fixes that come without a covariance
 
@@ -65,13 +68,21 @@ class QuerySet:
     Args:
         wanted: the map's features.
         rigs: whether the images of a rig's instant are one query.
+        slop_s: images of a rig so soon after another belong to its instant; the vehicle is
+            taken to stand still meanwhile.
 
     Raises:
         InputError: if it is no dataset with images, or its features are others than the map's.
     """
 
     def __init__(
-        self, dataset: Path, source: FeatureSource, wanted: FeatureTypes, *, rigs: bool = True
+        self,
+        dataset: Path,
+        source: FeatureSource,
+        wanted: FeatureTypes,
+        *,
+        rigs: bool = True,
+        slop_s: float = 0.0,
     ):
         self.dataset = dataset
         self.images: ImageTable = read_images(dataset)
@@ -82,7 +93,7 @@ class QuerySet:
         scans = read_records(dataset, "wifi")
         self._scans = dict(scans)
         self._scan_stamps = np.array(sorted(self._scans), np.int64)
-        self._rows = _groups(self.images, rigs)
+        self._rows = _groups(self.images, rigs, round(slop_s * SECOND_NS))
         self._row_of = {name: row for row, name in enumerate(self.images.names)}
         self.infos = [_info(self.images, rows, rigs) for rows in self._rows]
 
@@ -119,7 +130,8 @@ class QuerySet:
 
     def given_pose(self, number: int) -> Transform | None:
         """The base of a query in the dataset's own trajectory (odometry); None without."""
-        row, info = self._rows[number][0], self.infos[number]
+        rows, info = self._rows[number], self.infos[number]
+        row = rows[len(rows) // 2]  # the query has its stamp
         if not self.images.posed[row]:
             return None
         cam_from_base = Transform()
@@ -127,6 +139,10 @@ class QuerySet:
             sensor = self.images.cameras[self.images.camera[row]].sensor_id
             cam_from_base = self.images.rigs[info.device][sensor]
         return self.images.cam_from_map(row).inverse() @ cam_from_base
+
+    def stamps_of(self, info: QueryInfo) -> list[int]:
+        """The stamps of a query's images, each once."""
+        return sorted({int(self.images.stamps[self._row_of[name]]) for name in info.images})
 
     def cameras_of(self, info: QueryInfo) -> list[str]:
         """The sensor id of each image of a query."""
@@ -157,17 +173,41 @@ class QuerySet:
             return None
 
     def _fix(self, stamp: int, rig_and_base: tuple[str, Transform]) -> GnssFix | None:
-        """The nearest fix in time, with the antenna in the base frame if rigs.txt has it."""
-        row = _nearest(self._fixes.stamps, stamp, MAX_FIX_AGE_NS)
+        """The position at that time, with the antenna in the base frame if rigs.txt has it.
+
+        Between two fixes of a receiver, or else from the nearest one.
+        """
+        fixes = self._fixes
+        after = int(np.searchsorted(fixes.stamps, stamp))
+        pair = [row for row in (after - 1, after) if 0 <= row < len(fixes)]
+        if len(pair) == 2 and fixes.sensors[pair[0]] == fixes.sensors[pair[1]]:
+            before_ns, after_ns = (abs(int(fixes.stamps[row]) - stamp) for row in pair)
+            if before_ns + after_ns <= MAX_FIX_STEP_NS:
+                part = before_ns / (before_ns + after_ns)
+                weights = np.array([1 - part, part])
+                bend = TURNING / 2 * before_ns * after_ns / SECOND_NS**2
+                covariance = np.tensordot(weights, fixes.covariances[pair], 1)
+                return self._positioned(
+                    weights @ fixes.geodetic[pair],
+                    covariance + bend**2 * np.eye(3), pair[0], rig_and_base,
+                )  # fmt: skip
+        row = _nearest(fixes.stamps, stamp, MAX_FIX_AGE_NS)
         if row is None:
             return None
+        fix = self._positioned(fixes.geodetic[row], fixes.covariances[row], row, rig_and_base)
+        return fix.aged((int(fixes.stamps[row]) - stamp) / SECOND_NS)
+
+    def _positioned(
+        self, geodetic: Array, covariance: Array, row: int, rig_and_base: tuple[str, Transform]
+    ) -> GnssFix:
+        """A fix of the receiver of a row."""
         rig, base_from_rig = rig_and_base
         antenna_from_rig = self.images.rigs.get(rig, {}).get(self._fixes.sensors[row])
         arm = np.zeros(3)
         if antenna_from_rig is not None:
             arm = base_from_rig.apply(antenna_from_rig.inverse().translation)
-        latitude, longitude, altitude = self._fixes.geodetic[row].tolist()
-        return GnssFix(latitude, longitude, altitude, self._fixes.covariances[row], arm)
+        latitude, longitude, altitude = geodetic.tolist()
+        return GnssFix(latitude, longitude, altitude, covariance, arm)
 
     def _scan(self, stamp: int) -> dict[str, float] | None:
         """The nearest Wi-Fi scan in time: dBm by BSSID."""
@@ -205,17 +245,30 @@ def _feature_folders(
     return folders
 
 
-def _groups(images: ImageTable, rigs: bool) -> list[list[int]]:
+def _groups(images: ImageTable, rigs: bool, slop_ns: int) -> list[list[int]]:
     """Rows of the images of each query, in the order of time."""
-    groups: dict[int, list[int]] = {}
-    for row, frame in enumerate(images.frames.tolist()):
-        groups.setdefault(frame if rigs else row, []).append(row)
-    return list(groups.values())
+    groups: list[list[int]] = []
+    newest: dict[str, list[int]] = {}  # by rig
+    for row in np.argsort(images.stamps, kind="stable").tolist():
+        rig = images.frame_rigs[images.frames[row]]
+        group = newest.get(rig, [])
+        if (
+            rigs
+            and rig in images.rigs
+            and group
+            and images.stamps[row] - images.stamps[group[0]] <= slop_ns
+            and images.camera[row] not in images.camera[group]
+        ):
+            group.append(row)
+        else:
+            newest[rig] = [row]
+            groups.append(newest[rig])
+    return groups
 
 
 def _info(images: ImageTable, rows: list[int], rigs: bool) -> QueryInfo:
     names = tuple(images.names[row] for row in rows)
-    stamp = int(images.stamps[rows[0]])
+    stamp = int(images.stamps[rows[len(rows) // 2]])
     device = images.frame_rigs[images.frames[rows[0]]]
     if rigs and device in images.rigs:
         return QueryInfo(stamp, device, device, names)

@@ -88,17 +88,22 @@ def check_poses(
 
 
 def _near_pairs(images: ImageTable, pairs: Pairs) -> dict[str, Rows]:
-    """By camera, pairs of one camera that are nearest but do show motion."""
+    """By camera, pairs of one camera with the shortest way between them that do show motion.
+
+    By the way driven: after a kilometre of drift, what is near by the poses need not be.
+    """
     centers = images.centers()
     posed = images.posed[pairs].all(axis=1)
     same = images.camera[pairs[:, 0]] == images.camera[pairs[:, 1]]
     apart = np.linalg.norm(centers[pairs[:, 0]] - centers[pairs[:, 1]], axis=1)
+    way = _way(images)
+    between = np.abs(way[pairs[:, 0]] - way[pairs[:, 1]])
     found = {}
     for camera in np.unique(images.camera):
         rows = np.flatnonzero(
             posed & same & (images.camera[pairs[:, 0]] == camera) & (apart > 0.05)
         )
-        nearest = rows[np.argsort(apart[rows], kind="stable")][: 8 * SAMPLE]
+        nearest = rows[np.argsort(between[rows], kind="stable")][: 8 * SAMPLE]
         found[images.cameras[camera].sensor_id] = _spread(np.sort(nearest))
     return found
 

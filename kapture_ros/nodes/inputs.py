@@ -37,7 +37,6 @@ from kapture_ros.transforms import Transform, TransformTree
 T = TypeVar("T")
 
 JUMP_NS = 2 * SECOND  # stamps that go back by more: the clock jumped, a bag began anew
-DRIVING = 10.0  # m/s: what a fix is off for each second that it is older or newer than the image
 APART_NS = 1_000_000  # stamps of one instant that are worth a correction
 
 
@@ -379,7 +378,4 @@ class Inputs:
             fix = conversions.gnss_fix(message, arm, sensors.gnss_sigma)
         except MessageError:
             return None  # the receiver has no fix: that is normal under a bridge
-        off = (DRIVING * (fix_ns - stamp_ns) / SECOND) ** 2
-        return GnssFix(
-            fix.latitude, fix.longitude, fix.altitude, fix.covariance + off * np.eye(3), arm
-        )
+        return fix.aged((fix_ns - stamp_ns) / SECOND)

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 from synthetic_map import (
     ANTENNA_IN_RIG,
+    DATUM,
     QUERY_CAMERAS,
     TYPES,
     base_at,
@@ -256,3 +257,43 @@ def test_the_antenna_comes_from_the_rig(world, query) -> None:
         queries[0].gnss.latitude, queries[0].gnss.longitude, queries[0].gnss.altitude
     )[0]
     assert place == pytest.approx(TRUTH[0].apply(ANTENNA_IN_RIG), abs=1e-3)
+
+
+def test_the_position_is_that_at_the_time_of_the_images(world, query, tmp_path) -> None:
+    """At 10 m/s, the nearest fix of a good receiver would contradict every right pose."""
+    moving = tmp_path / "moving"
+    shutil.copytree(query, moving)
+    table = moving / "sensors" / "records_gnss.txt"
+    stamp = QuerySet(query, FeatureSource(), world.map.feature_types).infos[1].stamp_ns
+    antenna = TRUTH[1].apply(ANTENNA_IN_RIG)
+    rows = []
+    for ms in (-400, -100, 100, 300):
+        at = DATUM.geodetic_from_map(antenna + np.array([0.010 * ms, 0, 0]))
+        lat, lon, alt = (float(value[0]) for value in at)
+        rows.append(f"{stamp + ms * 1_000_000}, gps, {lon!r}, {lat!r}, {alt!r}, 0, 1.0\n")
+    table.write_text("# kapture format: 1.1\n" + "".join(rows))
+    fixes = [QuerySet(moving, FeatureSource(), world.map.feature_types)[n].gnss for n in range(3)]
+    geodetic = (fixes[1].latitude, fixes[1].longitude, fixes[1].altitude)
+    assert DATUM.map_from_geodetic(*geodetic)[0] == pytest.approx(antenna, abs=1e-3)
+    known = np.diag([25, 25, 100])  # of fixes that do not say how good they are
+    assert np.sqrt(np.diag(fixes[1].covariance - known)).max() < 0.02
+    # The first image is 100 ms before all fixes: 1 m at 10 m/s.
+    assert np.sqrt(np.diag(fixes[0].covariance - known)) == pytest.approx([1, 1, 1])
+    assert fixes[2] is None, "none is near"
+
+
+def test_images_of_a_rig_milliseconds_apart_are_one_instant(world, query, tmp_path) -> None:
+    staggered = tmp_path / "staggered"
+    shutil.copytree(query, staggered)
+    table = staggered / "sensors" / "records_camera.txt"
+    lines = [line.split(", ") for line in table.read_text().splitlines() if line[0] != "#"]
+    late = [[str(int(s) + 2_000_000 * (c == "side")), c, path] for s, c, path in lines]
+    table.write_text("\n".join(["# kapture format: 1.1", *map(", ".join, late)]) + "\n")
+    assert localize(world, staggered, tmp_path / "out") == 0
+    estimates = read_estimates(tmp_path / "out" / "estimates.csv")
+    assert [row.query for row in estimates] == ["rig"] * 3
+    found = kapture_csv.kapture_from_dir(str(tmp_path / "out"))
+    assert sorted(found.trajectories) == sorted({int(stamp) for stamp, _, _ in late})
+    assert localize(world, staggered, tmp_path / "apart", "--rig-slop", "0.001") == 0
+    apart = read_estimates(tmp_path / "apart" / "estimates.csv")
+    assert len(apart) == 6
