@@ -2,7 +2,9 @@
 
 `mapping.held_out` localized instants of the map without themselves and their neighbours. Their
 errors grow with the distance to the nearest image that the map still had, and differ from place
-to place. The localizer adds what follows to the covariance of every pose.
+to place. The localizer adds what follows to the covariance of every pose. What bends a place as
+a whole does not show so: where mapping estimated the poses, as much is added as is assumed of a
+map that was not measured.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ ENOUGH = 15  # instants that were held out: fewer do not tell how wrong a map is
 REACH = 20.0  # metres from the nearest image; further away the error is taken as there
 AROUND = 3.0  # times the usual distance to the nearest image: instants so near tell of a place
 PRIOR = 2.0  # instants that what is usual in the map counts for at each place
-UNMEASURED = (0.05, math.radians(0.1))  # one sigma where a map does not tell: metres, radians
+UNMEASURED = (0.05, math.radians(0.1))  # one sigma of what does not show: metres, radians
 LEAST = (1e-4, 1e-5)  # one sigma: metres, radians
 BOUNDS = (-16.0, 2.0)  # of the logarithms of what is fitted
 
@@ -74,6 +76,7 @@ class MapError:
         self.measured = len(rows) >= ENOUGH
         if not self.measured:
             return
+        self._bent = UNMEASURED if visual_map.manifest.poses_estimated else (0.0, 0.0)
         self._places, distance = rows[:, :3], rows[:, 3]
         errors = rows[:, 4], np.radians(rows[:, 5])
         self._growth = [Growth.fitted(distance, error) for error in errors]
@@ -109,9 +112,11 @@ class MapError:
         away = ((self._places - center) ** 2).sum(axis=1) / (2 * self._around**2)
         weight = np.exp(-away)
         excess = (PRIOR + float(weight @ self._excess)) / (PRIOR + float(weight.sum()))
-        return [
+        measured = [
             max(float(growth.sigma(np.array(distance))) * math.sqrt(excess), least)
-            if given is None
-            else given
-            for growth, given, least in zip(self._growth, self._given, LEAST, strict=True)
+            for growth, least in zip(self._growth, LEAST, strict=True)
+        ]
+        return [
+            math.hypot(sigma, bent) if given is None else given
+            for sigma, bent, given in zip(measured, self._bent, self._given, strict=True)
         ]

@@ -52,6 +52,17 @@ class Manifest:
     sessions: tuple[str, ...] = ()
     record: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def poses_estimated(self) -> bool:
+        """Whether mapping moved or found the poses of its images, which bends a map a little."""
+        steps = [str(step.get("step")) for step in self.record.get("steps", ())]
+        return any(reconstruction(route) in steps for route in ("refine", "none"))
+
+
+def reconstruction(route: str) -> str:
+    """What the record calls the step that makes points and poses: fixed, refine or none."""
+    return f"reconstruct ({route} poses)"
+
 
 def read_manifest(map_dir: Path) -> Manifest:
     """Read map.yaml.

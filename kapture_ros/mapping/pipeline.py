@@ -36,7 +36,7 @@ from kapture_ros.mapping.held_out import measure_map
 from kapture_ros.mapping.images import ImageTable, require_calibration
 from kapture_ros.mapping.index import build_index
 from kapture_ros.mapping.intrinsics import with_guessed_intrinsics
-from kapture_ros.mapping.manifest import FILE_NAME, Manifest, write_manifest
+from kapture_ros.mapping.manifest import FILE_NAME, Manifest, reconstruction, write_manifest
 from kapture_ros.mapping.matching import MatchStore, match_pairs
 from kapture_ros.mapping.missing_features import extract_missing
 from kapture_ros.mapping.options import MapSettings
@@ -355,7 +355,7 @@ def verify_step(
 
 def place_step(run: Run, scene: routes.Scene, route: str) -> routes.Placed:
     """Points and poses, by the route chosen; says what was left out."""
-    with run.step(f"reconstruct ({route} poses)") as counts:
+    with run.step(reconstruction(route)) as counts:
         if route == "fixed":
             placed = routes.fixed(scene)
         elif route == "refine":

@@ -70,13 +70,18 @@ def test_poses_in_a_measured_map_are_as_wrong_as_they_say(worlds, name, least):
     assert least < np.mean(squares) < 10.0
 
 
-def made_up(rows):
+def made_up(rows, *, estimated=False):
     """A map of images every metre along x, and these held-out instants."""
     centers = np.stack([np.arange(100.0), np.zeros(100), np.zeros(100)], axis=1)
     grid = SimpleNamespace(
         within=lambda at, radius: np.flatnonzero(np.linalg.norm(centers - at, axis=1) < radius)
     )
-    return SimpleNamespace(held_out=np.array(rows), image_grid=grid, image_centers=centers)
+    return SimpleNamespace(
+        held_out=np.array(rows),
+        image_grid=grid,
+        image_centers=centers,
+        manifest=SimpleNamespace(poses_estimated=estimated),
+    )
 
 
 def rows_of(rng, sigma_at, count=60):
@@ -123,6 +128,14 @@ def test_a_map_that_was_not_measured_and_options_that_say_otherwise():
     told = MapError(made_up(rows), metres=0.5)
     assert told.covariance(np.zeros(3))[0, 0] == pytest.approx(0.25)
     assert told.covariance(np.zeros(3))[3, 3] < 0.01**2, "the other one is as measured"
+
+
+def test_where_poses_were_estimated_a_bend_is_assumed_that_does_not_show():
+    rows = rows_of(np.random.default_rng(5), lambda *_: (0.01, 0.001))
+    given, estimated = (MapError(made_up(rows, estimated=bent)) for bent in (False, True))
+    at = np.array([50.0, 1.0, 0.0])
+    added = np.diagonal(estimated.covariance(at) - given.covariance(at))
+    assert np.sqrt(added[[0, 3]]) == pytest.approx(UNMEASURED)
 
 
 def test_the_option_overrides_what_was_measured(worlds):
