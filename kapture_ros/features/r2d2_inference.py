@@ -12,7 +12,7 @@ import logging
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -26,9 +26,7 @@ from kapture_ros.features.r2d2_network import (
     upsample,
 )
 from kapture_ros.features.runtime import Runtime
-
-if TYPE_CHECKING:
-    from kapture_ros.features.winograd import Workers, Workspace
+from kapture_ros.workers import Workers, Workspace
 
 log = logging.getLogger(__name__)
 
@@ -341,7 +339,7 @@ class WinogradR2D2:
 
     def __init__(self, network: R2D2Net) -> None:
         # Takes a second to import, and compiles when it is used for the first time.
-        from kapture_ros.features.winograd import WinogradConv, Workers, Workspace
+        from kapture_ros.features.winograd import WinogradConv
 
         self.how = "Winograd convolutions"
         self.stride = network.config.stride

@@ -9,10 +9,6 @@ in a core's cache; a core does one group at a time.
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -25,59 +21,11 @@ from kapture_ros.features.cpu_kernels import (
     tiles_to_points,
     weight_matrix,
 )
+from kapture_ros.workers import Workers, Workspace
 
 _POINTS = SIDE * SIDE
 _GROUP_BYTES = 2 << 20
 """How much of the points of a group of tiles, before and after the product, a cache keeps."""
-
-
-class Workspace:
-    """Buffers by name that grow to the largest size asked for and are then reused."""
-
-    def __init__(self) -> None:
-        self._buffers: dict[str, NDArray[np.float32]] = {}
-
-    def take(self, name: str, *shape: int) -> NDArray[np.float32]:
-        """An array with unspecified finite content, valid until the name is taken again."""
-        size = int(np.prod(shape))
-        buffer = self._buffers.get(name)
-        if buffer is None or buffer.size < size:
-            # By NumPy, which asks the system for huge pages; PyTorch does not.
-            buffer = self._buffers[name] = np.zeros(size, np.float32)
-        return buffer[:size].reshape(shape)
-
-
-class Workers:
-    """Threads that work side by side, each on one core and with scratch memory of its own.
-
-    Splitting each of the many small operations over all cores instead would make the cores
-    wait for each other, without end when something else runs on one of them.
-    """
-
-    def __init__(self) -> None:
-        self._count = torch.get_num_threads()
-        self._scratch = threading.local()
-        # Nothing of the threads refers to the pool: forgotten, it ends them.
-        self._pool = ThreadPoolExecutor(self._count, "tiles", _begin, (self._scratch,))
-        started = threading.Barrier(self._count)
-        list(self._pool.map(lambda _: started.wait(), range(self._count)))
-        torch.set_num_threads(self._count)  # what _begin set is also the default of new threads
-
-    def run(self, work: Callable[[Workspace, int], None], items: Iterable[int]) -> None:
-        """Call `work(scratch, item)` for every item; returns when all are done."""
-        waiting = iter(items)  # of which each thread takes the next
-
-        def work_on(_: int) -> None:
-            for item in waiting:
-                work(self._scratch.workspace, item)
-
-        list(self._pool.map(work_on, range(self._count)))
-
-
-def _begin(scratch: threading.local) -> None:
-    """A thread of `Workers` starts."""
-    torch.set_num_threads(1)
-    scratch.workspace = Workspace()
 
 
 class WinogradConv:

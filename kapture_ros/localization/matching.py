@@ -18,8 +18,8 @@ from kapture_ros.localization.query import Candidate, QueryFeatures
 from kapture_ros.localization.refinement import Matches
 from kapture_ros.mapping.matching import (
     chosen_device,
-    mutual_matches,
-    mutual_matches_on_gpu,
+    mutual_matches_padded,
+    mutual_matches_with_each,
 )
 from kapture_ros.mapping.options import MatchOptions
 from kapture_ros.mapping.visual_map import VisualMap
@@ -65,9 +65,7 @@ def match_candidates(
     )
     candidate = np.repeat(np.array(filled, np.int32), [len(pairs) for pairs, _ in found])
     similarity = np.concatenate([values for _, values in found])
-    order = np.lexsort((-similarity, point, keypoint))
-    key = keypoint[order].astype(np.int64) << 32 | point[order]
-    rows = order[np.flatnonzero(np.diff(key, prepend=-1))]
+    rows = _most_similar(keypoint.astype(np.int64) << 32 | point, similarity)
     return ImageMatches(keypoint[rows], point[rows], candidate[rows], similarity[rows])
 
 
@@ -81,13 +79,39 @@ def mutual_with_each(
     """
     device = chosen_device(options)
     if device.type == "cpu":
-        first = np.ascontiguousarray(query, np.float32)
-        return [mutual_matches(first, _single(other), options) for other in known]
+        return mutual_matches_with_each(np.ascontiguousarray(query, np.float32), known, options)
     # Half precision is what the map holds, and tensor cores are made for it.
-    half = torch.from_numpy(query).to(device, torch.float16)
-    joined = torch.from_numpy(np.concatenate(known)).to(device, torch.float16)
-    others = torch.split(joined, [len(other) for other in known])
-    return mutual_matches_on_gpu(half, others, options)
+    others = upload_padded(known, device, torch.float16)
+    first = torch.from_numpy(query).to(device).to(others.dtype)
+    return mutual_matches_padded(first, others, [len(other) for other in known], options)
+
+
+def upload_padded(
+    known: Sequence[Descriptors], device: torch.device, dtype: torch.dtype
+) -> torch.Tensor:
+    """Descriptors of several images on a device, (count, width, D): what is padded is undefined.
+
+    Copied side by side into page-locked memory, then sent at once.
+    """
+    shape = len(known), max(len(other) for other in known), known[0].shape[1]
+    staged = torch.empty(shape, dtype=dtype, pin_memory=device.type == "cuda")
+    rows = staged.numpy()
+    for place, other in zip(rows, known, strict=True):
+        place[: len(other)] = other
+    return staged.to(device, non_blocking=True)
+
+
+def _most_similar(
+    keys: npt.NDArray[np.int64], values: npt.NDArray[np.float32]
+) -> npt.NDArray[np.intp]:
+    """The row of the largest value of each key, in the order of the keys; the first of equals."""
+    # The keys come in ascending runs, which a stable sort merges.
+    order = np.argsort(keys, kind="stable")
+    starts = np.flatnonzero(np.diff(keys[order], prepend=-1))
+    group = np.repeat(np.arange(len(starts)), np.diff(starts, append=len(keys)))
+    sorted_values = values[order]
+    largest = np.flatnonzero(sorted_values == np.maximum.reduceat(sorted_values, starts)[group])
+    return order[largest[np.flatnonzero(np.diff(group[largest], prepend=-1))]]
 
 
 def gather(
@@ -107,10 +131,3 @@ def gather(
     xyz = np.asarray(visual_map.points.xyz[point], dtype=float)
     similarity = np.concatenate([m.similarity for m in found])
     return Matches(pixels.astype(float), xyz, camera, keypoint, point, covariance, similarity)
-
-
-def _single(descriptors: Descriptors) -> npt.NDArray[np.float32]:
-    """Half to single precision by torch, which has the processor's instruction for it."""
-    # Copied: torch refuses the read-only pages of the map.
-    single: npt.NDArray[np.float32] = torch.from_numpy(np.array(descriptors)).float().numpy()
-    return single

@@ -21,6 +21,7 @@ from kapture_ros.mapping.feature_files import FeatureFolder, checked_name, unit_
 from kapture_ros.mapping.images import ImageTable
 from kapture_ros.mapping.options import MatchOptions
 from kapture_ros.mapping.pairs import Pairs
+from kapture_ros.workers import Workspace, shared_workers
 
 BLOCK = 512  # rows of the similarity matrix at once: 512 × 2000 floats stay in the cache
 CACHE_BYTES = 1 << 30
@@ -30,8 +31,13 @@ Matches = npt.NDArray[np.int32]
 """(m, 2) keypoints of the first and of the second image."""
 
 
-def mutual_matches(first: Floats, second: Floats, options: MatchOptions) -> tuple[Matches, Floats]:
+def mutual_matches(
+    first: Floats, second: Floats, options: MatchOptions, scratch: Workspace | None = None
+) -> tuple[Matches, Floats]:
     """Mutual nearest neighbours of unit descriptors (n, D) and (m, D).
+
+    Args:
+        scratch: memory to use again and again; the system takes long to give it anew.
 
     Returns:
         Matches (k, 2) and their cosine similarities (k,).
@@ -42,9 +48,12 @@ def mutual_matches(first: Floats, second: Floats, options: MatchOptions) -> tupl
     best = np.empty(len(first), np.float32)
     runner_up = np.full(len(first), -1.0, np.float32)
     best_of_second = np.full(len(second), -np.inf, np.float32)
+    known = torch.from_numpy(second).T
+    block = (scratch or Workspace()).take("similarity", min(BLOCK, len(first)), len(second))
     for start in range(0, len(first), BLOCK):
         part = slice(start, min(start + BLOCK, len(first)))
-        similarity = first[part] @ second.T
+        similarity = block[: part.stop - start]
+        torch.mm(torch.from_numpy(first[part]), known, out=torch.from_numpy(similarity))
         rows = np.arange(len(similarity))
         nearest[part] = similarity.argmax(axis=1)
         best[part] = similarity[rows, nearest[part]]
@@ -53,44 +62,78 @@ def mutual_matches(first: Floats, second: Floats, options: MatchOptions) -> tupl
         if options.ratio is not None and len(second) > 1:
             similarity[rows, nearest[part]] = -np.inf
             runner_up[part] = similarity.max(axis=1)
-    good = best >= best_of_second[nearest]
-    good &= _acceptable(best, runner_up, options)
+    good = (best >= best_of_second[nearest]) & _acceptable(best, runner_up, options)
     rows = np.flatnonzero(good)
     matches = np.stack([rows, nearest[rows]], axis=1).astype(np.int32)
     return matches, best[rows]
 
 
-def _acceptable(best: Floats, runner_up: Floats, options: MatchOptions) -> npt.NDArray[np.bool_]:
+def mutual_matches_with_each(
+    first: Floats, others: Sequence[npt.NDArray[np.floating]], options: MatchOptions
+) -> list[tuple[Matches, Floats]]:
+    """As `mutual_matches` for one image against many of any precision, on all cores of the CPU."""
+    found: dict[int, tuple[Matches, Floats]] = {}
+
+    def match(scratch: Workspace, index: int) -> None:
+        found[index] = mutual_matches(first, _single(others[index]), options, scratch)
+
+    shared_workers().run(match, range(len(others)))
+    return [found[index] for index in range(len(others))]
+
+
+def _single(descriptors: npt.NDArray[np.floating]) -> Floats:
+    """Half to single precision by torch, which has the processor's instruction for it."""
+    if descriptors.dtype == np.float32:
+        return np.asarray(descriptors, np.float32)
+    # Copied: torch refuses the read-only pages of the map.
+    single: Floats = torch.from_numpy(np.array(descriptors)).float().numpy()
+    return single
+
+
+def _acceptable(best: Any, runner_up: Any, options: MatchOptions) -> Any:
+    """Which similarities pass the options: arrays or tensors."""
     good = best >= options.min_similarity
     if options.ratio is not None:
         # |a - b|² = 2 - 2 a·b for unit vectors.
-        good &= (1.0 - best) <= options.ratio**2 * np.maximum(1.0 - runner_up, 0.0)
-    return np.asarray(good)
+        good &= (1.0 - best) <= options.ratio**2 * (1.0 - runner_up).clip(0.0)
+    return good
 
 
 def mutual_matches_on_gpu(
     first: torch.Tensor, others: Sequence[torch.Tensor], options: MatchOptions
 ) -> list[tuple[Matches, Floats]]:
     """As `mutual_matches` for one image against many, in one product on the GPU."""
-    widths = torch.tensor([len(other) for other in others], device=first.device)
-    # Padded to one width: a few large steps instead of a few for each partner.
     known = torch.nn.utils.rnn.pad_sequence(list(others), batch_first=True)
+    return mutual_matches_padded(first, known, [len(other) for other in others], options)
+
+
+def mutual_matches_padded(
+    first: torch.Tensor, known: torch.Tensor, widths: Sequence[int], options: MatchOptions
+) -> list[tuple[Matches, Floats]]:
+    """As `mutual_matches_on_gpu`, the other images padded to one width.
+
+    A few large steps instead of a few for each image, and one transfer of what was found.
+
+    Args:
+        known: (count, width, D); what lies beyond an image's own width is never looked at.
+    """
     count, width, _ = known.shape
     similarity = (first @ known.flatten(0, 1).T).view(len(first), count, width)
-    similarity.masked_fill_(torch.arange(width, device=first.device) >= widths[:, None], -1.0)
-    top = similarity.topk(min(2 if options.ratio is not None else 1, width), dim=2)
-    nearest, values = top.indices[..., 0].T, top.values.permute(2, 1, 0)
-    mutual = values[0] >= similarity.amax(dim=0).gather(1, nearest)
-    # One transfer for everything, exact in single precision: each waits for the GPU.
-    packed = torch.cat([values.float(), nearest[None].float(), mutual[None].float()]).cpu().numpy()
-    best, runner_up = packed[0], packed[1] if len(values) > 1 else np.full_like(packed[0], -1.0)
-    good = (packed[-1] > 0) & _acceptable(best, runner_up, options)
-    found = []
-    for partner in range(count):
-        rows = np.flatnonzero(good[partner])
-        matches = np.stack([rows, packed[-2, partner, rows]], axis=1).astype(np.int32)
-        found.append((matches, best[partner, rows]))
-    return found
+    ends = torch.tensor(widths, device=first.device)
+    similarity.masked_fill_(torch.arange(width, device=first.device) >= ends[:, None], -1.0)
+    best, nearest = similarity.max(dim=2)
+    good = best >= similarity.amax(dim=0).gather(1, nearest.T).T
+    best, runner_up = best.float(), best
+    if options.ratio is not None:
+        runner_up = similarity.scatter_(2, nearest[..., None], -1.0).amax(dim=2).float()
+    good &= _acceptable(best, runner_up, options)
+    partner, row = good.T.nonzero(as_tuple=True)
+    # Whole numbers are exact in single precision up to 16 million.
+    packed = torch.stack([partner, row, nearest[row, partner], best[row, partner]]).cpu().numpy()
+    matches = packed[1:3].T.astype(np.int32)
+    ends_of_partners = np.searchsorted(packed[0], np.arange(1, count))
+    parts = np.split(matches, ends_of_partners), np.split(packed[3], ends_of_partners)
+    return list(zip(*parts, strict=True))
 
 
 def chosen_device(options: MatchOptions) -> torch.device:
@@ -191,7 +234,7 @@ class _DescriptorCache:
     ) -> list[tuple[Matches, Floats]]:
         first = self._get(row)
         if self._device.type == "cpu":
-            return [mutual_matches(first, self._get(other), options) for other in others]
+            return mutual_matches_with_each(first, [self._get(other) for other in others], options)
         empty = np.empty((0, 2), np.int32), np.empty(0, np.float32)
         tensors = {other: self._get(other) for other in others}
         if len(first) == 0:

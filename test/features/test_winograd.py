@@ -8,7 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kapture_ros.features.winograd import WinogradConv, Workers
+from kapture_ros.features.winograd import WinogradConv
+from kapture_ros.workers import Workers
 
 WORKERS = Workers()
 

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kapture_ros.errors import InputError, OptionError
+from kapture_ros.localization.matching import upload_padded
 from kapture_ros.mapping.feature_files import FeatureFolder, unit_rows
 from kapture_ros.mapping.images import read_images
 from kapture_ros.mapping.matching import (
@@ -20,6 +21,8 @@ from kapture_ros.mapping.matching import (
     match_pairs,
     mutual_matches,
     mutual_matches_on_gpu,
+    mutual_matches_padded,
+    mutual_matches_with_each,
 )
 from kapture_ros.mapping.options import MatchOptions
 
@@ -56,6 +59,30 @@ def test_the_product_for_a_gpu_finds_the_same_as_the_one_for_a_cpu():
             expected, similar = mutual_matches(first, other, options)
             assert matches.tolist() == expected.tolist()
             assert scores == pytest.approx(similar, abs=1e-6)
+
+
+def test_half_precision_padded_as_for_a_gpu_finds_nearly_the_same():
+    first, others = descriptors(60, 1), [descriptors(k, k).astype(np.float16) for k in (1, 40, 75)]
+    padded = upload_padded(others, torch.device("cpu"), torch.float16)
+    widths = [len(other) for other in others]
+    half = torch.from_numpy(first).half()
+    found = mutual_matches_padded(half, padded, widths, MatchOptions())
+    exact = mutual_matches_with_each(first, others, MatchOptions())
+    for (matches, scores), (expected, similar) in zip(found, exact, strict=True):
+        same = {tuple(pair) for pair in matches.tolist()} & {tuple(p) for p in expected.tolist()}
+        assert len(same) >= 0.9 * max(len(matches), len(expected))
+        assert np.sort(scores)[-5:] == pytest.approx(np.sort(similar)[-5:], abs=2e-3)
+
+
+def test_all_cores_together_find_the_same_as_one():
+    first, others = descriptors(700, 1), [descriptors(k, k) for k in (0, 1, 40, 75)]
+    options = MatchOptions(ratio=0.9)
+    for other, (matches, scores) in zip(
+        others, mutual_matches_with_each(first, others, options), strict=True
+    ):
+        expected, similar = mutual_matches(first, other, options)
+        assert matches.tolist() == expected.tolist()
+        assert scores.tolist() == similar.tolist()
 
 
 def test_a_gpu_that_is_not_there_is_refused():
