@@ -3,7 +3,8 @@
 The image is looked at by real networks; the map is made around what they find: 20 of its
 images share half of the keypoints, at random depths and with noise, the rest of them are
 other places with synthetic global descriptors, as smooth along the drive as real ones. So
-every answer has a truth and is checked.
+every answer has a truth and is checked. The last column is how many images a second are
+answered one after the other, as the node does it.
 
     python benchmarks/localize.py                                2 cores, 640×480
     python benchmarks/localize.py --device cuda                  1024×768, up to 1M images
@@ -29,7 +30,7 @@ from kapture_ros.features.apgem_network import ApGemConfig, ApGemNet
 from kapture_ros.features.global_descriptors import ApGemExtractor
 from kapture_ros.features.local import R2D2Extractor
 from kapture_ros.features.options import R2D2Options, RuntimeOptions
-from kapture_ros.features.r2d2_network import R2D2Config, R2D2Net
+from kapture_ros.features.r2d2_network import R2D2Config, R2D2Net, normalise_images
 from kapture_ros.features.weights_file import find_weights, save_network
 from kapture_ros.localization.extractor import NetworkExtractor
 from kapture_ros.localization.localizer import Localizer
@@ -130,11 +131,12 @@ def main() -> None:
     camera = Camera("cam", "PINHOLE", width, height, (width, width, width / 2, height / 2))
     pixels = picture(width, height)
     with tempfile.TemporaryDirectory() as folder:
-        extractor = networks(args, Path(folder))
+        extractor = networks(args, pixels, Path(folder))
         print(f"{width}×{height}: {extractor.runtime}")
         seen = extractor.extract([pixels])[0]
         print(f"{len(seen.keypoints)} keypoints; milliseconds, median (95 %) of {args.queries}")
-        print(f"{'map images':>12}" + "".join(f"{stage:>16}" for stage in (*STAGES, "but extr.")))
+        print(f"{'map images':>12}" + "".join(f"{stage:>16}" for stage in (*STAGES, "but extr."))
+              + f"{'images/s':>10}")  # fmt: skip
         for size in args.sizes or SIZES[args.device]:
             retrieval = retrieval_of(size, seen, Path(folder), args.device)
             options = LocalizerOptions(matching=MatchOptions(device=args.device))
@@ -145,28 +147,31 @@ def main() -> None:
             image = QueryImage(camera, pixels=pixels)
             if not extract:
                 image = replace(image, pixels=None, features=seen)
-            report(size, measure(localizer, world, image, args.queries))
+            report(size, *measure(localizer, world, image, args.queries))
 
 
 def measure(
     localizer: Localizer, world: SyntheticMap, image: QueryImage, count: int
-) -> dict[str, np.ndarray]:
-    """Milliseconds by stage of every query; each is checked."""
+) -> tuple[dict[str, np.ndarray], float]:
+    """Milliseconds by stage of every query, and queries a second; each is checked."""
     rows = []
     for number in range(WARM_UP + count):
+        if number == WARM_UP:
+            start = time.perf_counter()
         estimate = localizer.localize(Query(number, (image,)))
         assert estimate.accepted, estimate.reason_text
         metres, radians = estimate.map_from_base.distance_to(world.truth)
         assert metres < 0.1 and radians < 0.01, (metres, radians)
         rows.append([estimate.latency_ms[stage] for stage in STAGES])
+    rate = count / (time.perf_counter() - start)
     table = np.array(rows[WARM_UP:])
     times = {stage: table[:, column] for column, stage in enumerate(STAGES)}
-    return times | {"but extr.": times["total"] - times["extraction"]}
+    return times | {"but extr.": times["total"] - times["extraction"]}, rate
 
 
-def report(size: int, times: dict[str, np.ndarray]) -> None:
+def report(size: int, times: dict[str, np.ndarray], rate: float) -> None:
     cells = [f"{np.median(t):8.2f} ({np.percentile(t, 95):5.1f})" for t in times.values()]
-    print(f"{size:12,}" + "".join(f"{cell:>16}" for cell in cells), flush=True)
+    print(f"{size:12,}" + "".join(f"{cell:>16}" for cell in cells) + f"{rate:10.1f}", flush=True)
 
 
 def picture(width: int, height: int) -> np.ndarray:
@@ -181,13 +186,13 @@ def picture(width: int, height: int) -> np.ndarray:
     return np.asarray(cv2.GaussianBlur(image, (3, 3), 0.8), np.uint8)
 
 
-def networks(args: argparse.Namespace, folder: Path) -> NetworkExtractor:
+def networks(args: argparse.Namespace, pixels: np.ndarray, folder: Path) -> NetworkExtractor:
     """Those asked for; random ones keep the best keypoints whatever their scores are."""
     runtime = RuntimeOptions(device=args.device)
     torch.manual_seed(0)
     options = R2D2Options(top_k=KEYPOINTS)
     if args.local == "random":
-        save_network(folder / "n16.safetensors", R2D2Net(R2D2Config()), version="0", licence="-")
+        save_network(folder / "n16.safetensors", random_r2d2(pixels), version="0", licence="-")
         options = R2D2Options(top_k=KEYPOINTS, reliability=0.0, repeatability=0.0)
     if args.global_ == "random":
         network = ApGemNet(ApGemConfig())
@@ -197,6 +202,17 @@ def networks(args: argparse.Namespace, folder: Path) -> NetworkExtractor:
     first, second = R2D2Extractor(local, options, runtime), ApGemExtractor(global_, None, runtime)
     types = FeatureTypes(first.type_name, first.type_name, second.type_name)
     return NetworkExtractor(types, first, second)
+
+
+def random_r2d2(pixels: np.ndarray) -> R2D2Net:
+    """N16 with random weights and norms of an image; without these all descriptors are alike."""
+    network = R2D2Net(R2D2Config())
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = None  # what it sees is all that there is
+    with torch.no_grad():
+        network.train()(normalise_images(torch.from_numpy(pixels).permute(2, 0, 1)[None]))
+    return network.eval()
 
 
 def retrieval_of(size: int, seen: QueryFeatures, folder: Path, device: str) -> RetrievalIndex:
