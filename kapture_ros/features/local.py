@@ -118,8 +118,6 @@ class R2D2Extractor:
 
 def _separate(candidates: Candidates) -> Iterator[LocalFeatures]:
     """The features of each image of a batch, empty places left out."""
-    for keypoints, descriptors, scores in zip(*candidates, strict=True):
-        count = int((scores > 0).sum())
-        yield LocalFeatures(
-            *(part[:count].numpy().copy() for part in (keypoints, descriptors, scores))
-        )
+    for parts in zip(*(part.numpy() for part in candidates), strict=True):
+        count = np.count_nonzero(parts[2] > 0)
+        yield LocalFeatures(*(part[:count].copy() for part in parts))

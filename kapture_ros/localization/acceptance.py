@@ -12,6 +12,7 @@ from dataclasses import replace
 import numpy as np
 
 from kapture_ros.localization.cameras import MountedCamera
+from kapture_ros.localization.grouping import count_distinct
 from kapture_ros.localization.options import AcceptanceOptions
 from kapture_ros.localization.pose import PoseSolution
 from kapture_ros.localization.query import Reason, Scores
@@ -42,8 +43,7 @@ def score(
         predicted: a pose that was not.
     """
     inliers = matches.select(solution.inliers)
-    keys = matches.camera.astype(np.int64) << 32 | matches.keypoint
-    matched = len(np.unique(keys))
+    matched = count_distinct(matches.keys)
     distances = np.linalg.norm(inliers.points_map - solution.map_from_base.translation, axis=1)
     low, middle, high = np.percentile(distances, [10, 50, 90]).tolist()
     covariance = solution.covariance
@@ -143,5 +143,5 @@ def _coverage(inliers: Matches, cameras: Sequence[MountedCamera]) -> float:
         pixels = inliers.pixels[inliers.camera == number]
         size = np.array([mounted.camera.width, mounted.camera.height])
         cells = np.clip((pixels + 0.5) / size * GRID, 0, GRID - 1).astype(np.int64)
-        best = max(best, len(np.unique(cells @ np.array([1, GRID]))) / GRID**2)
+        best = max(best, count_distinct(cells @ np.array([1, GRID])) / GRID**2)
     return best

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
-from scipy.spatial.transform import Rotation
 
 from kapture_ros.localization.query import Candidate, CoarsePose
 from kapture_ros.mapping.visual_map import VisualMap
@@ -37,11 +36,12 @@ def approximate_pose(
     images = [candidate.image for candidate in candidates]
     weights = _weights(visual_map, candidates, descriptor, method)
     poses = [visual_map.cam_from_map(image).inverse() for image in images]
-    rotations = Rotation.concatenate([pose.rotation for pose in poses])
-    center = np.average([pose.translation for pose in poses], axis=0, weights=weights)
+    center = weights @ np.array([pose.translation for pose in poses])
     # A mean rotation knows no negative weights (BDI extrapolates).
-    turning = np.maximum(weights, 1e-9)
-    map_from_cam = Transform(rotations.mean(weights=turning), center)
+    turns = np.array([pose.quaternion for pose in poses])
+    spread = (np.maximum(weights, 1e-9)[:, None] * turns).T @ turns
+    # The mean that is nearest to all, whichever sign they have (Markley et al., 2007).
+    map_from_cam = Transform.from_quaternion(np.linalg.eigh(spread)[1][:, -1], center)
     return CoarsePose(map_from_cam @ cam_from_base, method)
 
 

@@ -47,8 +47,10 @@ class GpuRetrieval:
         unit = np.asarray(query, np.float32)
         scores = self._product(unit / max(float(np.linalg.norm(unit)), 1e-12), rows)
         best = torch.topk(scores, min(k, len(scores)))
-        values, places = best.values.cpu().numpy(), best.indices.cpu().numpy()
-        return places if rows is None else rows[places], values
+        # One transfer, exact in double precision: each waits for the GPU.
+        values, found = torch.stack([best.values.double(), best.indices.double()]).cpu().numpy()
+        places = found.astype(np.int64)
+        return places if rows is None else rows[places], values.astype(np.float32)
 
     def scores(self, query: npt.NDArray[np.floating], rows: Rows | None = None) -> Floats:
         """Cosine similarities of a unit query (D,) to all images (N,) or to `rows`."""

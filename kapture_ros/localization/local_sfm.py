@@ -74,7 +74,8 @@ class LocalSfm(Localizer):
             np.concatenate([points.covariance for points in made]),
             np.concatenate([f.similarity for f in found]),
         )
-        return Correspondences(tuple(views), tuple(candidates), found, matches)
+        shown = self.shown(candidates)
+        return Correspondences(tuple(views), tuple(candidates), found, matches, shown)
 
     def seen_share(self, known: Correspondences, solution: PoseSolution) -> float:
         """Not known: the map's own points are not used."""

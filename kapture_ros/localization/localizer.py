@@ -10,7 +10,6 @@ import contextlib
 import logging
 import math
 import time
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
@@ -25,6 +24,7 @@ from kapture_ros.localization.approximation import approximate_pose
 from kapture_ros.localization.cameras import MountedCamera
 from kapture_ros.localization.extractor import Extractor
 from kapture_ros.localization.gpu_retrieval import GpuRetrieval, fits
+from kapture_ros.localization.grouping import count_distinct
 from kapture_ros.localization.map_error import MapError
 from kapture_ros.localization.matching import ImageMatches, gather, match_candidates
 from kapture_ros.localization.options import AcceptanceOptions, LocalizerOptions
@@ -45,12 +45,14 @@ from kapture_ros.localization.query import (
     Reason,
     Rejected,
 )
-from kapture_ros.localization.refinement import Matches, PositionPrior, Priors, residuals
+from kapture_ros.localization.refinement import Matches, PositionPrior, Priors
 from kapture_ros.localization.retrieval import (
     Retriever,
+    Shown,
     covisibility_clusters,
     gated_rows,
     retrieve,
+    shown_points,
 )
 from kapture_ros.localization.wifi import WifiLocator
 from kapture_ros.mapping.images import Camera
@@ -92,12 +94,14 @@ class Correspondences:
     Attributes:
         found: the matches by view.
         matches: all of them, for the solver; `camera` counts the views.
+        shown: the map's points that the candidates show, view by view.
     """
 
     views: tuple[View, ...]
     candidates: tuple[Candidates, ...]
     found: tuple[ImageMatches, ...]
     matches: Matches
+    shown: Shown
 
     @property
     def cameras(self) -> list[MountedCamera]:
@@ -242,7 +246,12 @@ class Localizer:
         ]
         self.require_matches(found)
         matches = gather(self.map, [view.features for view in views], found)
-        return Correspondences(tuple(views), tuple(candidates), tuple(found), matches)
+        shown = self.shown(candidates)
+        return Correspondences(tuple(views), tuple(candidates), tuple(found), matches, shown)
+
+    def shown(self, candidates: Sequence[Candidates]) -> Shown:
+        """The points that the candidates of all views show."""
+        return shown_points(self.map, [c.image for found in candidates for c in found])
 
     def require_matches(self, found: Sequence[ImageMatches]) -> None:
         """Go on only with enough keypoints that have a match.
@@ -250,7 +259,7 @@ class Localizer:
         Raises:
             Rejected: if there are too few.
         """
-        matched = sum(len(np.unique(image.keypoint)) for image in found)
+        matched = sum(count_distinct(image.keypoint) for image in found)
         needed = self.options.answer.min_matches
         if matched < needed:
             text = f"{matched} keypoints match the map, {needed} needed"
@@ -305,7 +314,8 @@ class Localizer:
         options = self.options.pose
         predicted = None if query.prior is None else query.prior.map_from_base
         places = self._places(known)
-        chosen = [place for place, _ in Counter(places.tolist()).most_common(MAX_CLUSTERS)]
+        sizes = np.bincount(places)
+        chosen = np.argsort(-sizes, kind="stable")[: min(MAX_CLUSTERS, np.count_nonzero(sizes))]
         found = [
             find_pose(part, known.cameras, options, predicted, priors.gravity)
             for part in (known.matches.select(places == place) for place in chosen)
@@ -322,9 +332,8 @@ class Localizer:
         Zero where too few are left to make the answer ambiguous.
         """
         matches, cameras = known.matches, known.cameras
-        errors = np.linalg.norm(residuals(matches, cameras, solution.map_from_base), axis=1)
-        left = matches.select(errors > 2 * self.options.pose.max_error)
-        keypoints = len(np.unique(left.camera.astype(np.int64) << 32 | left.keypoint))
+        left = matches.select(solution.errors > 2 * self.options.pose.max_error)
+        keypoints = count_distinct(left.keys)
         wanted = max(self.options.acceptance.max_second * solution.count, MIN_MATCHES)
         if keypoints < wanted:
             return 0
@@ -345,10 +354,8 @@ class Localizer:
         Should be: in an image, from about the direction and distance that the map saw them.
         A wrong pose has many such points around its few matches. NaN where there are none.
         """
-        images = {candidate.image for found in known.candidates for candidate in found}
-        rows = np.unique(np.concatenate([self.map.features(image).points for image in images]))
         points, pose = self.map.points, solution.map_from_base
-        rows = rows[points.track_length[rows] >= SURE_TRACK]
+        rows = known.shown.points[points.track_length[known.shown.points] >= SURE_TRACK]
         ray = points.xyz[rows] - pose.translation
         distance = np.maximum(np.linalg.norm(ray, axis=1), 1e-9)
         zoom = distance / np.maximum(points.distance[rows], 1e-9)
@@ -362,8 +369,7 @@ class Localizer:
             with np.errstate(invalid="ignore"):  # NaN behind the camera
                 size = camera.camera.width, camera.camera.height
                 inside |= ((pixels > 0) & (pixels < size)).all(axis=1)
-        errors = np.linalg.norm(residuals(known.matches, known.cameras, pose), axis=1)
-        agree = known.matches.point[errors < self.options.pose.max_error]
+        agree = known.matches.point[solution.errors < self.options.pose.max_error]
         return float(np.isin(rows[inside], agree).mean()) if inside.any() else math.nan
 
     def priors(self, query: Query) -> Priors:
@@ -401,10 +407,9 @@ class Localizer:
         extracted = iter(self.extractor.extract(pixels) if self.extractor and pixels else ())
         return [image.features or next(extracted) for image in images]
 
-    def _places(self, known: Correspondences) -> npt.NDArray[np.int32]:
+    def _places(self, known: Correspondences) -> npt.NDArray[np.int64]:
         """The place (N,) of every match: candidates with common points are one place."""
-        images = [candidate.image for found in known.candidates for candidate in found]
-        labels = covisibility_clusters(self.map, images)
+        labels = covisibility_clusters(known.shown)
         offsets = np.cumsum([0, *(len(found) for found in known.candidates)])
         return np.concatenate(
             [labels[m.candidate + o] for m, o in zip(known.found, offsets[:-1], strict=True)]
@@ -412,11 +417,8 @@ class Localizer:
 
     def _best_image(self, known: Correspondences, solution: PoseSolution) -> int:
         """The candidate that shows most of the inliers' points."""
-        images = list(dict.fromkeys(c.image for found in known.candidates for c in found))
-        shown = [self.map.features(image).points for image in images]
-        owner = np.repeat(np.arange(len(images)), [len(points) for points in shown])
-        agree = np.isin(np.concatenate(shown), known.matches.point[solution.inliers])
-        return images[int(np.bincount(owner[agree], minlength=len(images)).argmax())]
+        agree = np.isin(known.shown.points, known.matches.point[solution.inliers])
+        return known.shown.images[int(known.shown.shows[:, agree].sum(axis=1).argmax())]
 
 
 class _Run:

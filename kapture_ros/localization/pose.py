@@ -17,6 +17,7 @@ import poselib
 from scipy.spatial.transform import Rotation
 
 from kapture_ros.localization.cameras import MountedCamera
+from kapture_ros.localization.grouping import first_of_each
 from kapture_ros.localization.options import PoseOptions
 from kapture_ros.localization.refinement import (
     NO_PRIORS,
@@ -45,12 +46,14 @@ class PoseSolution:
     Attributes:
         covariance: (6, 6) of (δp, δθ) in the axes of the map, see `refinement`.
         inliers: (N,) bool, at most one match of a keypoint.
+        errors: (N,) pixels, how far each match is off; infinite behind the camera.
         sigma: pixels, robust noise of the inliers.
     """
 
     map_from_base: Transform
     covariance: Array
     inliers: npt.NDArray[np.bool_]
+    errors: Array
     sigma: float
 
     @property
@@ -128,7 +131,7 @@ def _better(
     options: PoseOptions,
 ) -> Hypothesis | None:
     """The hypothesis that more keypoints agree with."""
-    count = int(_inliers(matches, cameras, pose, options).sum())
+    count = int(inlier_mask(matches, lengths(matches, cameras, pose), options.max_error).sum())
     return best if best is not None and count < best.count else Hypothesis(pose, count)
 
 
@@ -137,8 +140,7 @@ def _best_of_keypoints(matches: Matches) -> npt.NDArray[np.intp]:
     if matches.similarity is None:
         return np.arange(len(matches))
     order = np.argsort(-matches.similarity, kind="stable")
-    keys = matches.camera[order].astype(np.int64) << 32 | matches.keypoint[order]
-    ranked: npt.NDArray[np.intp] = order[np.sort(np.unique(keys, return_index=True)[1])]
+    ranked: npt.NDArray[np.intp] = order[first_of_each(matches.keys[order])]
     return ranked
 
 
@@ -155,7 +157,8 @@ def refine_inliers(
         None if fewer than four matches agree with the pose, before or after.
     """
     refined: Refined | None = None
-    pose, inliers = start, _inliers(matches, cameras, start, options)
+    pose, errors = start, lengths(matches, cameras, start)
+    inliers = inlier_mask(matches, errors, options.max_error)
     for _ in range(2):
         if inliers.sum() < MIN_MATCHES:
             return None
@@ -163,29 +166,27 @@ def refine_inliers(
         if refined is None:
             return None
         pose, before = refined.map_from_base, inliers
-        inliers = _inliers(matches, cameras, pose, options)
+        errors = lengths(matches, cameras, pose)
+        inliers = inlier_mask(matches, errors, options.max_error)
         if np.array_equal(inliers, before):
             break
     if refined is None or inliers.sum() < MIN_MATCHES:
         return None
-    return PoseSolution(pose, refined.covariance, inliers, refined.sigma)
+    return PoseSolution(pose, refined.covariance, inliers, errors, refined.sigma)
 
 
-def _inliers(
-    matches: Matches, cameras: Sequence[MountedCamera], pose: Transform, options: PoseOptions
-) -> npt.NDArray[np.bool_]:
-    return inlier_mask(matches, residuals(matches, cameras, pose), options.max_error)
+def lengths(matches: Matches, cameras: Sequence[MountedCamera], pose: Transform) -> Array:
+    """Reprojection errors (N,) in pixels; infinite behind the camera."""
+    errors = residuals(matches, cameras, pose)
+    return np.hypot(errors[:, 0], errors[:, 1])
 
 
 def inlier_mask(matches: Matches, errors: Array, max_error: float) -> npt.NDArray[np.bool_]:
-    """Matches (N,) below the error (px), of each keypoint only the best one."""
-    length = np.linalg.norm(errors, axis=1)
-    near = np.flatnonzero(length < max_error)
-    near = near[np.argsort(length[near], kind="stable")]
-    key = matches.camera[near].astype(np.int64) << 32 | matches.keypoint[near]
-    _, first = np.unique(key, return_index=True)
+    """Matches (N,) whose error (N,) is below the limit (px), of each keypoint the best one."""
+    near = np.flatnonzero(errors < max_error)
+    near = near[np.argsort(errors[near], kind="stable")]
     mask = np.zeros(len(matches), bool)
-    mask[near[first]] = True
+    mask[near[first_of_each(matches.keys[near])]] = True
     return mask
 
 

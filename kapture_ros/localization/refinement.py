@@ -50,6 +50,17 @@ class Matches:
     def __len__(self) -> int:
         return len(self.pixels)
 
+    @property
+    def keys(self) -> npt.NDArray[np.int64]:
+        """(N,) small whole numbers, equal for the matches of one keypoint."""
+        count = int(self.keypoint.max(initial=-1)) + 1
+        return self.camera.astype(np.int64) * count + self.keypoint
+
+    def rows_of(self, number: int) -> slice | npt.NDArray[np.intp]:
+        """The matches of one camera; a slice, which copies nothing, if they are all of them."""
+        of_it = self.camera == number
+        return slice(None) if of_it.all() else np.flatnonzero(of_it)
+
     def select(self, rows: npt.NDArray[np.bool_] | npt.NDArray[np.intp]) -> Matches:
         """Some of the matches."""
         covariance = None if self.point_covariance is None else self.point_covariance[rows]
@@ -169,13 +180,14 @@ def residuals(
 ) -> Array:
     """Reprojection errors (N, 2) in pixels; infinite behind the camera."""
     result = np.empty((len(matches), 2))
-    points_base = map_from_base.inverse().apply(matches.points_map)
+    base_from_map = map_from_base.inverse()
     for number, camera in enumerate(cameras):
-        rows = matches.camera == number
-        if rows.any():
-            seen = camera.project(camera.cam_from_base.apply(points_base[rows]))
-            result[rows] = seen - matches.pixels[rows]
-    return np.where(np.isfinite(result), result, np.inf)
+        rows = matches.rows_of(number)
+        cam_from_map = camera.cam_from_base @ base_from_map
+        seen = camera.project(cam_from_map.apply(matches.points_map[rows]))
+        result[rows] = seen - matches.pixels[rows]
+    result[~np.isfinite(result)] = np.inf
+    return result
 
 
 def linearize(
@@ -186,14 +198,15 @@ def linearize(
     Both are in units of one pixel of noise, the points' own errors included; matches that
     cannot be projected are left out.
     """
-    residual, jacobian = _reprojection(matches, cameras, pose)
-    usable = np.isfinite(residual).all(axis=1) & np.isfinite(jacobian).all(axis=(1, 2))
-    residual, jacobian = residual[usable], jacobian[usable]
-    if matches.point_covariance is not None and len(residual):
-        # d pixel / d point is minus d pixel / d position: the same 3 columns.
-        covariance = matches.point_covariance[usable]
-        residual, jacobian = _whiten(residual, jacobian, covariance)
-    return residual, jacobian
+    errors = _reprojection(matches, cameras, pose)
+    usable = np.isfinite(errors).all(axis=(1, 2))
+    covariance = matches.point_covariance
+    if not usable.all():
+        errors = errors[usable]
+        covariance = None if covariance is None else covariance[usable]
+    if covariance is not None and len(errors):
+        _whiten(errors, covariance)
+    return errors[:, :, 6], errors[:, :, :6]
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,48 +260,46 @@ def _linearize(
     )
 
 
-def _reprojection(
-    matches: Matches, cameras: Sequence[MountedCamera], pose: Transform
-) -> tuple[Array, Array]:
-    """Errors (N, 2) and their derivatives (N, 2, 6) by the disturbance of the pose."""
-    count = len(matches)
-    residual, jacobian = np.empty((count, 2)), np.empty((count, 2, 6))
-    arms = matches.points_map - pose.translation
+def _reprojection(matches: Matches, cameras: Sequence[MountedCamera], pose: Transform) -> Array:
+    """(N, 2, 7): derivatives by the disturbance of the pose, and last the errors."""
+    result = np.empty((len(matches), 2, 7))
     map_from_base = pose.rotation_matrix()
     for number, camera in enumerate(cameras):
-        rows = np.flatnonzero(matches.camera == number)
-        if len(rows) == 0:
-            continue
+        rows = matches.rows_of(number)
         cam_from_base = camera.cam_from_base
         cam_from_map = cam_from_base.rotation_matrix() @ map_from_base.T
-        arm = arms[rows]
-        points_cam = arm @ cam_from_map.T + cam_from_base.translation
-        seen, by_point = camera.project_with_jacobian(points_cam)
-        residual[rows] = seen - matches.pixels[rows]
+        arm = matches.points_map[rows] - pose.translation
+        seen, by_point = camera.project_with_jacobian(
+            arm @ cam_from_map.T + cam_from_base.translation
+        )
         by_arm = by_point @ cam_from_map
-        jacobian[rows, :, :3] = -by_arm
-        # R' arm moves by R' (arm × δθ), and g · (arm × δθ) = δθ · (g × arm), row by row.
-        for axis in range(3):
-            after, last = (axis + 1) % 3, (axis + 2) % 3
-            jacobian[rows, :, 3 + axis] = (
-                by_arm[:, :, after] * arm[:, None, last] - by_arm[:, :, last] * arm[:, None, after]
-            )
-    return residual, jacobian
+        # R' arm moves by R' (arm × δθ), and g · (arm × δθ) = δθ · (g × arm).
+        columns = [-by_arm[:, :, axis] for axis in range(3)]
+        for after, last in ((1, 2), (2, 0), (0, 1)):
+            turned = by_arm[:, :, after] * arm[:, None, last]
+            turned -= by_arm[:, :, last] * arm[:, None, after]
+            columns.append(turned)
+        result[rows] = np.stack([*columns, seen - matches.pixels[rows]], axis=2)
+    return result
 
 
-def _whiten(residual: Array, jacobian: Array, covariance: Array) -> tuple[Array, Array]:
-    """Divide by the square root of I + J C Jᵀ: pixel noise plus the points' own error."""
-    by_point = jacobian[:, :, :3]
-    moved = by_point @ covariance[:, UPPER]
+def _whiten(errors: Array, covariance: Array) -> None:
+    """Divide by the square root of I + J C Jᵀ: pixel noise plus the points' own error.
+
+    Args:
+        errors: (n, 2, 7) of `_reprojection`, changed in place.
+    """
+    # d pixel / d point is minus d pixel / d position: the same 3 columns.
+    first, second = errors[:, 0, :3], errors[:, 1, :3]
+    moved = np.matmul(errors[:, :, :3], covariance[:, UPPER])
     # The Cholesky factor (a, 0; b, c) of each 2 × 2 matrix by hand, and its inverse:
     # LAPACK would be called once a match.
-    a = np.sqrt(1 + (moved[:, 0] * by_point[:, 0]).sum(axis=1))
-    b = (moved[:, 0] * by_point[:, 1]).sum(axis=1) / a
-    c = np.sqrt(1 + (moved[:, 1] * by_point[:, 1]).sum(axis=1) - b**2)
-    white = np.concatenate([residual[:, :, None], jacobian], axis=2)
-    white[:, 0] /= a[:, None]
-    white[:, 1] = (white[:, 1] - b[:, None] * white[:, 0]) / c[:, None]
-    return white[:, :, 0], white[:, :, 1:]
+    a = np.sqrt(1 + np.einsum("ni,ni->n", moved[:, 0], first))
+    b = np.einsum("ni,ni->n", moved[:, 0], second) / a
+    c = np.sqrt(1 + np.einsum("ni,ni->n", moved[:, 1], second) - b**2)
+    errors[:, 0] /= a[:, None]
+    errors[:, 1] -= b[:, None] * errors[:, 0]
+    errors[:, 1] /= c[:, None]
 
 
 def _spread(weight: Array, ratio: Array, length: Array, equations: int) -> float:

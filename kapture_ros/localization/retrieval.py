@@ -7,12 +7,11 @@ the answers are rows of the map's images, to be matched by `matching`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
-from scipy.sparse import csr_matrix
-from scipy.sparse.csgraph import connected_components
 
 from kapture_ros.localization.options import RetrievalOptions
 from kapture_ros.localization.query import Candidate, Query, Reason, Rejected
@@ -128,18 +127,47 @@ def fuse(scores: npt.NDArray[np.floating], method: str) -> tuple[Rows, Array]:
     return np.argsort(-fused, kind="stable"), fused
 
 
-def covisibility_clusters(visual_map: VisualMap, images: Sequence[int]) -> npt.NDArray[np.int32]:
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """Which of the map's points some of its images show.
+
+    Attributes:
+        images: (n,) rows of the map's images.
+        points: (P,) rows of the map's points, ascending, each once.
+        shows: (n, P) whether an image shows a point.
+    """
+
+    images: tuple[int, ...]
+    points: npt.NDArray[np.int32]
+    shows: npt.NDArray[np.bool_]
+
+
+def shown_points(visual_map: VisualMap, images: Sequence[int]) -> Shown:
+    """The points of map images."""
+    by_image = [visual_map.features(image).points for image in images]
+    joined = np.concatenate([np.empty(0, np.int32), *by_image])
+    order = np.argsort(joined)
+    ranked = joined[order]
+    fresh = np.diff(ranked, prepend=-1) != 0
+    points = ranked[fresh]
+    owner = np.repeat(np.arange(len(images)), [len(points) for points in by_image])
+    shows = np.zeros((len(images), len(points)), bool)
+    shows[owner[order], np.cumsum(fresh) - 1] = True
+    return Shown(tuple(images), points, shows)
+
+
+def covisibility_clusters(shown: Shown) -> npt.NDArray[np.int64]:
     """The place (n,) of each image: images linked by common points are one place."""
-    points = [visual_map.features(image).points for image in images]
-    if not points:
-        return np.empty(0, np.int32)
-    owner = np.repeat(np.arange(len(points)), [len(p) for p in points])
-    _, column = np.unique(np.concatenate(points), return_inverse=True)
-    seen = np.zeros((len(points), int(column.max(initial=-1)) + 1), np.float32)
-    seen[owner, column] = 1.0
-    shared = seen @ seen.T >= MIN_SHARED
-    labels: npt.NDArray[np.int32] = connected_components(csr_matrix(shared), directed=False)[1]
-    return labels
+    seen = shown.shows.astype(np.float32)
+    linked = seen @ seen.T >= MIN_SHARED
+    np.fill_diagonal(linked, True)
+    place = np.arange(len(linked))
+    while True:
+        # Every image takes the lowest number among those that it is linked with.
+        lowest = np.where(linked, place, len(place)).min(axis=1, initial=len(place))
+        if np.array_equal(lowest, place):
+            return place
+        place = lowest
 
 
 def _sigma(covariance: Array) -> float:

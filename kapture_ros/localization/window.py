@@ -19,14 +19,13 @@ from scipy.stats import binom
 from kapture_ros.localization.cameras import MountedCamera
 from kapture_ros.localization.motion_filter import SECOND, MotionOptions, reckon
 from kapture_ros.localization.options import PoseOptions
-from kapture_ros.localization.pose import estimate_pose, inlier_mask
+from kapture_ros.localization.pose import estimate_pose, inlier_mask, lengths
 from kapture_ros.localization.refinement import (
     LOSS_SCALE,
     MEDIAN_OF_RAYLEIGH,
     MIN_SIGMA,
     Matches,
     linearize,
-    residuals,
 )
 from kapture_ros.transforms import Transform
 from kapture_ros.transforms.se3 import Array, cross_matrix, difference, disturb
@@ -235,7 +234,7 @@ class _Problem:
 
     def _inliers(self, poses: Sequence[Transform]) -> list[npt.NDArray[np.bool_]]:
         return [
-            inlier_mask(f.matches, residuals(f.matches, f.cameras, pose), self.max_error)
+            inlier_mask(f.matches, lengths(f.matches, f.cameras, pose), self.max_error)
             for f, pose in zip(self.frames, poses, strict=True)
         ]
 

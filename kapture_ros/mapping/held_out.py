@@ -122,15 +122,16 @@ def localize_without(localizer: Localizer, query: Query, frames: Rows) -> Estima
         ]
         found = [
             left.known(
-                match_candidates(visual_map, view.features, shown, localizer.options.matching)
+                match_candidates(visual_map, view.features, images, localizer.options.matching)
             )
-            for view, shown in zip(views, candidates, strict=True)
+            for view, images in zip(views, candidates, strict=True)
         ]
         localizer.require_matches(found)
         matches = gather(visual_map, [view.features for view in views], found)
         xyz, covariance = left.geometry(matches.point, matches.points_map, matches.point_covariance)
         matches = replace(matches, points_map=xyz, point_covariance=covariance)
-        known = Correspondences(tuple(views), tuple(candidates), tuple(found), matches)
+        shown = localizer.shown(candidates)
+        known = Correspondences(tuple(views), tuple(candidates), tuple(found), matches, shown)
         return localizer.answer(query, known, nothing)
     except Rejected as rejection:
         return replace(nothing, reason=rejection.reason, reason_text=str(rejection))

@@ -124,7 +124,7 @@ def open_arrays(map_dir: Path, header: dict[str, Any]) -> Arrays:
             raise StaleIndexError(f"{path} is damaged") from error
         if [str(array.dtype), *array.shape] != [expected["dtype"], *expected["shape"]]:
             raise StaleIndexError(f"{path} does not fit its header")
-        arrays[name] = array
+        arrays[name] = np.asarray(array)  # slices of a plain array cost less
     return arrays
 
 

@@ -29,6 +29,7 @@ from kapture_ros.localization.options import (
     localizer_options,
     preset_names,
 )
+from kapture_ros.localization.pose import lengths
 from kapture_ros.localization.query import Query, QueryFeatures, QueryImage, Reason
 from kapture_ros.localization.refinement import GravityPrior, PosePrior
 from kapture_ros.mapping.manifest import FeatureTypes
@@ -311,7 +312,9 @@ def test_what_should_be_seen_agrees_with_the_right_pose_only(world, localizer) -
     views = localizer.extract(query)
     known = localizer.match(views, localizer.retrieve(query, views))
     right = localizer.solve(query, known, localizer.priors(query))
-    turned = replace(right, map_from_base=base_at(18.3, 0, side=0.8, yaw=0.5))
+    wrong = base_at(18.3, 0, side=0.8, yaw=0.5)
+    errors = lengths(known.matches, known.cameras, wrong)
+    turned = replace(right, map_from_base=wrong, errors=errors)
     assert localizer.seen_share(known, right) > 0.3
     assert localizer.seen_share(known, turned) < 0.05
 

@@ -12,7 +12,7 @@ from synthetic_scene import PARAMS, Scene, camera, make_scene, rig, single
 
 from kapture_ros.errors import InputError
 from kapture_ros.localization.cameras import MountedCamera
-from kapture_ros.localization.pose import PoseOptions, estimate_pose, inlier_mask
+from kapture_ros.localization.pose import PoseOptions, estimate_pose, inlier_mask, lengths
 from kapture_ros.localization.refinement import (
     GravityPrior,
     Matches,
@@ -20,7 +20,6 @@ from kapture_ros.localization.refinement import (
     PositionPrior,
     Priors,
     refine_pose,
-    residuals,
 )
 from kapture_ros.mapping.images import Camera
 from kapture_ros.transforms import Transform
@@ -212,7 +211,7 @@ def test_a_keypoint_counts_once() -> None:
     solution = estimate_pose(doubled, scene.cameras)
     assert solution is not None
     assert solution.count == 40
-    mask = inlier_mask(doubled, residuals(doubled, scene.cameras, scene.map_from_base), 12.0)
+    mask = inlier_mask(doubled, lengths(doubled, scene.cameras, scene.map_from_base), 12.0)
     assert len(np.unique(doubled.keypoint[mask])) == mask.sum() == 40
 
 

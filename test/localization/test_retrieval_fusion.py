@@ -23,7 +23,12 @@ from kapture_ros.localization.approximation import approximate_pose
 from kapture_ros.localization.gpu_retrieval import GpuRetrieval
 from kapture_ros.localization.options import APPROXIMATIONS, RetrievalOptions
 from kapture_ros.localization.query import Candidate
-from kapture_ros.localization.retrieval import covisibility_clusters, fuse, retrieve
+from kapture_ros.localization.retrieval import (
+    covisibility_clusters,
+    fuse,
+    retrieve,
+    shown_points,
+)
 from kapture_ros.localization.wifi import WifiLocator
 from kapture_ros.mapping.retrieval_index import RetrievalIndex
 from kapture_ros.mapping.visual_map import WifiScans
@@ -114,9 +119,9 @@ def test_the_search_for_gpus_finds_what_the_index_finds(world) -> None:
 
 
 def test_streets_are_two_places(world) -> None:
-    labels = covisibility_clusters(world.map, [0, IMAGES, 1, IMAGES + 1])
+    labels = covisibility_clusters(shown_points(world.map, [0, IMAGES, 1, IMAGES + 1]))
     assert labels[0] == labels[2] != labels[1] == labels[3]
-    assert covisibility_clusters(world.map, []).tolist() == []
+    assert covisibility_clusters(shown_points(world.map, [])).tolist() == []
 
 
 @pytest.mark.parametrize("method", APPROXIMATIONS)
