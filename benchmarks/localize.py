@@ -62,6 +62,7 @@ class SyntheticMap:
     path = Path("synthetic")
     datum = None
     wifi = SimpleNamespace(positions=())
+    held_out = np.empty((0, 6))  # its own error is not known
 
     def __init__(self, seen: QueryFeatures, camera: Camera, retrieval: RetrievalIndex):
         self.feature_types = seen.types
