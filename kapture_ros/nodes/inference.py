@@ -186,13 +186,13 @@ class Inference:
                 instant, self._next = self._next, None
                 samples, self._samples = self._samples, []
                 generation = self.generation
+            for order in orders:  # a restart is one: the samples came after it
+                order(self._tracker)
             for sample in samples:
                 if isinstance(sample, ImuSample):
                     self._tracker.add_imu(sample)
                 else:
                     self._tracker.add_odometry(sample)
-            for order in orders:
-                order(self._tracker)
             if instant is None:
                 continue
             try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import queue
 import shutil
 import signal
 import subprocess
@@ -21,9 +22,16 @@ import pytest
 pytest.importorskip("rclpy", reason="no rclpy: pip install -r requirements/ros-jazzy.txt")
 from room_drive import DATUM, MAP_FROM_ODOM, START_NS, Drive, make_map, pose_at, write_bag
 
-from kapture_ros.localization.query import Reason
-from kapture_ros.localization.sequence_state import State
+from kapture_ros.errors import InputError
+from kapture_ros.localization.localizer import Localizer
+from kapture_ros.localization.motion_filter import OdometrySample
+from kapture_ros.localization.query import Query, Reason
+from kapture_ros.localization.sequence_state import SequenceOptions, State
+from kapture_ros.mapping.visual_map import VisualMap
+from kapture_ros.messages import Message
+from kapture_ros.nodes.inference import Answer, Inference
 from kapture_ros.nodes.outputs import TOPICS
+from kapture_ros.nodes.synchronizer import Instant
 from kapture_ros.transforms import Transform
 
 HERE = Path(__file__).parent
@@ -389,3 +397,33 @@ def test_a_rig_goes_on_when_a_camera_fails(ros_environment: dict[str, str], room
         check_poses(client.heard("pose", 1), within=0.3)
         links = {tuple(link[:2]) for message in client.heard("tf", 1) for link in message}
         assert links == {("map", "base_link")}
+
+
+def test_the_first_image_of_a_bag_that_begins_anew_knows_its_odometry(room: Room):
+    """Which came while the last image of before was still being worked on."""
+    answers: queue.Queue[Answer] = queue.Queue()
+    newest: queue.Queue[int | None] = queue.Queue()
+
+    def make_query(instant: Instant[Message]) -> Query:
+        if instant.stamp_ns == LATER:
+            inference.restart()
+            inference.add(OdometrySample(START_NS, Transform()))
+            inference.submit(image_at(START_NS))
+        else:
+            inference.order(lambda tracker: newest.put(tracker.motion.odometry.newest_ns))
+        raise InputError("it is about the order only")
+
+    def image_at(stamp_ns: int) -> Instant[Message]:
+        return Instant({0: (stamp_ns, None)})
+
+    localizer = Localizer(VisualMap.load(room.map))
+    inference = Inference(localizer, SequenceOptions(), make_query, lambda _: 0.0, answers.put)
+    inference.add(OdometrySample(LATER, Transform()))
+    inference.submit(image_at(LATER))
+    inference.start()
+    try:
+        told = [answers.get(timeout=PATIENCE) for _ in range(2)]
+        assert newest.get(timeout=PATIENCE) == START_NS
+    finally:
+        inference.stop()
+    assert [answer.generation for answer in told] == [0, 1]
