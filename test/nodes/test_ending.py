@@ -14,6 +14,9 @@ import pytest
 pytest.importorskip("rclpy", reason="no rclpy: pip install -r requirements/ros-jazzy.txt")
 
 PATIENCE_S = 150.0  # a loaded machine is slow, a hanging one is not
+# A shell reports both as 130. Python chooses the second where the signal came while a library
+# had it run code, though the exception is caught later.
+INTERRUPTED = (130, -signal.SIGINT)
 COMMAND = (sys.executable, "-m", "kapture_ros.cli.main")
 
 # Python drops exceptions of __del__: if the signal raised one there, it would be lost.
@@ -89,4 +92,5 @@ def test_a_background_job_can_be_interrupted_while_it_loads(
     finally:
         process.kill()
         process.wait()
-    assert (process.returncode, errors) == (130, "kapture_ros: interrupted\n")
+    assert errors == "kapture_ros: interrupted\n"
+    assert process.returncode in INTERRUPTED
