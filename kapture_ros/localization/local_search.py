@@ -20,7 +20,7 @@ from kapture_ros.localization.refinement import Matches, PosePrior, Priors, resi
 from kapture_ros.localization.window import Keyframe, WindowSolution, significant, solve_window
 from kapture_ros.transforms import Transform
 
-ACCIDENT = 0.01  # probability of so many matches at the predicted pose if all are wrong
+ACCIDENT = 0.001  # probability of so many matches at the predicted pose if all are wrong
 
 
 @dataclass(frozen=True, slots=True)
