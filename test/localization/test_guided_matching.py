@@ -76,6 +76,25 @@ def test_matches_agree_with_a_prediction_only_where_more_do_than_by_chance(world
     assert not near.agrees(views, matches.select(np.arange(0)), prior)
 
 
+def test_matches_of_nothing_are_support_in_one_image_of_hundreds_at_most(world):
+    rng = np.random.default_rng(9)
+    prior = PosePrior(along(60, 0.7), np.diag(SIGMA**2))
+    views = look(world, prior.map_from_base, rng)
+    near = LocalSearch(Localizer(world.map), OPTIONS, MotionOptions(), 12, 1000)
+    matches = near.match(views, prior)
+    matches = matches.select(np.arange(min(39, len(matches))))
+    centers = MOUNTED.project(
+        (FRONT_FROM_BASE @ prior.map_from_base.inverse()).apply(matches.points_map)
+    )
+    claims = 0
+    for _ in range(1500):  # anywhere in the circle that is searched
+        angle, reach = rng.uniform(0, 2 * np.pi, len(matches)), rng.uniform(0, 1, len(matches))
+        away = OPTIONS.min_radius * np.sqrt(reach)
+        pixels = centers + np.stack([away * np.cos(angle), away * np.sin(angle)], axis=1)
+        claims += near.agrees(views, replace(matches, pixels=pixels), prior)
+    assert claims <= 5
+
+
 def test_where_the_prediction_is_wrong_almost_nothing_matches(world):
     rng = np.random.default_rng(1)
     for metres in (20, 90, 250, 330):
