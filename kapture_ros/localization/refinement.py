@@ -63,16 +63,16 @@ class Matches:
 
     def select(self, rows: npt.NDArray[np.bool_] | npt.NDArray[np.intp]) -> Matches:
         """Some of the matches."""
-        covariance = None if self.point_covariance is None else self.point_covariance[rows]
-        similarity = None if self.similarity is None else self.similarity[rows]
+        places = np.flatnonzero(rows) if rows.dtype == bool else rows
+        covariance, similarity = self.point_covariance, self.similarity
         return Matches(
-            self.pixels[rows],
-            self.points_map[rows],
-            self.camera[rows],
-            self.keypoint[rows],
-            self.point[rows],
-            covariance,
-            similarity,
+            self.pixels.take(places, axis=0),
+            self.points_map.take(places, axis=0),
+            self.camera.take(places),
+            self.keypoint.take(places),
+            self.point.take(places),
+            None if covariance is None else covariance.take(places, axis=0),
+            None if similarity is None else similarity.take(places),
         )
 
 

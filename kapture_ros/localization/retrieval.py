@@ -146,7 +146,7 @@ def shown_points(visual_map: VisualMap, images: Sequence[int]) -> Shown:
     """The points of map images."""
     by_image = [visual_map.features(image).points for image in images]
     joined = np.concatenate([np.empty(0, np.int32), *by_image])
-    order = np.argsort(joined)
+    order = np.argsort(joined, kind="stable")
     ranked = joined[order]
     fresh = np.diff(ranked, prepend=-1) != 0
     points = ranked[fresh]
