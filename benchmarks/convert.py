@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import shutil
 import subprocess
 import sys
@@ -162,9 +161,15 @@ def child(what: str, bag: Path, out: Path) -> None:
     result = {
         "seconds": time.perf_counter() - began,
         "images": written,
-        "rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "rss_mb": peak_mb(),
     }
     print(json.dumps(result))
+
+
+def peak_mb() -> float:
+    """Of this process alone: `getrusage` begins with what its parent had when it was started."""
+    (line,) = [row for row in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in row]
+    return int(line.split()[1]) / 1024
 
 
 def measure(what: str, bag: Path, folder: Path) -> dict[str, float]:
