@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
 from kapture_ros.errors import InputError
+from kapture_ros.mapping import consistency
 from kapture_ros.mapping.images import Camera, ImageTable
 from kapture_ros.mapping.options import PairOptions
 from kapture_ros.mapping.pairs import (
@@ -137,3 +138,15 @@ def test_a_pairsfile_reads_back_and_names_kapture_images(tmp_path: Path):
     (tmp_path / "pairs.txt").write_text("cam0/0000.jpg\n")
     with pytest.raises(InputError, match=r"pairs.txt, line 1"):
         read_pairs(tmp_path / "pairs.txt", images)
+
+
+def test_neighbours_that_judge_the_poses_are_those_along_the_way():
+    """Odometry that comes back to where it was, it says, need not be there."""
+    images = row_of_images(200)
+    poses = images.poses.copy()
+    poses[100:, 4:] = poses[:100, 4:] + 0.1  # the second round, a little beside the first
+    images = replace(images, poses=poses)
+    pairs = np.stack(np.triu_indices(200, 1), axis=1).astype(np.int32)
+    near = consistency._near_pairs(images, pairs)["cam0"]
+    assert len(near)
+    assert np.diff(pairs[near], axis=1).max() < 5
