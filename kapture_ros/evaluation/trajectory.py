@@ -17,6 +17,8 @@ from kapture_ros.evaluation.comparison import Comparison
 from kapture_ros.evaluation.metrics import Statistics, statistics
 from kapture_ros.transforms.se3 import Array, Transform
 
+PLACE = 1e-6  # metres: positions no further from their mean are one
+
 
 @dataclass(frozen=True, slots=True)
 class AbsoluteError:
@@ -39,20 +41,21 @@ class RelativeError:
 def align(estimated: Array, reference: Array, with_scale: bool) -> tuple[float, Transform] | None:
     """Scale and rotation and translation that take estimated positions (N, 3) to true ones.
 
-    None where they do not determine it: fewer than three, or all on one line.
+    None where they do not determine it: fewer than three, all on one line, or in one place.
     """
     if len(estimated) < 3:
         return None
     centre_e, centre_r = estimated.mean(axis=0), reference.mean(axis=0)
     centred_e, centred_r = estimated - centre_e, reference - centre_r
     U, sizes, Vt = np.linalg.svd(centred_r.T @ centred_e / len(estimated))
-    if sizes[1] <= 1e-12 * sizes[0]:
+    spread = np.mean(np.sum(centred_e**2, axis=1))
+    if sizes[1] <= 1e-12 * sizes[0] or spread <= PLACE**2:
         return None
     signs = np.array([1.0, 1.0, np.sign(np.linalg.det(U) * np.linalg.det(Vt))])
     rotation = Rotation.from_matrix(U @ np.diag(signs) @ Vt)
     scale = 1.0
     if with_scale:
-        scale = float(sizes @ signs / np.mean(np.sum(centred_e**2, axis=1)))
+        scale = float(sizes @ signs / spread)
     return scale, Transform(rotation, centre_r - scale * rotation.apply(centre_e))
 
 

@@ -50,7 +50,9 @@ def test_a_mirrored_trajectory_is_not_turned_into_its_mirror():
     assert np.linalg.det(found[1].rotation.as_matrix()) == pytest.approx(1)
 
 
-@pytest.mark.parametrize("points", [np.zeros((2, 3)), np.outer(np.arange(9.0), [1, 2, 3])])
+@pytest.mark.parametrize(
+    "points", [np.zeros((2, 3)), np.outer(np.arange(9.0), [1, 2, 3]), 1e-241 * np.eye(3)]
+)
 def test_what_does_not_determine_an_alignment_is_left_unaligned(points: np.ndarray):
     assert align(points, points, with_scale=True) is None
     (only,) = absolute_errors(points + np.array([0, 3, 4]), points)
