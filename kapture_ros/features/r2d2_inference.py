@@ -212,12 +212,13 @@ class FoldedR2D2:
             [_moved(layer, runtime.device, runtime.dtype) for layer in layers]
             for layers in (fold(network), fold_detector(network))
         )
-        # The last layers, which no ReLU parts, share one addition of what their biases make.
         self._linear: list[Layer] = []
-        while runtime.device.type == "cuda" and not self._layers[-1].relu:
-            self._linear.insert(0, self._layers.pop())
-        if runtime.dtype == torch.bfloat16 and not self._linear:
+        if runtime.dtype == torch.bfloat16:
             self._layers[-1] = _moved(fold(network)[-1], runtime.device, torch.float32)
+        elif runtime.device.type == "cuda":
+            # The last layers, which no ReLU parts, share one addition of what their biases make.
+            while not self._layers[-1].relu:
+                self._linear.insert(0, self._layers.pop())
         if self._detector:
             last = fold_detector(network)[-1]
             self._detector[-1] = _moved(last, runtime.device, torch.float32)
