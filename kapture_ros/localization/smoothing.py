@@ -79,7 +79,7 @@ def smooth(
     """
     if not fixes or all(pose is None for pose in start):
         raise ValueError("a trajectory needs a fix")
-    of_map = [_nearest(fixes, stamp).map_covariance for stamp in stamps]
+    of_map = [fix.map_covariance for fix in _nearest(fixes, stamps)]
     links, reckoned = _links(stamps, odometry, options, of_map)
     chain = _Chain(links, _spread(stamps, fixes, options), options)
     poses, covariances = chain.solve(_filled(start, reckoned))
@@ -91,8 +91,14 @@ def smooth(
     ]
 
 
-def _nearest(fixes: Sequence[Fix], stamp_ns: int) -> Fix:
-    return min(fixes, key=lambda fix: abs(fix.stamp_ns - stamp_ns))
+def _nearest(fixes: Sequence[Fix], stamps: Sequence[int]) -> list[Fix]:
+    """The fix nearest in time to each stamp, the earlier one of two."""
+    ordered = sorted(fixes, key=lambda fix: fix.stamp_ns)
+    times, wanted = np.array([fix.stamp_ns for fix in ordered]), np.array(stamps)
+    after = np.minimum(np.searchsorted(times, wanted), len(times) - 1)
+    before = np.maximum(after - 1, 0)
+    earlier = np.abs(wanted - times[before]) <= np.abs(times[after] - wanted)
+    return [ordered[row] for row in np.where(earlier, before, after)]
 
 
 def _links(
