@@ -25,7 +25,7 @@ from kapture_ros.localization.cameras import MountedCamera
 from kapture_ros.localization.extractor import Extractor
 from kapture_ros.localization.gpu_retrieval import GpuRetrieval, fits
 from kapture_ros.localization.grouping import count_distinct
-from kapture_ros.localization.map_error import MapError
+from kapture_ros.localization.map_error import UNMEASURED, MapError
 from kapture_ros.localization.matching import ImageMatches, gather, match_candidates
 from kapture_ros.localization.options import AcceptanceOptions, LocalizerOptions
 from kapture_ros.localization.pose import (
@@ -145,8 +145,10 @@ class Localizer:
         if self.map_error.assumed:
             log.info(
                 "%s: how wrong the map is was not measured (`kapture_ros map measure`); "
-                "0.05 m and 0.1° are assumed",
+                "%g m and %g° are assumed",
                 visual_map.path,
+                UNMEASURED[0],
+                math.degrees(UNMEASURED[1]),
             )
         self.wifi = WifiLocator(visual_map.wifi) if len(visual_map.wifi.positions) else None
 
