@@ -17,6 +17,7 @@ from kapture_ros.dataset.tables import RECORDS_DATA
 from kapture_ros.errors import InputError
 from kapture_ros.features.images import read_image
 from kapture_ros.localization.localizer import refuse_other_features
+from kapture_ros.localization.motion_filter import SECOND
 from kapture_ros.localization.query import GnssFix, Query, QueryFeatures, QueryImage
 from kapture_ros.mapping.feature_files import (
     SUFFIXES,
@@ -34,7 +35,6 @@ from kapture_ros.transforms.se3 import Array, Transform
 
 log = logging.getLogger(__name__)
 
-SECOND_NS = 1_000_000_000
 MAX_FIX_AGE_NS = 150_000_000  # 2 m of driving at 50 km/h
 MAX_FIX_STEP_NS = 1_100_000_000  # between fixes that are interpolated: receivers give one a second
 TURNING = 3.0  # m/s²: how much a vehicle may leave the straight line between two fixes
@@ -93,7 +93,7 @@ class QuerySet:
         scans = read_records(dataset, "wifi")
         self._scans = dict(scans)
         self._scan_stamps = np.array(sorted(self._scans), np.int64)
-        self._rows = _groups(self.images, rigs, round(slop_s * SECOND_NS))
+        self._rows = _groups(self.images, rigs, round(slop_s * SECOND))
         self._row_of = {name: row for row, name in enumerate(self.images.names)}
         self.infos = [_info(self.images, rows, rigs) for rows in self._rows]
 
@@ -185,7 +185,7 @@ class QuerySet:
             if before_ns + after_ns <= MAX_FIX_STEP_NS:
                 part = before_ns / (before_ns + after_ns)
                 weights = np.array([1 - part, part])
-                bend = TURNING / 2 * before_ns * after_ns / SECOND_NS**2
+                bend = TURNING / 2 * before_ns * after_ns / SECOND**2
                 covariance = np.tensordot(weights, fixes.covariances[pair], 1)
                 return self._positioned(
                     weights @ fixes.geodetic[pair],
@@ -195,7 +195,7 @@ class QuerySet:
         if row is None:
             return None
         fix = self._positioned(fixes.geodetic[row], fixes.covariances[row], row, rig_and_base)
-        return fix.aged((int(fixes.stamps[row]) - stamp) / SECOND_NS)
+        return fix.aged((int(fixes.stamps[row]) - stamp) / SECOND)
 
     def _positioned(
         self, geodetic: Array, covariance: Array, row: int, rig_and_base: tuple[str, Transform]
