@@ -2,7 +2,7 @@
 
     python benchmarks/sequence.py [--metres 60] [--seeds 1] [--only night] [--save FILE.json]
     python benchmarks/sequence.py --map MAP --query DATASET [--only occluded] [--save FILE.json]
-    python benchmarks/sequence.py --plot FILE.png --saved FILE.json [FILE.json …]
+    python benchmarks/sequence.py --saved FILE.json [FILE.json …] [--plot FILE.png]
 
 The street of test/localization (random points and descriptors, exact truth, 5 m/s, 5 images
 and 20 odometry samples a second) is driven under each condition. Recall of all frames at
@@ -11,11 +11,13 @@ smoothed drive. A frame without a pose counts as not localized. `later` is the r
 first pose on; `far` counts answers with a pose more than 5 m off; `worst` is the largest error
 in metres while TRACKING; `jump` the largest difference between the motion of outputs 50 ms apart
 and the true one. Milliseconds are medians per frame, of CPU time, so that other load does not
-count (set OMP_NUM_THREADS=1: the time of all threads is counted).
+count (set OMP_NUM_THREADS=1: the time of all threads is counted). `--conditions` names some
+exactly, `--first-seed` the first drive; what such runs kept is put together by `--saved`.
 
 With a map and a dataset with features, whose trajectory is the truth, the same of recorded
 images. Their motion is odometry made from the truth with the errors that the options assume,
-or the images alone. What an image does not show is its keypoints with descriptors of nothing.
+or the images alone; what an IMU measures is made so, too. What an image does not show are its
+keypoints with descriptors of nothing.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -56,6 +58,7 @@ from street_world import (
 from test_window_solution import MOTION, POSE, window
 
 from kapture_ros.localization import drives
+from kapture_ros.localization.inertial import ImuSample
 from kapture_ros.localization.localizer import Localizer
 from kapture_ros.localization.motion_filter import SECOND, OdometrySample, reckon
 from kapture_ros.localization.query import Estimate, Query, QueryImage
@@ -108,6 +111,7 @@ def common_cases() -> Iterator[Case]:
         "dropped and out of order", lambda t: None if int(t * 10) % 7 == 0 else GOOD, shuffle=True
     )
     yield Case("no odometry", odometry=False)
+    yield Case("odometry and IMU", imu=True)
 
 
 def street_cases() -> Iterator[Case]:
@@ -117,7 +121,9 @@ def street_cases() -> Iterator[Case]:
     yield Case("night-like: 8 % true", lambda _: Conditions(true_share=0.08))
     yield Case("5 true matches a frame", lambda t: GOOD if t < 1 else Conditions(true_count=5))
     yield Case("every 5th frame usable", lambda t: GOOD if round(t * 20) // 4 % 5 == 0 else DARK)
-    yield Case("30 s without a fix", lambda t: DARK if 4 < t < 34 else GOOD, metres=195.0)
+    dark = lambda t: DARK if 4 < t < 34 else GOOD  # noqa: E731
+    yield Case("30 s without a fix", dark, metres=195.0)
+    yield Case("30 s without a fix, IMU", dark, metres=195.0, imu=True)
     yield Case("GNSS with 20 m multipath", multipath=True)
     yield Case("two look-alike streets", start=TWIN[0] - 20, metres=90.0)
     yield from common_cases()
@@ -133,7 +139,9 @@ def recording_cases() -> Iterator[Case]:
     yield Case("15 % of the keypoints kept", lambda _: Conditions(true_share=0.15))
     yield Case("5 % of the keypoints kept", lambda _: Conditions(true_share=0.05))
     yield Case("every 5th frame usable", lambda t: GOOD if round(t / 0.2) % 5 == 0 else DARK)
-    yield Case("8 s without a fix", lambda t: DARK if 4 < t < 12 else GOOD)
+    dark = lambda t: DARK if 4 < t < 12 else GOOD  # noqa: E731
+    yield Case("8 s without a fix", dark)
+    yield Case("8 s without a fix, IMU", dark, imu=True)
     yield from common_cases()
     yield Case("kidnapped", jump=(0.3, 0.7))
 
@@ -252,16 +260,52 @@ def _spoiled(image: QueryImage, conditions: Conditions, rng: np.random.Generator
     return replace(image, features=replace(features, descriptors=shown))
 
 
-@dataclass
+@dataclass(frozen=True)
 class Outcome:
-    """What a drive gave."""
+    """What a drive gave: recall by level, milliseconds, metres, degrees and seconds.
+
+    Attributes:
+        nees: of each answer with a pose from the fourth on.
+        alarms: share of the answers with the GNSS alarm.
+        kidnapped: until it was LOST, and then until it was TRACKING.
+        bound: recall that no filter exceeds where it is dark.
+    """
 
     single: list[float]
     single_ms: float
-    run: Run
+    sequence: list[float]
+    later: list[float]
     run_ms: float
+    far: int
+    worst: float
+    jump: tuple[float, float]
+    nees: list[float]
     smoothed: list[float]
-    alarms: float = 0.0
+    alarms: float | None = None
+    kidnapped: tuple[float, float] | None = None
+    bound: list[float] | None = None
+
+
+@dataclass
+class Row:
+    """The drives under one condition, and the error of what the first one published.
+
+    Attributes:
+        error: metres; None without a pose, as is `sigma3`.
+        sigma3: three standard deviations of the position in the worst direction.
+        state: by name.
+    """
+
+    name: str
+    outcomes: list[Outcome] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+    error: list[float | None] = field(default_factory=list)
+    sigma3: list[float | None] = field(default_factory=list)
+    state: list[str] = field(default_factory=list)
+
+    def share(self, method: str) -> float:
+        """Mean recall at the first level."""
+        return float(np.mean([getattr(outcome, method)[0] for outcome in self.outcomes]))
 
 
 def recall(errors: np.ndarray) -> list[float]:
@@ -299,11 +343,14 @@ def arrivals(case: Case, queries: list[Query], rng: np.random.Generator) -> dict
 
 
 def track(
-    localizer: Localizer, case: Case, drive: Drive, due: dict[int, list[Query]]
+    localizer: Localizer,
+    case: Case,
+    drive: Drive,
+    imu: dict[int, list[ImuSample]],
+    due: dict[int, list[Query]],
 ) -> tuple[Run, float, float]:
     """The run, milliseconds, and the share of answers with the GNSS alarm."""
     tracker, result, times, alarms = SequenceLocalizer(localizer), Run(drive), [], []
-    imu = measure_inertially(drive, np.random.default_rng(5)) if case.imu else {}
     for sample in drive.odometry:
         if case.odometry:
             tracker.add_odometry(sample)
@@ -319,25 +366,35 @@ def track(
     return result, float(np.median(times)), float(np.mean(alarms))
 
 
-def drive_once(scene: Scene, case: Case, step: int, seed: int) -> Outcome:
+def drive_once(scene: Scene, case: Case, step: int, seed: int) -> tuple[Outcome, Run]:
     drive, queries = scene.drive(case, seed)
     truth = [drive.truth[query.stamp_ns] for query in queries]
     times: list[float] = []
     localizer = scene.localizer
     alone = [timed(lambda q=q: localizer.localize(q), times) for q in queries[::step]]
     due = arrivals(case, queries, np.random.default_rng(seed))
-    run, ms, alarms = track(localizer, case, drive, due)
-    numbers = tuple(range(len(queries)))
+    imu = measure_inertially(drive, np.random.default_rng(100 + seed)) if case.imu else {}
+    run, ms, alarms = track(localizer, case, drive, imu, due)
     odometry = tuple(drive.odometry) if case.odometry else None
-    estimates = drives.localize_drive(localizer, queries, drives.Drive(numbers, odometry))
-    return Outcome(
+    felt = tuple(sample for stamp in sorted(imu) for sample in imu[stamp])
+    whole = drives.Drive(tuple(range(len(queries))), odometry, felt)
+    estimates = drives.localize_drive(localizer, queries, whole)
+    outcome = Outcome(
         recall(errors_of(alone, truth[::step])),
         float(np.median(times)),
-        run,
+        [run.recall(*level) for level in LEVELS],
+        later(run),
         ms,
+        far(run),
+        run.worst_accepted(),
+        run.largest_jump(),
+        run.nees()[3:].tolist(),
         recall(errors_of(estimates, truth)),
-        alarms,
+        alarms if case.multipath else None,
+        kidnapped(run) if case.jump else None,
+        recall(reckoned(case, drive)) if "without a fix" in case.name else None,
     )
+    return outcome, run
 
 
 def later(run: Run) -> list[float]:
@@ -362,100 +419,114 @@ def nees_band(values: np.ndarray) -> tuple[float, float]:
     return tuple(chi2.ppf([0.025, 0.975], 6 * count) / count)
 
 
-def print_row(name: str, outcomes: list[Outcome]) -> None:
-    def percents(rows: list[list[float]]) -> str:
-        return "/".join(f"{100 * value:.0f}" for value in np.mean(rows, axis=0))
+def print_row(row: Row) -> None:
+    outcomes = row.outcomes
 
-    runs = [outcome.run for outcome in outcomes]
-    together = [[run.recall(*level) for level in LEVELS] for run in runs]
-    jumps = np.max([run.largest_jump() for run in runs], axis=0)
-    nees = np.concatenate([run.nees()[3:] for run in runs])
+    def percents(method: str) -> str:
+        shares = np.mean([getattr(outcome, method) for outcome in outcomes], axis=0)
+        return "/".join(f"{100 * value:.0f}" for value in shares)
+
+    jumps = np.max([outcome.jump for outcome in outcomes], axis=0)
+    nees = np.concatenate([outcome.nees for outcome in outcomes])
     low, high = nees_band(nees) if len(nees) > 2 else (np.nan, np.nan)
     print(
-        f"{name:27}{percents([o.single for o in outcomes]):>14}"
-        f"{np.mean([o.single_ms for o in outcomes]):5.0f} |{percents(together):>14}"
-        f"{percents([later(run) for run in runs]):>14}"
+        f"{row.name:27}{percents('single'):>14}"
+        f"{np.mean([o.single_ms for o in outcomes]):5.0f} |{percents('sequence'):>14}"
+        f"{percents('later'):>14}"
         f"{np.mean([o.run_ms for o in outcomes]):5.0f}"
-        f"{sum(far(run) for run in runs):4}"
-        f"{max(run.worst_accepted() for run in runs):7.2f}"
+        f"{sum(o.far for o in outcomes):4}"
+        f"{max(o.worst for o in outcomes):7.2f}"
         f"{jumps[0]:6.2f}m{jumps[1]:4.1f}°{np.mean(nees) if len(nees) else np.nan:6.1f}"
-        f"{low:5.1f}-{high:4.1f} |{percents([o.smoothed for o in outcomes]):>14}",
+        f"{low:5.1f}-{high:4.1f} |{percents('smoothed'):>14}",
         flush=True,
     )
+    moved = [outcome.kidnapped for outcome in outcomes if outcome.kidnapped]
+    if moved:
+        lost, found = np.max(moved, axis=0)
+        print(f"    LOST {lost:.1f} s after the jump, TRACKING again {found:.1f} s later")
+    if outcomes[0].bound:
+        print(f"    with all but the noise exactly known where it is dark: {percents('bound')}")
+    if outcomes[0].alarms is not None:
+        print(f"    GNSS alarm in {100 * outcomes[0].alarms:.0f} % of the answers")
 
 
-def print_kidnapping(run: Run) -> None:
+def kidnapped(run: Run) -> tuple[float, float]:
     stamps = sorted(run.drive.truth)
     metres = [
         run.drive.truth[a].distance_to(run.drive.truth[b])[0] for a, b in itertools.pairwise(stamps)
     ]
     jump = (stamps[int(np.argmax(metres)) + 1] - START) / SECOND
     lost = run.seconds_until(State.LOST, jump)
-    found = run.seconds_until(State.TRACKING, jump + lost)
-    print(f"    LOST {lost:.1f} s after the jump, TRACKING again {found:.1f} s later")
-
-
-def print_bound(case: Case, runs: list[Run]) -> None:
-    """What the best filter could reach: it knows everything but the noise of the odometry."""
-    shares = np.mean([recall(reckoned(case, run.drive)) for run in runs], axis=0)
-    told = "/".join(f"{100 * share:.0f}" for share in shares)
-    print(f"    with pose, scale and bias exactly known before it is dark: {told}")
+    return lost, run.seconds_until(State.TRACKING, jump + lost)
 
 
 def reckoned(case: Case, drive: Drive) -> np.ndarray:
-    """Errors (n, 2) in metres and radians where odometry alone carries a true pose."""
+    """Errors (n, 2) where the motion alone carries a true pose: metres and radians.
+
+    With the true scale and yaw bias of the odometry; beside an IMU with the true turns.
+    """
+    scale, bias = drive.errors
     errors, pose, before = [], Transform(), drive.odometry[0]
     for sample in drive.odometry:
-        truth = drive.truth[sample.stamp_ns]
+        truth, start = drive.truth[sample.stamp_ns], drive.truth[before.stamp_ns]
         dark = case.conditions((sample.stamp_ns - START) / SECOND) == DARK
         seconds = (sample.stamp_ns - before.stamp_ns) / SECOND
         motion = before.odom_from_base.inverse() @ sample.odom_from_base
-        pose = reckon(pose, motion, seconds, *drive.errors) if dark else truth
+        rate = np.array([0.0, 0.0, bias])
+        if case.imu:
+            turn = start.rotation.inv() * truth.rotation
+            motion, rate = Transform(turn, motion.translation), np.zeros(3)
+        pose = reckon(pose, motion, seconds, scale, rate) if dark else truth
         before = sample
         if sample.stamp_ns in drive.frames:
             errors.append(pose.distance_to(truth))
     return np.array(errors)
 
 
-def summary(case: Case, outcomes: list[Outcome]) -> dict:
-    """What is drawn of a condition: recall by method, and what the first drive published."""
-    run = outcomes[0].run
+def show(row: Row, run: Run) -> None:
+    """Keep what a drive published, to be drawn."""
     seen = [p for p in run.published if p.stamp_ns >= run.answers[0].stamp_ns]
-    sigma = [
+    errors = [run.error(p)[0] for p in seen]
+    row.seconds = [(p.stamp_ns - START) / SECOND for p in seen]
+    row.error = [error if np.isfinite(error) else None for error in errors]
+    row.sigma3 = [
         None if p.covariance is None else 3 * np.linalg.eigvalsh(p.covariance[:3, :3])[-1] ** 0.5
         for p in seen
     ]
-    errors = [run.error(p)[0] for p in seen]
-    return {
-        "name": case.name,
-        "single": float(np.mean([o.single[0] for o in outcomes])),
-        "sequence": float(np.mean([o.run.recall(*LEVELS[0]) for o in outcomes])),
-        "smoothed": float(np.mean([o.smoothed[0] for o in outcomes])),
-        "seconds": [(p.stamp_ns - START) / SECOND for p in seen],
-        "error": [error if np.isfinite(error) else None for error in errors],
-        "sigma3": sigma,
-        "state": [p.state.name for p in seen],
-    }
+    row.state = [p.state.name for p in seen]
 
 
-def drive_table(scene: Scene, cases: Iterator[Case], args: argparse.Namespace) -> list[dict]:
+def drive_table(scene: Scene, cases: Iterator[Case], args: argparse.Namespace) -> list[Row]:
     print(HEADER)
-    results = []
+    rows = []
     for case in cases:
-        if args.only not in case.name:
+        if args.only not in case.name or (args.conditions and case.name not in args.conditions):
             continue
-        outcomes = [drive_once(scene, case, args.single_every, s) for s in range(args.seeds)]
-        print_row(case.name, outcomes)
-        if case.jump:
-            print_kidnapping(outcomes[0].run)
-        if "without a fix" in case.name:
-            print_bound(case, [outcome.run for outcome in outcomes])
-        if case.multipath:
-            print(f"    GNSS alarm in {100 * outcomes[0].alarms:.0f} % of the answers")
-        results.append(summary(case, outcomes))
+        row = Row(case.name)
+        for seed in range(args.first_seed, args.first_seed + args.seeds):
+            outcome, run = drive_once(scene, case, args.single_every, seed)
+            row.outcomes.append(outcome)
+            if seed == 0:
+                show(row, run)
+        print_row(row)
+        rows.append(row)
         if args.save:
-            args.save.write_text(json.dumps(results))
-    return results
+            args.save.write_text(json.dumps([asdict(row) for row in rows]))
+    return rows
+
+
+def saved_rows(files: Sequence[Path]) -> list[Row]:
+    """What runs kept, the drives of a condition together, in the order of the conditions."""
+    rows: dict[str, Row] = {}
+    names = [case.name for case in itertools.chain(street_cases(), recording_cases())]
+    for file in files:
+        for values in json.loads(file.read_text()):
+            outcomes = [Outcome(**outcome) for outcome in values.pop("outcomes")]
+            row = rows.setdefault(values["name"], Row(values["name"]))
+            row.outcomes += outcomes
+            if values["seconds"]:
+                rows[row.name] = Row(**values, outcomes=row.outcomes)
+    return sorted(rows.values(), key=lambda row: names.index(row.name))
 
 
 def window_table(seeds: int = 60) -> None:
@@ -478,7 +549,7 @@ def window_table(seeds: int = 60) -> None:
 COLORS = {"TRACKING": "tab:green", "COASTING": "tab:orange"}
 
 
-def plot(results: list[dict], path: Path) -> None:
+def plot(rows: list[Row], path: Path) -> None:
     """Recall by condition, and error with its 3 σ and the state through the drives named."""
     import matplotlib
 
@@ -486,38 +557,38 @@ def plot(results: list[dict], path: Path) -> None:
     from matplotlib import pyplot as plt
 
     figure = plt.figure(figsize=(12, 6), layout="constrained")
-    shown = [r for r in results if "without a fix" in r["name"] or r["name"] == "kidnapped"]
+    shown = [r for r in rows if "without a fix" in r.name or r.name == "kidnapped"]
     grid = figure.add_gridspec(max(len(shown), 1), 2, width_ratios=(1.1, 1))
-    draw_bars(figure.add_subplot(grid[:, 0]), results)
-    for row, result in enumerate(shown):
-        draw_error(figure.add_subplot(grid[row, 1]), result)
+    draw_bars(figure.add_subplot(grid[:, 0]), rows)
+    for place, row in enumerate(shown):
+        draw_error(figure.add_subplot(grid[place, 1]), row)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=90)
     plt.close(figure)
 
 
-def draw_bars(axes, results: list[dict]) -> None:
-    rows = np.arange(len(results))
+def draw_bars(axes, rows: list[Row]) -> None:
+    places = np.arange(len(rows))
     methods = {"single": "0.7", "sequence": "tab:blue", "smoothed": "tab:green"}
     for number, (method, color) in enumerate(methods.items()):
-        values = [100 * result[method] for result in results]
+        values = [100 * row.share(method) for row in rows]
         label = {"single": "single frames", "sequence": "sequence, online"}.get(method, method)
-        axes.barh(rows + 0.27 * (number - 1), values, 0.25, color=color, label=label)
-    axes.set_yticks(rows, [result["name"] for result in results])
+        axes.barh(places + 0.27 * (number - 1), values, 0.25, color=color, label=label)
+    axes.set_yticks(places, [row.name for row in rows])
     axes.invert_yaxis()
     axes.set_xlim(0, 100)
     axes.set_xlabel("frames within 0.25 m and 2° of the truth [%]")
     axes.legend(loc="lower center", bbox_to_anchor=(0.4, 1.0), ncols=3, frameon=False)
 
 
-def draw_error(axes, result: dict) -> None:
-    seconds, state = np.array(result["seconds"]), np.array(result["state"])
-    error, sigma = (np.array(result[key], float) for key in ("error", "sigma3"))
+def draw_error(axes, row: Row) -> None:
+    seconds, state = np.array(row.seconds), np.array(row.state)
+    error, sigma = np.array(row.error, float), np.array(row.sigma3, float)
     floor = 0.01
     axes.fill_between(seconds, floor, np.fmax(sigma, floor), color="0.88", label="3 σ")
     for name, color in COLORS.items():
-        rows = state == name
-        axes.plot(seconds[rows], np.fmax(error[rows], floor), ".", ms=3, color=color, label=name)
+        here = state == name
+        axes.plot(seconds[here], np.fmax(error[here], floor), ".", ms=3, color=color, label=name)
     unknown = ~np.isin(state, list(COLORS))
     height = np.full(unknown.sum(), 1.5 * floor)
     axes.plot(seconds[unknown], height, "|", color="tab:red", label="no pose given")
@@ -526,7 +597,7 @@ def draw_error(axes, result: dict) -> None:
     axes.set_ylim(floor, max(1.0, 20 * np.nanmax(known, initial=floor)))  # room for the legend
     axes.set_xlabel("seconds")
     axes.set_ylabel("position error [m]")
-    axes.set_title(result["name"], fontsize="medium")
+    axes.set_title(row.name, fontsize="medium")
     axes.legend(loc="upper center", ncols=4, fontsize="small", frameon=False)
 
 
@@ -536,6 +607,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=1, help="drives a condition")
     parser.add_argument("--single-every", type=int, default=1, help="of so many frames, alone")
     parser.add_argument("--only", default="", help="conditions whose name contains this")
+    parser.add_argument("--conditions", nargs="*", default=[], help="these conditions only")
+    parser.add_argument("--first-seed", type=int, default=0, help="of the first drive")
     parser.add_argument("--map", type=Path, help="a real map, with")
     parser.add_argument("--query", type=Path, help="a dataset with features and true poses")
     parser.add_argument("--frames", type=int, help="of the dataset; all")
@@ -544,18 +617,22 @@ def main() -> None:
     parser.add_argument("--plot", type=Path, help="draw the table")
     args = parser.parse_args()
     logging.disable(logging.WARNING)
-    results = [row for file in args.saved for row in json.loads(file.read_text())]
-    if args.map:
+    rows = saved_rows(args.saved)
+    if rows:
+        print(HEADER)
+        for row in rows:
+            print_row(row)
+    elif args.map:
         scene = Recording(args.map, args.query, args.frames)
-        results = drive_table(scene, recording_cases(), args)
-    elif not args.saved:
+        rows = drive_table(scene, recording_cases(), args)
+    else:
         with tempfile.TemporaryDirectory() as folder:
             world = make_world(Path(folder) / "map")
-            results = drive_table(Street(world, args.metres), street_cases(), args)
-        if not args.only:
+            rows = drive_table(Street(world, args.metres), street_cases(), args)
+        if not args.only and not args.conditions:
             window_table()
     if args.plot:
-        plot(results, args.plot)
+        plot(rows, args.plot)
 
 
 if __name__ == "__main__":

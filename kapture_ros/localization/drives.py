@@ -13,17 +13,17 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 from tqdm import tqdm
 
+from kapture_ros.localization.inertial import ImuSample, Inertial
 from kapture_ros.localization.localizer import Localizer
 from kapture_ros.localization.motion_filter import (
     SECOND,
     Fix,
     MotionFilter,
-    MotionOptions,
     OdometrySample,
 )
 from kapture_ros.localization.query import Estimate, Query, Reason, Rejected
@@ -40,6 +40,7 @@ TURNED = np.deg2rad(3.3)  # one sigma: a pose that is turned worse is not known
 MOVED = 3  # fixes that agree with each other elsewhere: the vehicle was moved
 COMPARED = 8  # runs of fixes at most that another may belong to
 FOREVER = 1e9  # seconds: odometry is kept from end to end
+Sample = TypeVar("Sample", OdometrySample, ImuSample)
 
 
 class Queries(Protocol):
@@ -52,10 +53,16 @@ class Queries(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Drive:
-    """Numbers of the queries of one drive, and its odometry; None: from the images."""
+    """The queries of one drive by number, and what else was measured.
+
+    Attributes:
+        odometry: None: from the images.
+        imu: samples in the order of time; none: there was no IMU.
+    """
 
     numbers: tuple[int, ...]
     odometry: tuple[OdometrySample, ...] | None = None
+    imu: tuple[ImuSample, ...] = ()
 
 
 def localize_drives(
@@ -85,7 +92,12 @@ def drives_of(queries: QuerySet, *, given_motion: bool) -> list[Drive]:
             drives.append([])
         drives[-1].append(number)
     found = [tuple(numbers) for drives in by_device.values() for numbers in drives]
-    return [Drive(n, _given_motion(queries, n) if given_motion else None) for n in found]
+    if not given_motion:
+        return [Drive(numbers) for numbers in found]
+    return [
+        Drive(numbers, _given_motion(queries, numbers), _given_turns(queries, numbers))
+        for numbers in found
+    ]
 
 
 def localize_drive(
@@ -102,11 +114,11 @@ def localize_drive(
     tracker = SequenceLocalizer(localizer, options)
     estimates, odometry = _forwards(tracker, queries, drive)
     samples = drive.odometry or odometry
+    motion = whole_motion(samples, drive.imu, tracker.options)
     fixes = [fix_of(estimate) for estimate in estimates if estimate.accepted]
-    motion = tracker.options.motion
-    for part, run in _parts([e.stamp_ns for e in estimates], _runs(fixes, samples, motion)):
+    for part, run in _parts([e.stamp_ns for e in estimates], _runs(fixes, motion)):
         numbers = drive.numbers[part]
-        smoothed = _smoothed(tracker, queries, numbers, estimates[part], samples, run)
+        smoothed = _smoothed(tracker, queries, numbers, estimates[part], motion, run)
         estimates[part] = [
             _smoothed_estimate(estimate, pose, tracker.options.tracking.lost_sigma)
             for estimate, pose in zip(estimates[part], smoothed, strict=True)
@@ -119,34 +131,42 @@ def _smoothed(
     queries: Queries,
     numbers: Sequence[int],
     estimates: Sequence[Estimate],
-    odometry: Sequence[OdometrySample],
+    motion: MotionFilter,
     run: Sequence[Fix],
 ) -> list[SmoothedPose]:
-    """The poses of instants that odometry links, from fixes that agree."""
+    """The poses of instants that motion links, from fixes that agree."""
     stamps = [estimate.stamp_ns for estimate in estimates]
     fixes = [fix_of(estimate) for estimate in estimates if estimate.accepted]
     agreed = {fix.stamp_ns: fix.map_from_base for fix in run}
     begin = [agreed.get(stamp) for stamp in stamps]
-    motion = tracker.options.motion
-    smoothed = smooth(stamps, odometry, fixes, motion, begin)
+    smoothed = smooth(stamps, motion, fixes, begin)
     more = _search_again(tracker, queries, numbers, smoothed, {fix.stamp_ns for fix in fixes})
     if not more:
         return smoothed
     found = [pose.map_from_base for pose in smoothed]
-    return smooth(stamps, odometry, [*fixes, *more], motion, found)
+    return smooth(stamps, motion, [*fixes, *more], found)
 
 
-def _runs(
-    fixes: Sequence[Fix], odometry: Sequence[OdometrySample], options: MotionOptions
-) -> list[list[Fix]]:
-    """Fixes that agree along odometry, each with the one before it.
+def whole_motion(
+    odometry: Sequence[OdometrySample], imu: Sequence[ImuSample], options: SequenceOptions
+) -> MotionFilter:
+    """The motion of a drive from end to end."""
+    forever = replace(options.motion, history=FOREVER)
+    gyro = Inertial(options.inertial, keep_ns=int(2 * FOREVER * SECOND))
+    for measurement in imu:
+        gyro.add(measurement)
+    motion = MotionFilter(forever, gyro)
+    for sample in odometry:
+        motion.add_odometry(sample)
+    return motion
+
+
+def _runs(fixes: Sequence[Fix], motion: MotionFilter) -> list[list[Fix]]:
+    """Fixes that agree along the motion, each with the one before it.
 
     A second run begins where the vehicle was moved, or is of wrong fixes; runs that are too
     short to tell, or within the time of a longer one, are left out.
     """
-    motion = MotionFilter(replace(options, history=FOREVER))
-    for sample in odometry:
-        motion.add_odometry(sample)
     runs: list[list[Fix]] = []
     for fix in fixes:
         recent = sorted(runs, key=lambda run: run[-1].stamp_ns)[-COMPARED:]
@@ -192,9 +212,11 @@ def _forwards(
     """Estimates and odometry at each instant, in the order of time."""
     estimates: list[Estimate] = []
     odometry: list[OdometrySample] = []
-    samples = iter(drive.odometry or ())
+    samples, measurements = iter(drive.odometry or ()), iter(drive.imu)
     for number in tqdm(drive.numbers, "localize", unit="query", disable=None):
         query = queries[number]
+        for measurement in _until(measurements, query.stamp_ns):
+            tracker.add_imu(measurement)
         begin = time.perf_counter()
         answer = tracker.update(query, _until(samples, query.stamp_ns))
         total = 1e3 * (time.perf_counter() - begin)
@@ -208,7 +230,7 @@ def _forwards(
     return estimates, odometry
 
 
-def _until(samples: Iterator[OdometrySample], stamp_ns: int) -> Iterator[OdometrySample]:
+def _until(samples: Iterator[Sample], stamp_ns: int) -> Iterator[Sample]:
     """Samples up to the first that is not before a time."""
     for sample in samples:
         yield sample
@@ -272,3 +294,11 @@ def _given_motion(queries: QuerySet, numbers: Sequence[int]) -> tuple[OdometrySa
             return None
         samples.append(OdometrySample(queries.infos[number].stamp_ns, pose))
     return tuple(samples)
+
+
+def _given_turns(queries: QuerySet, numbers: Sequence[int]) -> tuple[ImuSample, ...]:
+    """What the dataset's IMU measured on a drive, and a moment before and after."""
+    infos = [queries.infos[number] for number in numbers]
+    samples = queries.imu(infos[0].device)
+    first, last = infos[0].stamp_ns - SECOND, infos[-1].stamp_ns + SECOND
+    return tuple(sample for sample in samples if first <= sample.stamp_ns <= last)

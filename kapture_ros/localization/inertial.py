@@ -1,7 +1,7 @@
 """What an IMU adds: how the vehicle turned between two times, and where up is.
 
 Samples come from the IMU's driver, already in the axes of the base; turns go to the motion
-that is made without odometry, up goes to the pose solver as a prior.
+filter, beside odometry or the images' motion, up goes to the pose solver as a prior.
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ from scipy.spatial.transform import Rotation
 from kapture_ros.localization.motion_filter import SECOND
 from kapture_ros.localization.refinement import GravityPrior
 from kapture_ros.options import option
-from kapture_ros.transforms.se3 import Array
+from kapture_ros.transforms import Transform, interpolate
+from kapture_ros.transforms.se3 import Array, turned_by
 
 GRAVITY = 9.81
-MAX_GAP_NS = SECOND // 5  # without samples: who knows how it turned
+MAX_GAP_NS = SECOND // 10  # without samples: who knows how it turned
 
 
 @dataclass(frozen=True)
@@ -35,8 +36,11 @@ class InertialOptions:
     gravity_checks: int = option(
         10, "fixes that must show that the map's z axis is up, where it has no datum", minimum=1
     )
-    turn_noise: float = option(
-        0.005, "one sigma of the turn by the gyro after one second", unit="rad", minimum=0
+    max_turn_rate: float = option(
+        4.0,
+        "a gyro that says more is saturated or disturbed, and is not believed there",
+        unit="rad/s",
+        minimum=0,
     )
 
 
@@ -55,47 +59,63 @@ class ImuSample:
 
 
 class Inertial:
-    """The orientation by the gyro over the last seconds, and gravity in the base frame."""
+    """The orientation by the gyro over the last seconds, and gravity in the base frame.
 
-    KEEP_NS = 20 * SECOND
+    Args:
+        keep_ns: samples are known for so long.
+    """
 
-    def __init__(self, options: InertialOptions = InertialOptions()) -> None:
+    def __init__(
+        self, options: InertialOptions = InertialOptions(), keep_ns: int = 20 * SECOND
+    ) -> None:
         self.options = options
-        self._stamps: deque[int] = deque()
-        self._turned: deque[Rotation] = deque()  # start_from_base
+        self._keep_ns = keep_ns
+        self._stamps: list[int] = []
+        self._turned: list[Transform] = []  # start_from_base, without gaps since the start
+        self._starts: list[int] = []  # of each sample: when the samples without gaps began
         self._rate = np.zeros(3)
+        self._whole = True  # since the newest sample no turn was missed
         self._up: Array | None = None  # in the base at the newest sample
         self._averaged = 0.0
         self._upright: deque[bool] = deque(maxlen=options.gravity_checks)
 
     def add(self, sample: ImuSample) -> bool:
-        """Take a sample; False if it is not newer than the last one or not finite."""
-        if not np.isfinite([sample.turn_rate, sample.acceleration]).all():
+        """Take a sample; False if it is not newer than the last one, or no IMU's."""
+        rate = np.array(sample.turn_rate, float)
+        acceleration = np.array(sample.acceleration, float)
+        if not np.isfinite([rate, acceleration]).all():
             return False
         newest = self._stamps[-1] if self._stamps else None
         if newest is not None and sample.stamp_ns <= newest:
             return False
-        if newest is None or sample.stamp_ns - newest > MAX_GAP_NS:
-            self._stamps.clear()
-            self._turned.clear()
-            self._up, self._averaged, step = None, 0.0, Rotation.identity()
-            seconds, before = 0.0, Rotation.identity()
-        else:
-            seconds, before = (sample.stamp_ns - newest) / SECOND, self._turned[-1]
-            step = Rotation.from_rotvec((self._rate + sample.turn_rate) / 2 * seconds)
+        if float(np.linalg.norm(rate)) > self.options.max_turn_rate:
+            self._whole = False
+            return False
+        gap = newest is None or sample.stamp_ns - newest > MAX_GAP_NS
+        seconds, step = 0.0, Transform()
+        if newest is None or gap:
+            self._up, self._averaged = None, 0.0
+        elif self._whole:
+            seconds = (sample.stamp_ns - newest) / SECOND
+            step = turned_by((self._rate + rate) / 2 * seconds)
+        whole, self._whole = self._whole and not gap, True
+        turned = self._turned[-1] @ step if whole else Transform()
+        start = self._starts[-1] if whole else sample.stamp_ns
         self._stamps.append(sample.stamp_ns)
-        self._turned.append(before * step)
-        self._rate = np.array(sample.turn_rate, float)
-        self._average(np.array(sample.acceleration, float), step, seconds)
-        while sample.stamp_ns - self._stamps[0] > self.KEEP_NS:
-            self._stamps.popleft()
-            self._turned.popleft()
+        self._turned.append(turned)
+        self._starts.append(start)
+        self._rate = rate
+        self._average(acceleration, step, seconds)
+        while sample.stamp_ns - self._stamps[0] > self._keep_ns:
+            del self._stamps[0], self._turned[0], self._starts[0]
         return True
 
-    def turn(self, start_ns: int, end_ns: int) -> Rotation | None:
-        """start_from_end of the base; None where the gyro does not say."""
+    def turn(self, start_ns: int, end_ns: int) -> Transform | None:
+        """start_from_end of the base, in one place; None where the gyro does not say."""
         start, end = self._orientation(start_ns), self._orientation(end_ns)
-        return None if start is None or end is None else start.inv() * end
+        if start is None or end is None or start[0] != end[0]:
+            return None
+        return start[1].inverse() @ end[1]
 
     def up(self, stamp_ns: int, trusted: bool) -> GravityPrior | None:
         """Where up is in the base at a time.
@@ -122,7 +142,7 @@ class Inertial:
             return None
         return GravityPrior(turn.apply(self._up), float(sigma))
 
-    def _average(self, acceleration: Array, step: Rotation, seconds: float) -> None:
+    def _average(self, acceleration: Array, step: Transform, seconds: float) -> None:
         """Turn the mean with the base, and move it towards what is measured.
 
         A first-order low pass; in the beginning the mean of all (Mahony et al., IEEE TAC 2008,
@@ -133,19 +153,23 @@ class Inertial:
             return
         self._averaged = min(self._averaged + seconds, self.options.gravity_time)
         weight = seconds / max(self._averaged, seconds)
-        mean = (1 - weight) * step.inv().apply(self._up) + weight * acceleration / GRAVITY
+        mean = (1 - weight) * step.inverse().apply(self._up) + weight * acceleration / GRAVITY
         self._up = mean / max(float(np.linalg.norm(mean)), 1e-9)
 
-    def _orientation(self, stamp_ns: int) -> Rotation | None:
-        if not self._stamps or stamp_ns < self._stamps[0]:
-            return None
+    def _orientation(self, stamp_ns: int) -> tuple[int, Transform] | None:
+        """When the samples without gaps around a time began, and start_from_base then."""
         after = bisect_right(self._stamps, stamp_ns)
-        start = after - 1
-        if after < len(self._stamps):
-            gap = self._stamps[after] - self._stamps[start]
-            rate = (self._turned[start].inv() * self._turned[after]).as_rotvec() / gap
-        elif stamp_ns - self._stamps[-1] <= MAX_GAP_NS:
-            rate = self._rate / SECOND
-        else:
+        if after == 0:
             return None
-        return self._turned[start] * Rotation.from_rotvec(rate * (stamp_ns - self._stamps[start]))
+        before = after - 1
+        start, turned, known_ns = self._starts[before], self._turned[before], self._stamps[before]
+        if known_ns == stamp_ns:
+            return start, turned
+        if after < len(self._stamps):
+            if self._starts[after] != start:
+                return None
+            fraction = (stamp_ns - known_ns) / (self._stamps[after] - known_ns)
+            return start, interpolate(turned, self._turned[after], fraction)
+        if stamp_ns - known_ns > MAX_GAP_NS:
+            return None
+        return start, turned @ turned_by(self._rate * ((stamp_ns - known_ns) / SECOND))

@@ -6,10 +6,13 @@ direction: a filter that knows them stays honest through half a minute without a
 one with white noise alone would be sure of a wrong place. map_from_odom follows from the
 state and the odometry at its stamp.
 
-An extended Kalman filter on the error (δp, δθ, δscale, δbias): position p + δp, rotation
-Exp(δθ) R, both in the axes of the map (Solà et al., A micro Lie theory, 2018, for the
-Jacobians). Fixes that come late are fused at their own stamp, and what came after them is
-replayed.
+Where a gyro says how the vehicle turned, and is known better than odometry's turns, it turns
+the pose on the way that odometry tells; its bias and scale are in the state, too.
+
+An extended Kalman filter on the error (δp, δθ, and those of `MotionState.errors`): position
+p + δp, rotation Exp(δθ) R, both in the axes of the map (Solà et al., A micro Lie theory, 2018,
+for the Jacobians). Fixes that come late are fused at their own stamp, and what came after them
+is replayed.
 
 Fixes are wrong in two ways: by themselves, and by the map, whose error the next fix has too. The
 second is not filtered, since no number of fixes makes it smaller: it changes slowly along the
@@ -22,6 +25,7 @@ import math
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 import numpy as np
 from scipy.stats import chi2
@@ -29,11 +33,15 @@ from scipy.stats import chi2
 from kapture_ros.errors import ExtrapolationError
 from kapture_ros.options import option
 from kapture_ros.transforms import Transform, interpolate
-from kapture_ros.transforms.se3 import Array, cross_matrix, difference, disturb
+from kapture_ros.transforms.se3 import Array, cross_matrix, difference, disturb, turned_by
 
 SECOND = 1_000_000_000
 CHECKPOINT_NS = SECOND // 2
-SCALE, BIAS = 6, 7  # rows of the error behind position and rotation
+SCALE, BIAS, GYRO, GYRO_SCALE = 6, 7, slice(8, 11), 11  # rows of the error behind the pose
+SIZE = 12
+LEARNING = 2.0  # seconds after a fix in which the gyro turns the pose, so that its bias is learned
+COMPARED_NS = SECOND  # over so long gyro and odometry are compared:
+DISAGREEMENT = (0.15, 0.3)  # radians, per radian: one is in wrong axes, units or time, or saturated
 
 
 @dataclass(frozen=True)
@@ -58,6 +66,16 @@ class MotionOptions:
     rotation_wander: float = option(
         0.0, "one sigma of its random turn after one second", unit="rad", minimum=0
     )
+    gyro_noise: float = option(
+        0.0003, "one sigma of the gyro's random turn after one second", unit="rad", minimum=0
+    )
+    gyro_scale: float = option(0.005, "one sigma of the gyro's scale error", minimum=0)
+    gyro_bias: float = option(
+        0.02, "one sigma of the gyro's bias before any of it is learned", unit="rad/s", minimum=0
+    )
+    gyro_bias_wander: float = option(
+        0.00005, "one sigma of its change after one second", unit="rad/s", minimum=0
+    )
     gate: float = option(
         0.999, "probability that a right fix passes the gate", minimum=0.5, maximum=0.999999
     )
@@ -81,6 +99,12 @@ class MotionOptions:
         # A turn on the spot is about as uncertain as the arc of a wheelbase of one metre.
         rotation = self.odometry_rotation_noise**2 * (metres + turned)
         return position, rotation + self.rotation_wander**2 * seconds
+
+    @property
+    def error_sigmas(self) -> Array:
+        """(6,) of `MotionState.errors` before anything is known of them."""
+        odometry = self.odometry_scale, self.odometry_yaw_bias
+        return np.array([*odometry, *[self.gyro_bias] * 3, self.gyro_scale])
 
     def map_change(self, map_covariance: Array, metres: float) -> Array:
         """Of the change of the map's error (6, 6) over a piece of the way.
@@ -132,8 +156,11 @@ class MotionState:
 
     Attributes:
         fix_ns: the stamp of the newest fix in it.
-        covariance: (8, 8) of (δp, δθ, δscale, δbias), the map taken as exact.
+        covariance: (12, 12) of (δp, δθ) and the `errors`, the map taken as exact.
         map_covariance: (6, 6) of (δp, δθ), of the map's own error where the newest fix was.
+        gyro_bias: (3,) rad/s, what the gyro says too much, and
+        gyro_scale: of each turn, as a share.
+        by_gyro: whether the gyro turned the pose last.
     """
 
     stamp_ns: int
@@ -143,6 +170,14 @@ class MotionState:
     yaw_bias: float
     covariance: Array
     map_covariance: Array = field(default_factory=lambda: np.zeros((6, 6)))
+    gyro_bias: Array = field(default_factory=lambda: np.zeros(3))
+    gyro_scale: float = 0.0
+    by_gyro: bool = False
+
+    @property
+    def errors(self) -> Array:
+        """(6,) of odometry and gyro: scale, yaw bias, gyro bias (3), gyro scale."""
+        return np.array([self.scale, self.yaw_bias, *self.gyro_bias, self.gyro_scale])
 
     @property
     def pose_covariance(self) -> Array:
@@ -165,12 +200,16 @@ class Innovation:
 
 
 def reckon(
-    map_from_base: Transform, motion: Transform, seconds: float, scale: float, yaw_bias: float
+    map_from_base: Transform, motion: Transform, seconds: float, scale: float, turn_rate: Array
 ) -> Transform:
-    """Where a motion leads that odometry measured with these errors; they are small."""
-    half = 0.5 * yaw_bias * seconds
-    turn = Transform.from_quaternion((math.cos(half), 0.0, 0.0, math.sin(half)), (0.0, 0.0, 0.0))
-    return map_from_base @ Transform(translation=scale * motion.translation) @ motion @ turn
+    """Where a motion leads that was measured with these errors; they are small.
+
+    Args:
+        scale: what odometry's translation lacks, as a share.
+        turn_rate: (3,) rad/s that its turn lacks, in the axes of the base.
+    """
+    stretched = map_from_base @ Transform(translation=scale * motion.translation)
+    return stretched @ motion @ turned_by(turn_rate * seconds)
 
 
 def map_step(before: Array, after: Array) -> Array:
@@ -203,6 +242,10 @@ class Odometry:
     def newest_ns(self) -> int | None:
         """The stamp of the newest sample."""
         return self._samples[-1].stamp_ns if self._samples else None
+
+    def reaches(self, stamp_ns: int) -> bool:
+        """Whether it began before a time."""
+        return bool(self._samples) and self._samples[0].stamp_ns <= stamp_ns
 
     def at(self, stamp_ns: int) -> Transform:
         """odom_from_base at a time.
@@ -251,27 +294,67 @@ class Odometry:
         return [sample.stamp_ns for sample in self._samples[first:last]]
 
 
+class Turns(Protocol):
+    """What a gyro says, with its bias in it."""
+
+    def turn(self, start_ns: int, end_ns: int) -> Transform | None:
+        """start_from_end of the base, in one place; None where it does not say."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
-class _Piece:
-    """Motion between two times: start_from_end, and its covariance if the samples bring it."""
+class Motion:
+    """Motion between two times.
+
+    Attributes:
+        start_from_end: metres.
+        noise: (6, 6) of its random error, in the axes of the base at the start.
+        by_gyro: its rotation is the gyro's.
+    """
 
     start_ns: int
     end_ns: int
-    motion: Transform
-    covariance: Array | None
+    start_from_end: Transform
+    noise: Array
+    by_gyro: bool = False
 
     @property
     def seconds(self) -> float:
+        """How long it took."""
         return (self.end_ns - self.start_ns) / SECOND
+
+    @property
+    def turn_errors(self) -> Array:
+        """(3, 6) by `MotionState.errors`: what they add to its turn rate, in the base's axes."""
+        result = np.zeros((3, SIZE - 6))
+        if self.by_gyro:
+            result[:, 2:5] = -np.eye(3)
+            result[:, 5] = -self.start_from_end.rotation_vector() / self.seconds
+        else:
+            result[2, 1] = 1.0
+        return result
+
+    def turned(self, turn: Transform, sigma: float) -> Motion:
+        """The same with the gyro's rotation; `sigma`: of its random error after one second."""
+        moved = Transform(translation=self.start_from_end.translation) @ turn
+        noise = np.zeros((6, 6))
+        noise[:3, :3], noise[3:, 3:] = self.noise[:3, :3], sigma**2 * self.seconds * np.eye(3)
+        return Motion(self.start_ns, self.end_ns, moved, noise, by_gyro=True)
 
 
 class MotionFilter:
-    """The filter; nothing is known before `initialize`."""
+    """The filter; nothing is known before `initialize`.
 
-    def __init__(self, options: MotionOptions = MotionOptions()) -> None:
+    Args:
+        gyro: turns the pose where it is known better than odometry.
+    """
+
+    def __init__(self, options: MotionOptions = MotionOptions(), gyro: Turns | None = None) -> None:
         self.options = options
+        self._gyro = gyro
         history_ns = int(options.history * SECOND)
         self.odometry = Odometry(2 * history_ns)
+        self._doubted: list[int] = []  # when gyro and odometry had disagreed
         self._history_ns = history_ns
         self.limit = float(chi2.ppf(options.gate, 6))
         self._fixes: list[Fix] = []
@@ -284,7 +367,7 @@ class MotionFilter:
 
     def reset(self) -> None:
         """Forget everything, odometry included (the clock jumped back)."""
-        self.odometry = Odometry(2 * self._history_ns)
+        self.odometry, self._doubted = Odometry(2 * self._history_ns), []
         self.forget()
 
     def forget(self) -> None:
@@ -293,16 +376,20 @@ class MotionFilter:
 
     def initialize(self, fix: Fix, like: MotionState | None = None) -> None:
         """Begin at a fix; what was learned of the odometry (`like`) may be kept."""
-        covariance = np.zeros((8, 8))
-        covariance[SCALE, SCALE] = self.options.odometry_scale**2
-        covariance[BIAS, BIAS] = self.options.odometry_yaw_bias**2
-        scale = bias = 0.0
+        stamp, pose = fix.stamp_ns, fix.map_from_base
+        covariance = np.zeros((SIZE, SIZE))
+        covariance[:6, :6] = fix.own_covariance
+        covariance[6:, 6:] = np.diag(self.options.error_sigmas**2)
+        state = MotionState(stamp, stamp, pose, 0.0, 0.0, covariance, fix.map_covariance)
         if like is not None:
             covariance[6:, 6:] = like.covariance[6:, 6:]
-            scale, bias = like.scale, like.yaw_bias
-        covariance[:6, :6] = fix.own_covariance
-        stamp, pose = fix.stamp_ns, fix.map_from_base
-        state = MotionState(stamp, stamp, pose, scale, bias, covariance, fix.map_covariance)
+            state = replace(
+                state,
+                scale=like.scale,
+                yaw_bias=like.yaw_bias,
+                gyro_bias=like.gyro_bias,
+                gyro_scale=like.gyro_scale,
+            )
         self._fixes = [fix]
         self._states = [state]
 
@@ -310,6 +397,7 @@ class MotionFilter:
         """Take a sample of odometry; False if it is not newer than the last one."""
         if not self.odometry.add(sample):
             return False
+        self._compare(sample.stamp_ns)
         if self._states and sample.stamp_ns - self._states[-1].stamp_ns >= CHECKPOINT_NS:
             # Without fixes too the state moves on, or odometry would be forgotten behind it.
             self._states.append(self._propagate(self._states[-1], sample.stamp_ns))
@@ -380,7 +468,7 @@ class MotionFilter:
         prior[:6, :6] += map_step(state.map_covariance, fix.map_covariance)
         gain = np.linalg.solve(prior[:6, :6] + noise, prior[:6]).T
         correction = gain @ error
-        remaining = np.eye(8)
+        remaining = np.eye(SIZE)
         remaining[:, :6] -= gain
         covariance = remaining @ prior @ remaining.T + gain @ noise @ gain.T
         return replace(
@@ -390,6 +478,8 @@ class MotionFilter:
             map_from_base=disturb(state.map_from_base, correction[:6]),
             scale=state.scale + float(correction[SCALE]),
             yaw_bias=state.yaw_bias + float(correction[BIAS]),
+            gyro_bias=state.gyro_bias + correction[GYRO],
+            gyro_scale=state.gyro_scale + float(correction[GYRO_SCALE]),
             covariance=(covariance + covariance.T) / 2,
         )
 
@@ -398,53 +488,120 @@ class MotionFilter:
 
         The turns between are short of mattering for it.
         """
-        noise = np.zeros((6, 6))
-        for piece in self._pieces(start_ns, end_ns):
-            noise += self._noise(piece)
-        return noise
+        return sum((piece.noise for piece in self._pieces(start_ns, end_ns)), np.zeros((6, 6)))
 
-    def _pieces(self, start_ns: int, end_ns: int) -> Iterator[_Piece]:
+    def between(self, start_ns: int, end_ns: int) -> Motion:
+        """Motion between two times, turned by the gyro where it has less noise all the way."""
+        odometry, by_gyro = Transform(), Transform()
+        noise, turned = np.zeros((6, 6)), True
+        for piece in self._pieces(start_ns, end_ns):
+            better = self._by_gyro(piece)
+            turned = turned and better is not None
+            odometry = odometry @ piece.start_from_end
+            by_gyro = by_gyro @ (better or piece).start_from_end
+            noise += piece.noise
+        motion = Motion(start_ns, end_ns, odometry, noise)
+        better = motion.turned(Transform(), self.options.gyro_noise)
+        if not turned or _turn_noise(better) >= _turn_noise(motion):
+            return motion
+        return replace(better, start_from_end=by_gyro)
+
+    def _pieces(self, start_ns: int, end_ns: int) -> Iterator[Motion]:
         """Odometry between two times, cut at its samples."""
         stamps = [*self.odometry.stamps_between(start_ns, end_ns), end_ns]
         before = self.odometry.at(start_ns)
         for stamp in stamps:
             now = self.odometry.at(stamp)
-            covariance = self.odometry.covariance(start_ns, stamp)
-            yield _Piece(start_ns, stamp, before.inverse() @ now, covariance)
+            motion = before.inverse() @ now
+            yield Motion(start_ns, stamp, motion, self._noise(start_ns, stamp, motion))
             start_ns, before = stamp, now
 
-    def _noise(self, piece: _Piece) -> Array:
-        """(6, 6) of (δp, δθ) in the axes of the base at the piece's start."""
-        if piece.covariance is not None:
-            return piece.covariance
-        metres = float(np.linalg.norm(piece.motion.translation))
-        turned = float(piece.motion.rotation.magnitude())
-        variances = self.options.variances(metres, turned, piece.seconds)
+    def _noise(self, start_ns: int, end_ns: int, motion: Transform) -> Array:
+        """(6, 6) of a piece of odometry, as `Motion.noise`."""
+        covariance = self.odometry.covariance(start_ns, end_ns)
+        if covariance is not None:
+            return covariance
+        metres = float(np.linalg.norm(motion.translation))
+        turned = float(motion.rotation.magnitude())
+        variances = self.options.variances(metres, turned, (end_ns - start_ns) / SECOND)
         return np.diag(np.repeat(variances, 3))
+
+    def _by_gyro(self, piece: Motion) -> Motion | None:
+        """A piece of odometry as the gyro turns it; None where it does not say or is in doubt."""
+        if self._gyro is None:
+            return None
+        doubt = bisect_left(self._doubted, piece.start_ns - COMPARED_NS)
+        if doubt < len(self._doubted) and self._doubted[doubt] - COMPARED_NS < piece.end_ns:
+            return None
+        turn = self._gyro.turn(piece.start_ns, piece.end_ns)
+        return None if turn is None else piece.turned(turn, self.options.gyro_noise)
+
+    def _compare(self, stamp_ns: int) -> None:
+        """Whether gyro and odometry turned about alike in the last second."""
+        start_ns = stamp_ns - COMPARED_NS
+        turn = None if self._gyro is None else self._gyro.turn(start_ns, stamp_ns)
+        if turn is None or not self.odometry.reaches(start_ns):
+            return
+        odometry = self.odometry.at(start_ns).inverse() @ self.odometry.at(stamp_ns)
+        _, turned = odometry.distance_to(Transform())
+        _, apart = odometry.distance_to(turn)
+        covariance = self.odometry.covariance(start_ns, stamp_ns)
+        sigma = 0.0 if covariance is None else float(np.sqrt(np.trace(covariance[3:, 3:])))
+        if apart > DISAGREEMENT[0] + DISAGREEMENT[1] * turned + 3 * sigma:
+            self._doubted.append(stamp_ns)
+            oldest = bisect_left(self._doubted, stamp_ns - 2 * self._history_ns)
+            del self._doubted[:oldest]
 
     def _propagate(self, state: MotionState, stamp_ns: int) -> MotionState:
         if stamp_ns > state.stamp_ns:
             for piece in self._pieces(state.stamp_ns, stamp_ns):
-                state = self._step(state, piece)
+                state = self._step(state, self._best(piece, state))
         return state
 
-    def _step(self, state: MotionState, piece: _Piece) -> MotionState:
-        """One piece of odometry, as the vehicle's frame at its start saw it."""
-        pose, axes = state.map_from_base, state.map_from_base.rotation_matrix()
-        moved = axes @ piece.motion.translation
-        travelled = (1.0 + state.scale) * moved
-        end = reckon(pose, piece.motion, piece.seconds, state.scale, state.yaw_bias)
+    def _best(self, piece: Motion, state: MotionState) -> Motion:
+        """A piece of odometry, turned by the gyro where that knows the turn better.
 
-        jacobian = np.eye(8)
+        It does not where odometry's random turns are smaller (it stands, or has a better gyro).
+        Else it does soon after a fix, and so long as the variance of the rotation grows
+        more slowly with the gyro's bias than with odometry's.
+        """
+        turned = self._by_gyro(piece)
+        if turned is None:
+            return piece
+        gyro, odometry = _turn_noise(turned), _turn_noise(piece)
+        elapsed = (piece.end_ns - state.fix_ns) / SECOND
+        if gyro < odometry and elapsed > LEARNING:
+            growth = 2 * elapsed * piece.seconds * np.diagonal(state.covariance)
+            gyro += float(growth[GYRO].sum())
+            odometry += float(growth[BIAS])
+        return turned if gyro < odometry else piece
+
+    def _step(self, state: MotionState, piece: Motion) -> MotionState:
+        """One piece of the motion, as the vehicle's frame at its start saw it."""
+        pose, axes = state.map_from_base, state.map_from_base.rotation_matrix()
+        moved = axes @ piece.start_from_end.translation
+        travelled = (1.0 + state.scale) * moved
+        turn_errors = piece.turn_errors
+        turn_rate = turn_errors @ state.errors
+        end = reckon(pose, piece.start_from_end, piece.seconds, state.scale, turn_rate)
+
+        jacobian = np.eye(SIZE)
         jacobian[:3, 3:6] = -cross_matrix(travelled)
         jacobian[:3, SCALE] = moved
-        jacobian[3:6, BIAS] = end.rotation_matrix()[:, 2] * piece.seconds
+        jacobian[3:6, 6:] = end.rotation_matrix() @ turn_errors * piece.seconds
         covariance = jacobian @ state.covariance @ jacobian.T
-        noise = self._noise(piece).reshape(2, 3, 2, 3).transpose(0, 2, 1, 3)
+        noise = piece.noise.reshape(2, 3, 2, 3).transpose(0, 2, 1, 3)
         turned = (axes @ noise @ axes.T).transpose(0, 2, 1, 3).reshape(6, 6)
         metres = float(np.linalg.norm(moved))
         covariance[:6, :6] += turned + self.options.map_change(state.map_covariance, metres)
-        return replace(state, stamp_ns=piece.end_ns, map_from_base=end, covariance=covariance)
+        covariance[GYRO, GYRO] += self.options.gyro_bias_wander**2 * piece.seconds * np.eye(3)
+        return replace(
+            state,
+            stamp_ns=piece.end_ns,
+            map_from_base=end,
+            covariance=covariance,
+            by_gyro=piece.by_gyro,
+        )
 
     def _drop_old(self) -> None:
         """Keep one state at the beginning of the history, to propagate from."""
@@ -452,3 +609,8 @@ class MotionFilter:
         first = max(0, bisect_right(self._states, oldest, key=lambda s: s.stamp_ns) - 1)
         self._states = self._states[first:]
         self._fixes = [fix for fix in self._fixes if fix.stamp_ns >= self._states[0].stamp_ns]
+
+
+def _turn_noise(motion: Motion) -> float:
+    """Variance of the random turn of a motion, all axes."""
+    return float(np.trace(motion.noise[3:, 3:]))

@@ -7,6 +7,7 @@ or from its images where it has no features; consumed by `batch`.
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import numpy.typing as npt
 from kapture_ros.dataset.tables import RECORDS_DATA
 from kapture_ros.errors import InputError
 from kapture_ros.features.images import read_image
+from kapture_ros.localization.inertial import ImuSample
 from kapture_ros.localization.localizer import refuse_other_features
 from kapture_ros.localization.motion_filter import SECOND
 from kapture_ros.localization.query import GnssFix, Query, QueryFeatures, QueryImage
@@ -139,6 +141,32 @@ class QuerySet:
             sensor = self.images.cameras[self.images.camera[row]].sensor_id
             cam_from_base = self.images.rigs[info.device][sensor]
         return self.images.cam_from_map(row).inverse() @ cam_from_base
+
+    def imu(self, device: str) -> list[ImuSample]:
+        """What the IMU on a device's rig measured, in the axes of the base; none without one.
+
+        Of several gyroscopes the one with most records; accelerations are interpolated to
+        its stamps.
+        """
+        info = next(info for info in self.infos if info.device == device)
+        rig, base_from_rig = self._base_from_rig(info)
+        placed = self.images.rigs.get(rig, {})
+        gyro = _vectors(self.dataset, "gyroscope", placed, ("x_speed", "y_speed", "z_speed"))
+        force = _vectors(self.dataset, "accelerometer", placed, ("x_accel", "y_accel", "z_accel"))
+        if gyro is None or force is None:
+            return []
+        axes = [
+            (base_from_rig @ placed[found.sensor].inverse()).rotation for found in (gyro, force)
+        ]
+        rates, forces = axes[0].apply(gyro.values), axes[1].apply(force.values)
+        start = gyro.stamps[0]
+        forces = [np.interp(gyro.stamps - start, force.stamps - start, axis) for axis in forces.T]
+        return [
+            ImuSample(stamp, rate, felt)
+            for stamp, rate, felt in zip(
+                gyro.stamps.tolist(), rates, np.stack(forces, axis=1), strict=True
+            )
+        ]
 
     def stamps_of(self, info: QueryInfo) -> list[int]:
         """The stamps of a query's images, each once."""
@@ -274,6 +302,32 @@ def _info(images: ImageTable, rows: list[int], rigs: bool) -> QueryInfo:
         return QueryInfo(stamp, device, device, names)
     camera = images.cameras[images.camera[rows[0]]].sensor_id
     return QueryInfo(stamp, names[0], camera, names)
+
+
+@dataclass(frozen=True, slots=True)
+class _Vectors:
+    """What one sensor measured: stamps (N,), values (N, 3) in its axes."""
+
+    sensor: str
+    stamps: npt.NDArray[np.int64]
+    values: Array
+
+
+def _vectors(
+    dataset: Path, kind: str, placed: Mapping[str, Transform], names: tuple[str, str, str]
+) -> _Vectors | None:
+    """The records of that sensor on a rig that has most; None if there is none."""
+    by_sensor: dict[str, list[tuple[int, tuple[float, ...]]]] = {}
+    for stamp, sensors in sorted(read_records(dataset, kind).items()):
+        for sensor, record in sensors.items():
+            if sensor in placed:
+                values = tuple(getattr(record, name) for name in names)
+                by_sensor.setdefault(sensor, []).append((stamp, values))
+    if not by_sensor:
+        return None
+    sensor, rows = max(by_sensor.items(), key=lambda item: len(item[1]))
+    stamps = np.array([stamp for stamp, _ in rows], np.int64)
+    return _Vectors(sensor, stamps, np.array([values for _, values in rows], float))
 
 
 def _nearest(stamps: npt.NDArray[np.int64], stamp: int, max_age_ns: int) -> int | None:

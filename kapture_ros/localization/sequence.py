@@ -62,9 +62,9 @@ class SequenceLocalizer:
 
     def reset(self) -> None:
         """Forget everything, odometry and hints too: the clock jumped, or another drive begins."""
-        self.motion = MotionFilter(self.options.motion)
-        self.places = PlaceFilter(self.localizer.map, self.options.place)
         self.inertial = Inertial(self.options.inertial)
+        self.motion = MotionFilter(self.options.motion, self.inertial)
+        self.places = PlaceFilter(self.localizer.map, self.options.place)
         self._vision: VisualMotion | None = None
         self._stamps: deque[int] = deque(maxlen=REMEMBERED)
         self._window: deque[Keyframe] = deque(maxlen=self.options.tracking.window)
@@ -113,7 +113,7 @@ class SequenceLocalizer:
         if self._vision is not None:  # it was thought that there is none
             self._vision = None
             self._lose()
-            self.motion = MotionFilter(self.options.motion)
+            self.motion = MotionFilter(self.options.motion, self.inertial)
         return self.motion.add_odometry(sample)
 
     def add_imu(self, sample: ImuSample) -> bool:
@@ -180,8 +180,14 @@ class SequenceLocalizer:
             inflation == 1.0,
             inflation,
             self._gnss.raised,
-            MotionSource.ODOMETRY if self._vision is None else self._vision.source,
+            self._motion_source(reached),
         )
+
+    def _motion_source(self, reached: MotionState | None) -> MotionSource:
+        if self._vision is not None:
+            return self._vision.source
+        by_gyro = reached is not None and reached.by_gyro
+        return MotionSource.ODOMETRY_GYRO if by_gyro else MotionSource.ODOMETRY
 
     def _reached(self, stamp_ns: int) -> MotionState | None:
         """The filter's state at a time; None where it does not reach."""
@@ -208,7 +214,7 @@ class SequenceLocalizer:
         """Without odometry the images tell the motion; what is too uncertain is lost."""
         stamp = query.stamp_ns
         if self.motion.odometry.newest_ns is None and self._vision is None:
-            self._vision = VisualMotion(self.inertial)
+            self._vision = VisualMotion(self.inertial, self.options.motion)
         if self._vision is not None and stamp > (self.motion.odometry.newest_ns or 0):
             self.motion.add_odometry(self._vision.sample(stamp, views))
             position = self.localizer.priors(query).position
@@ -351,11 +357,11 @@ class SequenceLocalizer:
 
         What the whole map offers moves the places.
         """
+        odom = self.motion.odometry.at(query.stamp_ns)  # or the search would be in vain
         gnss = None if self.motion.initialized else query.gnss
         estimate = self.localizer.localize(replace(query, gnss=gnss, prior=prior))
         if prior is not None:
             return estimate
-        odom = self.motion.odometry.at(query.stamp_ns)
         before, self._place_odom = self._place_odom, odom
         motion = None if before is None else before.inverse() @ odom
         self.places.update(estimate.candidates, query.images[0].cam_from_base, motion)

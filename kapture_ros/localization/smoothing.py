@@ -1,10 +1,10 @@
 """The most probable trajectory of a whole drive: fixes and odometry, all weighed at once.
 
 Fixes come from localizing the drive, odometry from the vehicle or from its images. Every
-instant has a pose and, as in the motion filter, an error of odometry's scale and of its yaw
-rate, which may change slowly. Gauss-Newton on a chain: the normal equations are block
-tridiagonal and are solved forwards and backwards (Rauch et al., AIAA Journal 1965, is the
-linear case). Fixes carry Cauchy weights: one that is far off does not pull.
+instant has a pose and, as in the motion filter, an error of odometry's scale and yaw rate, and
+of the gyro's bias and scale, which may change slowly. Gauss-Newton on a chain: the normal equations
+are block tridiagonal and are solved forwards and backwards (Rauch et al., AIAA Journal 1965,
+is the linear case). Fixes carry Cauchy weights: one that is far off does not pull.
 """
 
 from __future__ import annotations
@@ -18,22 +18,23 @@ from scipy.stats import chi2
 
 from kapture_ros.localization.motion_filter import (
     SECOND,
+    SIZE,
     Fix,
+    Motion,
     MotionFilter,
     MotionOptions,
-    OdometrySample,
     map_step,
 )
 from kapture_ros.localization.window import odometry_link
 from kapture_ros.transforms import Transform
 from kapture_ros.transforms.se3 import Array, difference, disturb
 
-SIZE = 8  # unknowns of an instant: δp, δθ, scale, yaw bias
 ITERATIONS = 30
 CONVERGED = 1e-4  # metres and radians
 LOSS = float(chi2.ppf(0.95, 6))  # squared Mahalanobis distance at which a fix counts half
 MEMORY = 600.0  # seconds in which odometry's errors may become others
-LONG_NS = 10**18  # odometry is kept from end to end
+ERRORS = np.arange(6, SIZE)  # rows of an instant's unknowns behind its pose: scale, biases
+GYRO = slice(2, 5)  # of these
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,29 +48,26 @@ class SmoothedPose:
 
 @dataclass(frozen=True, slots=True)
 class _Link:
-    """Odometry from one instant to the next.
+    """The motion from one instant to the next.
 
     Attributes:
-        noise: (6, 6) in the base's axes.
         map_change: (6, 6) of the map's error between them, in the axes of the map.
     """
 
-    motion: Transform
-    seconds: float
-    noise: Array
+    motion: Motion
     map_change: Array
 
 
 def smooth(
     stamps: Sequence[int],
-    odometry: Sequence[OdometrySample],
+    motion: MotionFilter,
     fixes: Sequence[Fix],
-    options: MotionOptions,
     start: Sequence[Transform | None],
 ) -> list[SmoothedPose]:
     """The poses at all stamps, ascending; odometry must reach over them, as `Odometry.at` says.
 
     Args:
+        motion: keeps odometry and gyro of the whole drive.
         fixes: at stamps among these.
         start: poses to begin at, where they are roughly known; at least one must be.
 
@@ -80,8 +78,8 @@ def smooth(
     if not fixes or all(pose is None for pose in start):
         raise ValueError("a trajectory needs a fix")
     of_map = [fix.map_covariance for fix in _nearest(fixes, stamps)]
-    links, reckoned = _links(stamps, odometry, options, of_map)
-    chain = _Chain(links, _spread(stamps, fixes, options), options)
+    links, reckoned = _links(stamps, motion, of_map)
+    chain = _Chain(links, _spread(stamps, fixes, motion.options), motion.options)
     poses, covariances = chain.solve(_filled(start, reckoned))
     return [
         SmoothedPose(stamp, pose, covariance + map_covariance)
@@ -102,22 +100,16 @@ def _nearest(fixes: Sequence[Fix], stamps: Sequence[int]) -> list[Fix]:
 
 
 def _links(
-    stamps: Sequence[int],
-    odometry: Sequence[OdometrySample],
-    options: MotionOptions,
-    of_map: Sequence[Array],
+    stamps: Sequence[int], motion: MotionFilter, of_map: Sequence[Array]
 ) -> tuple[list[_Link], list[Transform]]:
-    motion = MotionFilter(replace(options, history=LONG_NS / SECOND))
-    for sample in odometry:
-        motion.add_odometry(sample)
-    poses = [motion.odometry.at(stamp) for stamp in stamps]
-    links = []
+    """Links between the stamps, and where they lead from the first one's pose on."""
+    poses, links = [motion.odometry.at(stamps[0])], []
     for n, (first, second) in enumerate(itertools.pairwise(stamps)):
-        noise = motion.noise_between(first, second) + np.diag(np.repeat([1e-8, 1e-10], 3))
-        moved = poses[n].inverse() @ poses[n + 1]
-        change = options.map_change(of_map[n], float(np.linalg.norm(moved.translation)))
-        change = change + map_step(of_map[n], of_map[n + 1])
-        links.append(_Link(moved, (second - first) / SECOND, noise, change))
+        moved = motion.between(first, second)
+        metres = float(np.linalg.norm(moved.start_from_end.translation))
+        change = motion.options.map_change(of_map[n], metres) + map_step(of_map[n], of_map[n + 1])
+        links.append(_Link(moved, change))
+        poses.append(poses[-1] @ moved.start_from_end)
     return links, poses
 
 
@@ -156,12 +148,14 @@ class _Chain:
     ) -> None:
         self.links = links
         self.fixes = fixes
-        prior = np.array([options.odometry_scale, options.odometry_yaw_bias])
-        self.errors_information = 1 / np.maximum(prior, 1e-6) ** 2
+        variances = np.maximum(options.error_sigmas, 1e-6) ** 2
+        change = variances / MEMORY  # of odometry's errors, after one second
+        change[GYRO] = max(options.gyro_bias_wander, 1e-8) ** 2
+        self.errors_information, self.change_information = 1 / variances, 1 / change
 
     def solve(self, poses: list[Transform]) -> tuple[list[Transform], Array]:
         """From start poses to the most probable ones, and their covariances (N, 6, 6)."""
-        errors: Array = np.zeros((len(poses), 2))
+        errors: Array = np.zeros((len(poses), SIZE - 6))
         blocks = coupling = np.empty(0)
         for _ in range(ITERATIONS):
             blocks, coupling, gradient = self._equations(poses, errors)
@@ -174,11 +168,11 @@ class _Chain:
         return poses, (covariances + covariances.transpose(0, 2, 1)) / 2
 
     def _equations(self, poses: Sequence[Transform], errors: Array) -> tuple[Array, Array, Array]:
-        """Diagonal blocks (N, 8, 8), those right of them (N-1, 8, 8), gradient (N, 8)."""
+        """Diagonal blocks (N, 12, 12), those right of them (N-1, 12, 12), gradient (N, 12)."""
         count = len(poses)
         blocks, gradient = np.zeros((count, SIZE, SIZE)), np.zeros((count, SIZE))
         coupling = np.zeros((max(count - 1, 0), SIZE, SIZE))
-        blocks[0, [6, 7], [6, 7]] += self.errors_information
+        blocks[0, ERRORS, ERRORS] += self.errors_information
         gradient[0, 6:] += self.errors_information * errors[0]
         for n, link in enumerate(self.links):
             residual, jacobian, information = _linearize(link, poses, errors, n)
@@ -189,13 +183,13 @@ class _Chain:
             coupling[n] += first.T @ weighted[:, SIZE:]
             gradient[n] += weighted[:, :SIZE].T @ residual
             gradient[n + 1] += weighted[:, SIZE:].T @ residual
-            # Scale and bias stay, about.
-            stays = self.errors_information * MEMORY / max(link.seconds, 1e-3)
+            # Scale and biases stay, about.
+            stays = self.change_information / max(link.motion.seconds, 1e-3)
             change = stays * (errors[n] - errors[n + 1])
             for row, sign in ((n, 1.0), (n + 1, -1.0)):
-                blocks[row, [6, 7], [6, 7]] += stays
+                blocks[row, ERRORS, ERRORS] += stays
                 gradient[row, 6:] += sign * change
-            coupling[n, [6, 7], [6, 7]] -= stays
+            coupling[n, ERRORS, ERRORS] -= stays
         for row, fix in self.fixes:
             error = difference(poses[row], fix.map_from_base)
             of_fix = np.linalg.inv(fix.covariance)
@@ -208,21 +202,23 @@ class _Chain:
 def _linearize(
     link: _Link, poses: Sequence[Transform], errors: Array, n: int
 ) -> tuple[Array, Array, Array]:
-    """Residual (6,), derivatives (6, 16) by both instants, information (6, 6) of a link."""
-    residual, by_both = odometry_link(poses[n], poses[n + 1], link.motion, link.seconds, errors[n])
+    """Residual (6,), derivatives (6, 24) by both instants, information (6, 6) of a link."""
+    residual, by_both = odometry_link(poses[n], poses[n + 1], link.motion, errors[n])
     jacobian = np.zeros((6, 2 * SIZE))
-    jacobian[:, :6], jacobian[:, 6:8] = by_both[:, :6], by_both[:, 12:]
+    jacobian[:, :6], jacobian[:, 6:SIZE] = by_both[:, :6], by_both[:, 12:]
     jacobian[:, SIZE : SIZE + 6] = by_both[:, 6:12]
     axes = np.kron(np.eye(2), poses[n].rotation_matrix())
-    noise = axes @ link.noise @ axes.T + link.map_change
+    noise = axes @ link.motion.noise @ axes.T + link.map_change
+    noise += np.diag(np.repeat([1e-8, 1e-10], 3))
     # On the way the heading wanders: a third of its final variance, over the whole way.
-    metres2 = float(link.motion.translation @ link.motion.translation)
+    translation = link.motion.start_from_end.translation
+    metres2 = float(translation @ translation)
     noise[:3, :3] += np.eye(3) * float(np.trace(noise[3:, 3:])) / 9 * metres2
     return residual, jacobian, np.asarray(np.linalg.inv(noise), dtype=np.float64)
 
 
 def _solve(blocks: Array, coupling: Array, right: Array) -> Array:
-    """x (N, 8) of the block tridiagonal system."""
+    """x (N, 12) of the block tridiagonal system."""
     left, reduced = blocks.copy(), right.copy()
     for n in range(1, len(left)):
         factor = np.linalg.solve(left[n - 1], coupling[n - 1]).T
@@ -236,7 +232,7 @@ def _solve(blocks: Array, coupling: Array, right: Array) -> Array:
 
 
 def _marginals(blocks: Array, coupling: Array) -> Array:
-    """Diagonal blocks (N, 8, 8) of the inverse (Takahashi's recursion)."""
+    """Diagonal blocks (N, 12, 12) of the inverse (Takahashi's recursion)."""
     left = blocks.copy()
     for n in range(1, len(left)):
         left[n] -= coupling[n - 1].T @ np.linalg.solve(left[n - 1], coupling[n - 1])

@@ -22,7 +22,7 @@ from scipy.spatial.transform import Rotation
 from kapture_ros.localization.cameras import MountedCamera
 from kapture_ros.localization.inertial import Inertial
 from kapture_ros.localization.localizer import View
-from kapture_ros.localization.motion_filter import SECOND, OdometrySample
+from kapture_ros.localization.motion_filter import SECOND, MotionOptions, OdometrySample
 from kapture_ros.localization.options import PoseOptions
 from kapture_ros.localization.pose import PoseSolution, estimate_pose
 from kapture_ros.localization.query import Evidence
@@ -54,6 +54,7 @@ class MotionSource(enum.Enum):
     """What carries the pose from fix to fix."""
 
     ODOMETRY = "odometry"
+    ODOMETRY_GYRO = "odometry, turned by the gyro"
     VISION_MAP = "vision, scale from the map"
     VISION_GNSS = "vision, scale from GNSS"
     CONSTANT_VELOCITY = "constant velocity"
@@ -87,9 +88,10 @@ class VisualMotion:
         source: what the newest sample is from.
     """
 
-    def __init__(self, inertial: Inertial) -> None:
+    def __init__(self, inertial: Inertial, options: MotionOptions) -> None:
         self.source = MotionSource.CONSTANT_VELOCITY
         self._inertial = inertial
+        self._gyro_sigmas = options.gyro_noise, options.gyro_bias
         self._last: OdometrySample | None = None
         self._reference: _Reference | None = None
         self._scaled: MotionSource | None = None
@@ -168,10 +170,11 @@ class VisualMotion:
         motion = Transform.exp(seconds * self._velocity)
         turn = self._inertial.turn(start_ns, end_ns)
         position, rotation = WANDER if self._velocity.any() else UNKNOWN
-        if turn is not None:
-            motion = Transform(turn, motion.translation)
-            rotation = self._inertial.options.turn_noise
         variances = seconds * np.array([position**2, rotation**2])
+        if turn is not None:
+            motion = Transform(translation=motion.translation) @ turn
+            noise, bias = self._gyro_sigmas
+            variances[1] = noise**2 * seconds + (bias * seconds) ** 2
         return motion, np.diag(np.repeat(variances, 3))
 
     def _see(self, guess: Transform, views: Sequence[View]) -> _Step | None:

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from scipy.stats import binom
 
 from kapture_ros.localization.cameras import MountedCamera
-from kapture_ros.localization.motion_filter import SECOND, MotionOptions, reckon
+from kapture_ros.localization.motion_filter import SECOND, Motion, MotionOptions, reckon
 from kapture_ros.localization.options import PoseOptions
 from kapture_ros.localization.pose import estimate_pose, inlier_mask, lengths
 from kapture_ros.localization.refinement import (
@@ -129,26 +129,27 @@ def solve_window(
 
 
 def odometry_link(
-    first: Transform, second: Transform, motion: Transform, seconds: float, errors: Array
+    first: Transform, second: Transform, motion: Motion, errors: Array
 ) -> tuple[Array, Array]:
-    """How odometry and two poses disagree.
+    """How a motion and two poses disagree.
 
     Args:
-        errors: (2,) scale and yaw bias of odometry.
+        errors: (6,) of odometry and gyro, as `MotionState.errors`.
 
     Returns:
-        (δp, δθ) from the second pose to where odometry leads from the first, (6,), and its
-        derivatives (6, 14) by both poses' disturbances and the errors.
+        (δp, δθ) from the second pose to where the motion leads from the first, (6,), and its
+        derivatives (6, 18) by both poses' disturbances and the errors.
     """
-    scale, bias = errors.tolist()
-    moved = first.rotation_matrix() @ motion.translation
-    reached = reckon(first, motion, seconds, scale, bias)
-    jacobian = np.zeros((6, 14))
+    moved = first.rotation_matrix() @ motion.start_from_end.translation
+    turn_errors = motion.turn_errors
+    turn_rate = turn_errors @ errors
+    reached = reckon(first, motion.start_from_end, motion.seconds, float(errors[0]), turn_rate)
+    jacobian = np.zeros((6, 18))
     jacobian[:, :6] = np.eye(6)
-    jacobian[:3, 3:6] = -cross_matrix((1 + scale) * moved)
+    jacobian[:3, 3:6] = -cross_matrix((1 + errors[0]) * moved)
     jacobian[:, 6:12] = -np.eye(6)
     jacobian[:3, 12] = moved
-    jacobian[3:, 13] = reached.rotation_matrix()[:, 2] * seconds
+    jacobian[3:, 12:] = reached.rotation_matrix() @ turn_errors * motion.seconds
     return difference(reached, second), jacobian
 
 
@@ -281,10 +282,13 @@ class _Problem:
     ) -> tuple[Array, Array, Array]:
         """How odometry and two poses disagree (6,), derivatives (6, 14), covariance (6, 6)."""
         first, second = self.frames[number], self.frames[number + 1]
-        motion = first.odom_from_base.inverse() @ second.odom_from_base
+        moved = first.odom_from_base.inverse() @ second.odom_from_base
         seconds = (second.stamp_ns - first.stamp_ns) / SECOND
-        error, jacobian = odometry_link(poses[number], poses[number + 1], motion, seconds, errors)
-        return error, jacobian, self._noise(second, motion, seconds)
+        noise = self._noise(second, moved, seconds)
+        motion = Motion(first.stamp_ns, second.stamp_ns, moved, noise)
+        of_both = np.concatenate([errors, np.zeros(4)])  # the gyro has no part in it
+        error, jacobian = odometry_link(poses[number], poses[number + 1], motion, of_both)
+        return error, jacobian[:, :14], motion.noise
 
     def _noise(self, second: Keyframe, motion: Transform, seconds: float) -> Array:
         metres = float(np.linalg.norm(motion.translation))

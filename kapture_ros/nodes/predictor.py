@@ -71,7 +71,7 @@ def known_after(tracker: SequenceLocalizer, tracked: TrackedPose) -> Known:
         return Known(tracked, None, motion.options)
     state = motion.at(stamp)
     guessed: tuple[OdometrySample, ...] = ()
-    if tracked.motion is not MotionSource.ODOMETRY:
+    if tracked.motion not in (MotionSource.ODOMETRY, MotionSource.ODOMETRY_GYRO):
         now = motion.odometry.at(stamp)
         try:
             before = motion.odometry.at(stamp - TWIST_NS)

@@ -108,6 +108,15 @@ class Transform:
         values = np.array(self._wxyz)
         return -values if self._wxyz < (0.0, 0.0, 0.0, 0.0) else values
 
+    def rotation_vector(self) -> Array:
+        """The rotation as axis times angle, (3,) radians."""
+        w, x, y, z = self._wxyz
+        if w < 0:  # the shorter way round
+            w, x, y, z = -w, -x, -y, -z
+        sine = math.hypot(x, y, z)
+        part = 2 * math.atan2(sine, w) / sine if sine > 1e-12 else 2.0
+        return np.array([part * x, part * y, part * z])
+
     def rotation_matrix(self) -> Array:
         """The rotation as a (3, 3) matrix."""
         w, x, y, z = self._wxyz
@@ -187,11 +196,13 @@ def disturb(map_from_base: Transform, delta: Array) -> Transform:
     about the fixed axes of the parent). The turn is about the base's origin, so it is not a
     twist, whose translation part would depend on where the map's origin is.
     """
-    a, b, c = delta[3:].tolist()
-    angle = math.sqrt(a * a + b * b + c * c)
-    part = math.sin(angle / 2) / angle if angle > 1e-9 else 0.5
-    turn = (math.cos(angle / 2), part * a, part * b, part * c)
-    return Transform._of(_product(turn, map_from_base._wxyz), map_from_base.translation + delta[:3])
+    turned = _product(_quaternion(delta[3:]), map_from_base._wxyz)
+    return Transform._of(turned, map_from_base.translation + delta[:3])
+
+
+def turned_by(vector: Array) -> Transform:
+    """A turn in one place by a rotation vector (3,), radians."""
+    return Transform._of(_quaternion(vector), np.zeros(3))
 
 
 def difference(estimate: Transform, reference: Transform) -> Array:
@@ -214,6 +225,14 @@ def quaternions(rotation: Rotation) -> Array:
 def cross_matrix(v: Array) -> Array:
     """(3, 3): multiplying with it is the cross product v × ·."""
     return np.array([[0.0, -v[2], v[1]], [v[2], 0.0, -v[0]], [-v[1], v[0], 0.0]])
+
+
+def _quaternion(vector: Array) -> Quaternion:
+    """Of a rotation vector (3,)."""
+    a, b, c = vector.tolist()
+    angle = math.sqrt(a * a + b * b + c * c)
+    part = math.sin(angle / 2) / angle if angle > 1e-9 else 0.5
+    return math.cos(angle / 2), part * a, part * b, part * c
 
 
 def _conjugate(q: Quaternion) -> Quaternion:

@@ -315,10 +315,10 @@ def measured(
 
 
 def measure_inertially(drive: Drive, rng: np.random.Generator) -> dict[int, list[ImuSample]]:
-    """What a cheap IMU in the base measures at the stamps of the truth: noise and bias."""
+    """What an IMU in the base measures at the stamps of the truth, its gyro as the options say."""
     stamps = sorted(drive.truth)
     poses = [drive.truth[stamp] for stamp in stamps]
-    bias = rng.normal(0, 0.003, 3)
+    bias, scale = rng.normal(0, NOISE.gyro_bias, 3), 1 + rng.normal(0, NOISE.gyro_scale, 3)
     position = np.array([pose.translation for pose in poses])
     acceleration = np.gradient(np.gradient(position, 1 / 20, axis=0), 1 / 20, axis=0)
     samples = {}
@@ -327,6 +327,7 @@ def measure_inertially(drive: Drive, rng: np.random.Generator) -> dict[int, list
         ticks = min(n + 1, len(poses) - 1) - max(n - 1, 0)
         turn = (first.rotation.inv() * second.rotation).as_rotvec() * 20 / ticks
         felt = poses[n].rotation.inv().apply(acceleration[n] + [0, 0, 9.81])
-        rate = turn + bias + rng.normal(0, 0.005, 3)
+        bias = bias + rng.normal(0, NOISE.gyro_bias_wander / np.sqrt(20), 3)
+        rate = scale * turn + bias + rng.normal(0, NOISE.gyro_noise * np.sqrt(20), 3)
         samples[stamp] = [ImuSample(stamp, rate, felt + rng.normal(0, 0.1, 3))]
     return samples

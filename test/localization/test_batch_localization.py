@@ -22,6 +22,7 @@ from synthetic_map import (
 
 from kapture_ros.cli.main import main
 from kapture_ros.evaluation.estimates import matches_path, read_estimates, read_matches
+from kapture_ros.localization.drives import drives_of
 from kapture_ros.localization.localizer import Localizer
 from kapture_ros.localization.query import Reason
 from kapture_ros.localization.query_set import QuerySet
@@ -257,6 +258,34 @@ def test_the_antenna_comes_from_the_rig(world, query) -> None:
         queries[0].gnss.latitude, queries[0].gnss.longitude, queries[0].gnss.altitude
     )[0]
     assert place == pytest.approx(TRUTH[0].apply(ANTENNA_IN_RIG), abs=1e-3)
+
+
+def test_the_imu_of_the_rig_is_read_in_the_axes_of_the_base(world, query, tmp_path) -> None:
+    dataset = tmp_path / "with_imu"
+    shutil.copytree(query, dataset)
+    sensors = dataset / "sensors"
+    assert QuerySet(dataset, FeatureSource(), world.map.feature_types).imu("rig") == []
+    half = np.sqrt(0.5)  # the sensor's x axis looks to the left
+    for name in ("imu-gyroscope", "imu-accelerometer"):
+        kind = name.removeprefix("imu-")
+        with (sensors / "sensors.txt").open("a") as file:
+            file.write(f"{name}, , {kind}\n")
+        with (sensors / "rigs.txt").open("a") as file:
+            file.write(f"rig, {name}, {half}, 0, 0, {-half}, 0, 0, 0\n")
+    header = "# kapture format: 1.1\n"
+    start = 1_700_000_000_000_000_000
+    rows = [f"{start + n * 10_000_000}, imu-gyroscope, 0.1, 0.2, {n}\n" for n in range(5)]
+    (sensors / "records_gyroscope.txt").write_text(header + "".join(rows))
+    rows = [f"{start + n * 20_000_000}, imu-accelerometer, {n}, 0, 9.8\n" for n in range(3)]
+    (sensors / "records_accelerometer.txt").write_text(header + "".join(rows))
+    queries = QuerySet(dataset, FeatureSource(), world.map.feature_types)
+    samples = queries.imu("rig")
+    assert [sample.stamp_ns - start for sample in samples] == [n * 10_000_000 for n in range(5)]
+    assert samples[3].turn_rate == pytest.approx([-0.2, 0.1, 3])
+    assert samples[3].acceleration == pytest.approx([0, 1.5, 9.8])
+    (drive,) = drives_of(queries, given_motion=True)
+    assert len(drive.imu) == 5
+    assert drives_of(queries, given_motion=False)[0].imu == ()
 
 
 def test_the_position_is_that_at_the_time_of_the_images(world, query, tmp_path) -> None:

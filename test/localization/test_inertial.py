@@ -24,14 +24,16 @@ def driven(seconds: float, rate, acceleration=LEVEL, options=None) -> Inertial:
 def test_a_turn_is_the_integral_of_the_rate():
     imu = driven(3, [0, 0, 0.5])
     turn = imu.turn(SECOND, 2 * SECOND + TICK // 2)
-    assert turn.as_rotvec() == pytest.approx([0, 0, 0.5 * 1.005], abs=1e-9)
-    assert imu.turn(2 * SECOND, SECOND).as_rotvec() == pytest.approx([0, 0, -0.5], abs=1e-9)
+    assert turn.rotation.as_rotvec() == pytest.approx([0, 0, 0.5 * 1.005], abs=1e-9)
+    assert imu.turn(2 * SECOND, SECOND).rotation.as_rotvec() == pytest.approx(
+        [0, 0, -0.5], abs=1e-9
+    )
 
 
 def test_a_turn_beyond_the_samples_is_extrapolated_shortly_or_not_known():
     imu = driven(1, [0.2, 0, 0])
     soon = imu.turn(SECOND, SECOND + SECOND // 10)
-    assert soon.as_rotvec() == pytest.approx([0.02, 0, 0], abs=1e-9)
+    assert soon.rotation.as_rotvec() == pytest.approx([0.02, 0, 0], abs=1e-9)
     assert imu.turn(SECOND, 2 * SECOND) is None
     assert imu.turn(-SECOND, SECOND) is None
     assert Inertial().turn(0, 1) is None
@@ -82,3 +84,19 @@ def test_samples_that_cannot_be_used_are_refused_and_gaps_begin_anew():
     assert not imu.add(ImuSample(9 * SECOND, np.full(3, np.nan), LEVEL))
     assert imu.add(ImuSample(9 * SECOND, np.zeros(3), LEVEL))
     assert imu.turn(4 * SECOND, 9 * SECOND) is None, "nobody knows how it turned in the gap"
+
+
+def test_a_turn_before_a_gap_stays_known():
+    imu = driven(5, [0, 0, 0.1])
+    imu.add(ImuSample(9 * SECOND, np.zeros(3), LEVEL))
+    turn = imu.turn(2 * SECOND, 3 * SECOND)
+    assert turn.rotation.as_rotvec() == pytest.approx([0, 0, 0.1], abs=1e-9)
+
+
+def test_a_saturated_gyro_does_not_say_how_it_turned():
+    imu = driven(5, [0, 0, 0.1])
+    for n in range(501, 600):
+        fast = 4.36 if n < 520 else 0.1
+        assert imu.add(ImuSample(n * TICK, np.array([0, 0, fast]), LEVEL)) == (n >= 520)
+    assert imu.turn(5 * SECOND, 5 * SECOND + 25 * TICK) is None
+    assert imu.turn(5 * SECOND + 25 * TICK, 5 * SECOND + 50 * TICK) is not None

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import itertools
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -10,7 +11,9 @@ from scipy.spatial.transform import Rotation
 from scipy.stats import chi2
 
 from kapture_ros.errors import ExtrapolationError
+from kapture_ros.localization.inertial import ImuSample, Inertial
 from kapture_ros.localization.motion_filter import (
+    GYRO,
     SECOND,
     Fix,
     MotionFilter,
@@ -72,9 +75,34 @@ def drive(seed: int, seconds: int = 60, options: MotionOptions = INDEPENDENT) ->
     return Drive(truth, odometry, rng)
 
 
-def run(case: Drive, fix_every: int, silent: range = range(0)) -> tuple[MotionFilter, list[float]]:
+def turned(case: Drive, bias=None) -> list[ImuSample]:
+    """What a gyro as the options describe it said on the drive, 100 times a second."""
+    options, rng = INDEPENDENT, case.rng
+    bias = rng.normal(0, options.gyro_bias, 3) if bias is None else np.array(bias)
+    scale = 1 + rng.normal(0, options.gyro_scale, 3)
+    pairs = itertools.pairwise(case.truth.values())
+    rates = np.repeat([10 * (a.rotation.inv() * b.rotation).as_rotvec() for a, b in pairs], 10, 0)
+    rates = np.concatenate([rates[:1], (rates[1:] + rates[:-1]) / 2, rates[-1:]])
+    samples = []
+    for n, rate in enumerate(rates):
+        bias = bias + rng.normal(0, options.gyro_bias_wander / 10, 3)
+        said = scale * rate + bias + rng.normal(0, options.gyro_noise * 10, 3)
+        samples.append(ImuSample(START + n * TENTH // 10, said, np.array([0.0, 0.0, 9.81])))
+    return samples
+
+
+def gyro_of(samples: list[ImuSample]) -> Inertial:
+    inertial = Inertial(keep_ns=100 * SECOND)
+    for sample in samples:
+        inertial.add(sample)
+    return inertial
+
+
+def run(
+    case: Drive, fix_every: int, silent: range = range(0), gyro: Inertial | None = None
+) -> tuple[MotionFilter, list[float]]:
     """Drive with a fix every n tenths of a second; NEES of the pose before each fix."""
-    motion = MotionFilter(INDEPENDENT)
+    motion = MotionFilter(INDEPENDENT, gyro)
     nees = []
     for number, sample in enumerate(case.odometry):
         motion.add_odometry(sample)
@@ -107,6 +135,88 @@ def test_half_a_minute_without_a_fix_stays_honest():
     low, high = chi2.ppf([0.005, 0.995], 6 * len(nees)) / len(nees)
     assert low < np.mean(nees) < high
     assert np.median(distance) < 3.0, "150 m without a fix"
+
+
+def test_a_gyro_beside_odometry_keeps_half_a_minute_and_stays_honest():
+    """Its bias is learned before, from fixes of ten seconds: then it turns the pose."""
+    nees, beside, alone = [], [], []
+    for seed in range(12):
+        case = drive(seed, seconds=40)
+        samples, end_ns = turned(case), case.odometry[-1].stamp_ns
+        motion, _ = run(case, fix_every=5, silent=range(10, 41), gyro=gyro_of(samples))
+        assert motion.at(end_ns).by_gyro
+        nees.append(case.nees(motion.at(end_ns)))
+        case.odometry = case.odometry[:201]  # ten seconds of silence
+        for errors, gyro in ((alone, None), (beside, gyro_of(samples[:2001]))):
+            motion, _ = run(case, fix_every=5, silent=range(10, 41), gyro=gyro)
+            end = motion.at(case.odometry[-1].stamp_ns)
+            errors.append(end.map_from_base.distance_to(case.truth[end.stamp_ns]))
+    low, high = chi2.ppf([0.005, 0.995], 6 * len(nees)) / len(nees)
+    assert low < np.mean(nees) < high
+    assert (np.median(beside, axis=0) < 0.7 * np.median(alone, axis=0)).all()
+
+
+def test_a_gyro_of_unknown_bias_does_not_carry_through_silence():
+    """One fix only: after two seconds, in which it would be learned, odometry is surer."""
+    case = drive(3, seconds=10)
+    motion, _ = run(case, fix_every=1000, gyro=gyro_of(turned(case)))
+    assert motion.at(START + SECOND).by_gyro
+    assert not motion.at(START + 9 * SECOND).by_gyro
+
+
+def test_the_gyros_bias_is_learned_and_kept():
+    case = drive(7, seconds=20)
+    motion, _ = run(case, fix_every=5, gyro=gyro_of(turned(case, [0.01, -0.02, 0.03])))
+    end = motion.at(case.odometry[-1].stamp_ns)
+    sigma = np.sqrt(np.diag(end.covariance)[GYRO])
+    assert (sigma < INDEPENDENT.gyro_bias / 10).all()
+    assert (np.abs(end.gyro_bias - [0.01, -0.02, 0.03]) < 4 * sigma).all()
+    motion.initialize(case.fix(end.stamp_ns), like=end)
+    assert motion.at(end.stamp_ns).gyro_bias == pytest.approx(end.gyro_bias)
+
+
+def test_where_the_gyro_cannot_be_believed_odometry_turns_the_pose():
+    """Piece by piece: before and behind a gap the gyro goes on."""
+    case = drive(2, seconds=10)
+    good = turned(case)
+
+    def carried(samples: list[ImuSample]) -> list[bool]:
+        motion, _ = run(case, fix_every=5, gyro=gyro_of(samples))
+        return [motion.at(START + (2 * n + 1) * TENTH // 2).by_gyro for n in range(100)]
+
+    def instead(change) -> list[bool]:
+        return carried([*good[:401], *map(change, good[401:450]), *good[450:]])
+
+    hole = [not 40 <= n < 45 for n in range(100)]
+    assert all(carried(good))
+    assert carried(good[:401] + good[450:]) == hole
+    assert instead(lambda sample: replace(sample, turn_rate=np.full(3, np.nan))) == hole
+    assert instead(lambda sample: replace(sample, turn_rate=np.array([0, 0, 4.36]))) == hole
+    late = [replace(sample, stamp_ns=sample.stamp_ns + 3600 * SECOND) for sample in good]
+    assert not any(carried(late)), "another clock"
+    shuffled = [good[n] for n in np.random.default_rng(1).permutation(len(good))]
+    assert sum(carried(shuffled)) < 10, "out of order: most are refused"
+    degrees = carried([replace(sample, turn_rate=60 * sample.turn_rate) for sample in good])
+    assert not any(degrees[20:]), "it contradicts odometry"
+
+
+def test_better_odometry_keeps_its_own_turns():
+    """As its covariance says; and standing odometry is not turned by the bias of a gyro."""
+    exact, rough = np.diag([1e-6] * 3 + [1e-10] * 3), np.diag([1e-6] * 3 + [1e-4] * 3)
+    for covariance, by_gyro in ((exact, False), (rough, True)):
+        case = drive(5, seconds=3)
+        case.odometry = [
+            OdometrySample(o.stamp_ns, o.odom_from_base, covariance) for o in case.odometry
+        ]
+        motion, _ = run(case, fix_every=5, gyro=gyro_of(turned(case)))
+        assert motion.at(START + 2 * SECOND).by_gyro is by_gyro
+    case = drive(6, seconds=8)
+    motion = MotionFilter(INDEPENDENT, gyro_of(turned(case)))
+    motion.initialize(case.fix(START))
+    for sample in case.odometry:
+        motion.add_odometry(OdometrySample(sample.stamp_ns, Transform()))
+    start, end = motion.at(START), motion.at(START + 8 * SECOND)
+    assert end.map_from_base.distance_to(start.map_from_base)[1] == pytest.approx(0, abs=1e-6)
 
 
 def test_the_scale_and_bias_of_odometry_are_learned():

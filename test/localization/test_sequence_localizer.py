@@ -7,6 +7,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from scipy.stats import chi2
 from sequence_run import Run, run
 from street_world import (
     NOISE,
@@ -19,6 +20,7 @@ from street_world import (
     gnss,
     make_drive,
     make_query,
+    measure_inertially,
 )
 
 from kapture_ros.localization.guided import GuidedOptions
@@ -34,6 +36,7 @@ from kapture_ros.localization.sequence_state import (
 )
 from kapture_ros.localization.visual_motion import MotionSource
 from kapture_ros.transforms import Transform
+from kapture_ros.transforms.se3 import difference
 
 NORMAL, WEAK, DARK = Conditions(), Conditions(true_count=5), Conditions(true_count=0)
 
@@ -223,6 +226,45 @@ def test_odometry_that_appears_later_takes_over(world, localizer):
         answer = sequence.update(make_query(world, drive.truth[stamp], stamp, rng))
     assert answer.motion is MotionSource.ODOMETRY
     assert answer.state is State.TRACKING
+
+
+def test_a_gyro_beside_odometry_carries_further_through_the_dark(world, localizer):
+    """Four seconds of fixes, and ten that show nothing."""
+    rng = np.random.default_rng(17)
+    drive = make_drive(rng, Trip(start=15, end=85))
+    turns = measure_inertially(drive, rng)
+    beside, alone = SequenceLocalizer(localizer), SequenceLocalizer(localizer)
+    for sample in drive.odometry:
+        for sequence in (beside, alone):
+            sequence.add_odometry(sample)
+        for measurement in turns[sample.stamp_ns]:
+            beside.add_imu(measurement)
+        if sample.stamp_ns in drive.frames:
+            shown = NORMAL if sample.stamp_ns < START + 4 * SECOND else DARK
+            query = make_query(world, drive.truth[sample.stamp_ns], sample.stamp_ns, rng, shown)
+            answers = [sequence.update(query) for sequence in (beside, alone)]
+    assert [a.motion for a in answers] == [MotionSource.ODOMETRY_GYRO, MotionSource.ODOMETRY]
+    sigmas = [np.sqrt(np.trace(answer.covariance[3:, 3:])) for answer in answers]
+    assert sigmas[0] < sigmas[1] / 2
+    truth = drive.truth[answers[0].stamp_ns]
+    error = difference(answers[0].map_from_base, truth)
+    assert error @ np.linalg.solve(answers[0].covariance, error) < chi2.ppf(0.999, 6)
+
+
+def test_no_search_for_an_instant_that_odometry_does_not_reach(world, localizer, monkeypatch):
+    """It could not be used, and costs most of all."""
+    rng = np.random.default_rng(18)
+    drive = make_drive(rng, Trip(start=15, end=20))
+    sequence = SequenceLocalizer(localizer)
+    searched = []
+    search = localizer.localize
+    monkeypatch.setattr(localizer, "localize", lambda query: searched.append(1) or search(query))
+    sequence.add_odometry(drive.odometry[0])
+    late = drive.odometry[0].stamp_ns + 3 * SECOND
+    answer = sequence.update(make_query(world, drive.truth[START], late, rng))
+    assert answer.estimate.reason is Reason.BAD_INPUT
+    assert "odometry ends" in answer.estimate.reason_text
+    assert not searched
 
 
 def test_gnss_that_excludes_the_pose_raises_the_alarm_and_moves_nothing(world, localizer):

@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from kapture_ros.localization.drives import whole_motion
 from kapture_ros.localization.motion_filter import SECOND, Fix, MotionOptions, OdometrySample
+from kapture_ros.localization.sequence_state import SequenceOptions
 from kapture_ros.localization.smoothing import smooth
 from kapture_ros.transforms import Transform
 from kapture_ros.transforms.se3 import difference, disturb
@@ -31,6 +33,10 @@ def make_drive(seed: int, count: int = 60, scale: float = 0.03, bias: float = 0.
     return stamps, truth, samples, rng
 
 
+def whole(samples, options=OPTIONS):
+    return whole_motion(samples, (), SequenceOptions(motion=options))
+
+
 def fix_at(stamps, truth, n, rng) -> Fix:
     return Fix(stamps[n], disturb(truth[n], SIGMAS * rng.normal(size=6)), np.diag(SIGMAS**2))
 
@@ -43,7 +49,7 @@ def start_at(stamps, fixes):
 def test_poses_between_fixes_are_better_than_the_fixes():
     stamps, truth, samples, rng = make_drive(1)
     fixes = [fix_at(stamps, truth, n, rng) for n in range(0, 60, 3)]
-    found = smooth(stamps, samples, fixes, OPTIONS, start_at(stamps, fixes))
+    found = smooth(stamps, whole(samples), fixes, start_at(stamps, fixes))
     errors = [p.map_from_base.distance_to(t)[0] for p, t in zip(found, truth, strict=True)]
     assert np.sqrt(np.mean(np.square(errors))) < 0.1  # a fix is off by 0.17
     assert [pose.stamp_ns for pose in found] == stamps
@@ -57,7 +63,7 @@ def test_the_covariance_is_honest():
         scale, bias = rng.normal(0, [OPTIONS.odometry_scale, OPTIONS.odometry_yaw_bias])
         stamps, truth, samples, rng = make_drive(seed, 40, scale, bias)
         fixes = [fix_at(stamps, truth, n, rng) for n in range(5, 40, 9)]
-        found = smooth(stamps, samples, fixes, OPTIONS, start_at(stamps, fixes))
+        found = smooth(stamps, whole(samples), fixes, start_at(stamps, fixes))
         for pose, true in list(zip(found, truth, strict=True))[::13]:
             error = difference(pose.map_from_base, true)
             means.append(error @ np.linalg.solve(pose.covariance, error))
@@ -67,7 +73,7 @@ def test_the_covariance_is_honest():
 def test_instants_before_the_first_fix_are_reckoned_backwards():
     stamps, truth, samples, rng = make_drive(2)
     fixes = [fix_at(stamps, truth, n, rng) for n in range(30, 60)]
-    found = smooth(stamps, samples, fixes, OPTIONS, start_at(stamps, fixes))
+    found = smooth(stamps, whole(samples), fixes, start_at(stamps, fixes))
     metres, _ = found[0].map_from_base.distance_to(truth[0])
     sigma = np.sqrt(np.linalg.eigvalsh(found[0].covariance[:3, :3])[-1])
     assert metres < 3 * sigma
@@ -84,8 +90,8 @@ def test_wrong_fixes_do_not_pull():
         for n in range(21, 40, 6)
     ]
     start = start_at(stamps, good)
-    found = smooth(stamps, samples, good + wrong, OPTIONS, start)
-    clean = smooth(stamps, samples, good, OPTIONS, start)
+    found = smooth(stamps, whole(samples), good + wrong, start)
+    clean = smooth(stamps, whole(samples), good, start)
     for pose, other in zip(found, clean, strict=True):
         assert pose.map_from_base.distance_to(other.map_from_base)[0] < 0.1
 
@@ -97,7 +103,7 @@ def test_odometry_that_brings_its_covariance_is_believed_by_it():
     samples = [OdometrySample(s.stamp_ns, truth[n], exact) for n, s in enumerate(samples)]
     options = MotionOptions(odometry_scale=1e-6, odometry_yaw_bias=1e-6, fix_correlation=0.0)
     fixes = [fix_at(stamps, truth, n, rng) for n in range(60)]
-    found = smooth(stamps, samples, fixes, options, start_at(stamps, fixes))
+    found = smooth(stamps, whole(samples, options), fixes, start_at(stamps, fixes))
     for n in (0, 30, 59):
         assert found[n].map_from_base.distance_to(truth[n])[0] < 0.1
 
@@ -105,4 +111,4 @@ def test_odometry_that_brings_its_covariance_is_believed_by_it():
 def test_without_a_fix_there_is_no_trajectory():
     stamps, _, samples, _ = make_drive(5, 4)
     with pytest.raises(ValueError, match="needs a fix"):
-        smooth(stamps, samples, [], OPTIONS, [None] * 4)
+        smooth(stamps, whole(samples), [], [None] * 4)

@@ -10,7 +10,7 @@ from street_world import CAMERA, FRONT_FROM_BASE, TYPES, WIDTH, like
 from kapture_ros.localization.cameras import MountedCamera
 from kapture_ros.localization.inertial import ImuSample, Inertial
 from kapture_ros.localization.localizer import View
-from kapture_ros.localization.motion_filter import SECOND
+from kapture_ros.localization.motion_filter import SECOND, MotionOptions
 from kapture_ros.localization.query import Evidence, QueryFeatures
 from kapture_ros.localization.refinement import Matches
 from kapture_ros.localization.visual_motion import MotionSource, VisualMotion
@@ -56,7 +56,7 @@ def path(count: int) -> list[Transform]:
 
 
 def test_the_maps_points_give_scale_and_motion():
-    hall, motion = Hall(), VisualMotion(Inertial())
+    hall, motion = Hall(), VisualMotion(Inertial(), MotionOptions())
     poses = path(12)
     for n, pose in enumerate(poses):
         view, evidence = hall.look(pose)
@@ -75,7 +75,7 @@ def test_the_maps_points_give_scale_and_motion():
 def test_the_covariance_covers_the_error():
     squares = []
     for seed in range(6):
-        hall, motion = Hall(seed), VisualMotion(Inertial())
+        hall, motion = Hall(seed), VisualMotion(Inertial(), MotionOptions())
         before = None
         for n, pose in enumerate(path(5)):
             view, evidence = hall.look(pose)
@@ -89,7 +89,7 @@ def test_the_covariance_covers_the_error():
 
 
 def test_gnss_gives_the_scale_where_the_map_does_not():
-    hall, motion = Hall(), VisualMotion(Inertial())
+    hall, motion = Hall(), VisualMotion(Inertial(), MotionOptions())
     sources, samples = [], []
     poses = path(16)
     for n, pose in enumerate(poses):
@@ -105,7 +105,7 @@ def test_gnss_gives_the_scale_where_the_map_does_not():
 
 
 def test_a_camera_that_stands_still_does_not_move():
-    hall, motion = Hall(), VisualMotion(Inertial())
+    hall, motion = Hall(), VisualMotion(Inertial(), MotionOptions())
     for n in range(5):
         view, evidence = hall.look(Transform())
         sample = motion.sample(n * TICK, [view])
@@ -115,7 +115,7 @@ def test_a_camera_that_stands_still_does_not_move():
 
 def test_without_sight_the_last_motion_goes_on_turned_by_the_gyro():
     inertial = Inertial()
-    hall, motion = Hall(), VisualMotion(inertial)
+    hall, motion = Hall(), VisualMotion(inertial, MotionOptions())
     for n in range(60):
         rate = 0.2 if n < 30 else 0.5
         inertial.add(ImuSample(n * TICK // 5, np.array([0, 0, rate]), np.array([0, 0, 9.81])))
@@ -133,7 +133,7 @@ def test_without_sight_the_last_motion_goes_on_turned_by_the_gyro():
 
 
 def test_before_any_pose_nobody_knows_how_far_it_goes():
-    motion = VisualMotion(Inertial())
+    motion = VisualMotion(Inertial(), MotionOptions())
     motion.sample(0, [])
     sample = motion.sample(SECOND, [])
     assert np.sqrt(sample.covariance[0, 0]) >= 5.0

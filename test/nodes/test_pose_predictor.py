@@ -5,7 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from kapture_ros.localization.motion_filter import MotionOptions, MotionState, OdometrySample
+from kapture_ros.localization.motion_filter import (
+    SIZE,
+    MotionOptions,
+    MotionState,
+    OdometrySample,
+)
 from kapture_ros.localization.sequence_state import State, TrackedPose
 from kapture_ros.localization.visual_motion import MotionSource
 from kapture_ros.nodes.predictor import Known, Predictor
@@ -39,7 +44,7 @@ def known(stamp_ns: int, sigma: float = 0.1, **changes) -> Known:
         "window_size": 1, "consistent": True, "inflation": 1.0, "gnss_disagrees": False,
         "motion": MotionSource.ODOMETRY,
     } | changes  # fmt: skip
-    full = np.zeros((8, 8))
+    full = np.zeros((SIZE, SIZE))
     full[:6, :6] = covariance
     motion = MotionState(stamp_ns, stamp_ns, pose, 0.0, 0.0, full)
     return Known(TrackedPose(**values), motion, OPTIONS)

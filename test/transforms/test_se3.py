@@ -11,7 +11,7 @@ from scipy.linalg import expm
 from scipy.spatial.transform import Rotation
 
 from kapture_ros.transforms import Transform, interpolate
-from kapture_ros.transforms.se3 import difference, disturb, quaternions, rotations
+from kapture_ros.transforms.se3 import difference, disturb, quaternions, rotations, turned_by
 
 metres = arrays(float, 3, elements=st.floats(-1e4, 1e4))
 rotation_vectors = arrays(float, 3, elements=st.floats(-1.8, 1.8))  # angles below pi
@@ -27,6 +27,15 @@ def assert_close(a: Transform, b: Transform) -> None:
 def test_composition_is_associative_and_inverts(c_b: Transform, b_a: Transform, a_w: Transform):
     assert_close((c_b @ b_a) @ a_w, c_b @ (b_a @ a_w))
     assert_close(b_a @ b_a.inverse(), Transform())
+
+
+@given(rotation_vectors)
+def test_a_turn_in_place_is_that_of_its_rotation_vector(vector: np.ndarray):
+    expected = Rotation.from_rotvec(vector)
+    assert_close(turned_by(vector), Transform(expected))
+    np.testing.assert_allclose(Transform(expected).rotation_vector(), vector, atol=1e-9)
+    other_sign = Transform._of((-1.0, 0.0, 0.0, -1e-3), np.zeros(3))
+    assert other_sign.rotation_vector() == pytest.approx([0, 0, 2e-3])
 
 
 @given(transforms, arrays(float, (5, 3), elements=st.floats(-1e3, 1e3)))
