@@ -33,6 +33,7 @@ from kapture_ros.localization.pose import (
     PoseSolution,
     find_pose,
     refine_inliers,
+    support,
 )
 from kapture_ros.localization.query import (
     Candidate,
@@ -65,6 +66,7 @@ log = logging.getLogger(__name__)
 
 MAX_CLUSTERS = 3  # places solved for; more are as good as none
 SECOND_ITERATIONS = 1000  # RANSAC samples for the second-best pose
+RIVAL = 40  # keypoints of it, if it is worth finding, among those that RANSAC is asked about
 SAME_PLACE = (1.0, np.deg2rad(10.0))  # metres, radians
 SURE_TRACK = 3  # images that see a point which any other should see as well
 SAME_VIEW = (0.9, 1.4)  # cosine between the rays, ratio of the distances, of such a view
@@ -339,16 +341,19 @@ class Localizer:
         wanted = max(self.options.acceptance.max_second * solution.count, MIN_MATCHES)
         if keypoints < wanted:
             return 0
+        # Few of the keypoints tell of a pose that many of them see.
+        _, place = np.unique(left.keys, return_inverse=True)
+        asked = left.select(place % max(int(wanted) // RIVAL, 1) == 0)
         # As many samples as find a pose of that many inliers, if there is one.
         missed = max(1 - (wanted / keypoints) ** 3, 1e-9)
         samples = math.ceil(math.log(1e-4) / math.log(missed))
         options = replace(self.options.pose, max_iterations=min(samples, SECOND_ITERATIONS))
-        other = find_pose(left, cameras, options)
+        other = find_pose(asked, cameras, options)
         if other is None:
             return 0
         metres, radians = other.map_from_base.distance_to(solution.map_from_base)
         same = metres < SAME_PLACE[0] and radians < SAME_PLACE[1]
-        return 0 if same else other.count
+        return 0 if same else support(left, cameras, other.map_from_base, options)
 
     def seen_share(self, known: Correspondences, solution: PoseSolution) -> float:
         """How many of the candidates' points that should be seen from a pose agree with it.
