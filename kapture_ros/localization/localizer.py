@@ -49,6 +49,7 @@ from kapture_ros.localization.query import (
 from kapture_ros.localization.refinement import Matches, PositionPrior, Priors
 from kapture_ros.localization.retrieval import (
     Retriever,
+    Rows,
     Shown,
     covisibility_clusters,
     gated_rows,
@@ -208,13 +209,20 @@ class Localizer:
             raise Rejected(Reason.BAD_INPUT, "the query has no image")
         raise Rejected(Reason.NO_FEATURES, "nothing to see: no keypoint in any image")
 
-    def retrieve(self, query: Query, views: Sequence[View]) -> list[Candidates]:
+    def retrieve(
+        self, query: Query, views: Sequence[View], among: Rows | None = None
+    ) -> list[Candidates]:
         """Map images for each view.
+
+        Args:
+            among: rows of the map's images to choose from, besides what gates leave; None: all.
 
         Raises:
             Rejected: if there is none for any.
         """
         rows = gated_rows(self.map, query, self.wifi, self.options.retrieval)
+        if among is not None:
+            rows = among if rows is None else np.intersect1d(rows, among)
         found = [
             retrieve(self.retrievers, v.features.global_descriptors, rows, self.options.retrieval)
             for v in views

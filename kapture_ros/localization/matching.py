@@ -44,6 +44,12 @@ class ImageMatches:
     candidate: npt.NDArray[np.int32]
     similarity: npt.NDArray[np.float32]
 
+    def select(self, rows: npt.NDArray[np.bool_]) -> ImageMatches:
+        """A part of the matches; `rows` (M,) bool."""
+        return ImageMatches(
+            self.keypoint[rows], self.point[rows], self.candidate[rows], self.similarity[rows]
+        )
+
 
 def match_candidates(
     visual_map: VisualMap,

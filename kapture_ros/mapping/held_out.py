@@ -20,11 +20,9 @@ from kapture_ros.files import write_atomically
 from kapture_ros.localization.cameras import MountedCamera
 from kapture_ros.localization.localizer import Correspondences, Localizer
 from kapture_ros.localization.map_error import ENOUGH
-from kapture_ros.localization.matching import ImageMatches, gather, match_candidates
 from kapture_ros.localization.options import AnswerOptions, LocalizerOptions
 from kapture_ros.localization.query import Estimate, Query, Reason, Rejected
-from kapture_ros.localization.refinement import UPPER
-from kapture_ros.localization.retrieval import retrieve
+from kapture_ros.localization.refinement import UPPER, Matches
 from kapture_ros.mapping.gnss import map_from_rig
 from kapture_ros.mapping.relocate import query_of
 from kapture_ros.mapping.subset import OpenMap, open_map
@@ -105,33 +103,14 @@ def _try(
 
 def localize_without(localizer: Localizer, query: Query, frames: Rows) -> Estimate:
     """The pose of an instant in the map as it would be without some of its instants."""
-    visual_map = localizer.map
-    others = np.flatnonzero(~np.isin(visual_map.image_frames, frames))
-    left = points_without(visual_map, np.flatnonzero(np.isin(visual_map.image_frames, frames)))
+    left_out = np.isin(localizer.map.image_frames, frames)
+    left = points_without(localizer.map, np.flatnonzero(left_out))
     nothing = Estimate(query.stamp_ns, Reason.NO_POSE, "")
     try:
         views = localizer.extract(query)
-        candidates = [
-            retrieve(
-                localizer.retrievers,
-                view.features.global_descriptors,
-                others,
-                localizer.options.retrieval,
-            )
-            for view in views
-        ]
-        found = [
-            left.known(
-                match_candidates(visual_map, view.features, images, localizer.options.matching)
-            )
-            for view, images in zip(views, candidates, strict=True)
-        ]
-        localizer.require_matches(found)
-        matches = gather(visual_map, [view.features for view in views], found)
-        xyz, covariance = left.geometry(matches.point, matches.points_map, matches.point_covariance)
-        matches = replace(matches, points_map=xyz, point_covariance=covariance)
-        shown = localizer.shown(candidates)
-        known = Correspondences(tuple(views), tuple(candidates), tuple(found), matches, shown)
+        candidates = localizer.retrieve(query, views, np.flatnonzero(~left_out))
+        known = left.corrected(localizer.match(views, candidates))
+        localizer.require_matches(known.found)
         return localizer.answer(query, known, nothing)
     except Rejected as rejection:
         return replace(nothing, reason=rejection.reason, reason_text=str(rejection))
@@ -152,23 +131,25 @@ class PointsWithout:
     xyz: Array
     covariance: Array
 
-    def known(self, found: ImageMatches) -> ImageMatches:
-        """Matches without those of lost points."""
-        kept = ~np.isin(found.point, self.rows[self.lost])
-        return ImageMatches(
-            found.keypoint[kept], found.point[kept], found.candidate[kept], found.similarity[kept]
-        )
+    def corrected(self, known: Correspondences) -> Correspondences:
+        """Without matches of lost points, the others' points where they would be."""
+        matches = known.matches
+        kept = ~np.isin(matches.point, self.rows[self.lost])
+        views = np.split(kept, np.cumsum([len(of_view.point) for of_view in known.found])[:-1])
+        found = tuple(m.select(rows) for m, rows in zip(known.found, views, strict=True))
+        matches = self._moved(matches.select(kept))
+        return replace(known, found=found, matches=matches)
 
-    def geometry(
-        self, point: Rows, xyz: Array, covariance: Array | None
-    ) -> tuple[Array, Array | None]:
-        """Positions (N, 3) and covariances (N, 6) of points (N,), corrected."""
-        place = np.minimum(np.searchsorted(self.rows, point), max(len(self.rows) - 1, 0))
-        mine = self.rows[place] == point if len(self.rows) else np.zeros(len(point), bool)
-        xyz = np.where(mine[:, None], self.xyz[place], xyz) if mine.any() else xyz
-        if covariance is not None and mine.any():
-            covariance = np.where(mine[:, None], self.covariance[place], covariance)
-        return xyz, covariance
+    def _moved(self, matches: Matches) -> Matches:
+        """Matches with the positions and covariances of these points."""
+        mine = np.flatnonzero(np.isin(matches.point, self.rows))
+        place = np.searchsorted(self.rows, matches.point[mine])
+        xyz, covariance = matches.points_map.copy(), matches.point_covariance
+        xyz[mine] = self.xyz[place]
+        if covariance is not None:
+            covariance = covariance.copy()
+            covariance[mine] = self.covariance[place]
+        return replace(matches, points_map=xyz, point_covariance=covariance)
 
 
 def points_without(visual_map: VisualMap, images: npt.NDArray[np.intp]) -> PointsWithout:
