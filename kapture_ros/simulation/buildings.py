@@ -213,8 +213,9 @@ def _blade_sign(
     )
     lit = np.full(shape, 160, np.uint8)
     texture = builder.texture(np.dstack([picture, lit]))
+    middle = design.width / 2
     x, y = (
-        random.uniform(0.4, design.width - 0.4),
+        random.uniform(min(0.4, middle), max(design.width - 0.4, middle)),
         design.ground - tall / 2 + random.uniform(-0.3, 0.8),
     )
     edge = swatch(builder, random, (60, 60, 60))

@@ -10,10 +10,11 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from kapture_ros.cli.main import main
-from kapture_ros.simulation import sensors
+from kapture_ros.simulation import layout, lots, sensors
 from kapture_ros.simulation.layout import DATUM
+from kapture_ros.simulation.mesh import MeshBuilder
 from kapture_ros.simulation.motion import Trajectory, ring_path
-from kapture_ros.simulation.options import LANE
+from kapture_ros.simulation.options import LANE, Changes, StreetOptions
 from kapture_ros.simulation.vehicle import MOUNTS
 
 DURATION = 60.0
@@ -136,6 +137,13 @@ def test_access_points_are_heard_nearby_and_alike_on_both_visits(trajectory: Tra
     differences = [levels[0][key] - levels[1][key] for key in both]
     assert len(both) >= 10
     assert np.std(differences) < 6.0, "shadowing belongs to the place, not to the visit"
+
+
+def test_a_street_with_a_house_narrower_than_its_sign_is_built():
+    options, sides = StreetOptions(street=8, detail=0.1), layout.sides()
+    houses, _ = lots.divide(options, sides)
+    assert min(house.width for row in houses for house in row) < 0.8
+    assert len(lots.build(MeshBuilder(), options, Changes(), sides)) == 5
 
 
 def test_an_existing_output_is_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
