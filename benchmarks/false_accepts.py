@@ -1,8 +1,9 @@
 """Is the localizer ever confidently wrong? Queries of other places, and of this one.
 
-Every query is scored, accepted or not; then the thresholds of the localizer and
-a sweep of the number of inliers are applied to the scores. A false accept is an accepted
-pose that is off by more than 5 m or 10°: of a query outside the map, every accepted one.
+Every query is scored, accepted or not, by its image alone (no GNSS, no Wi-Fi); then the
+thresholds of the localizer and a sweep of the number of inliers are applied to the scores. A
+false accept is an accepted pose that is off by more than 5 m or 10°: of a query outside the
+map, every accepted one.
 
     python benchmarks/false_accepts.py MAP --inside QUERY … --outside OTHER … --scores A.jsonl
     python benchmarks/false_accepts.py --merge A.jsonl B.jsonl --plot acceptance.png
@@ -23,7 +24,12 @@ from tqdm import tqdm
 
 from kapture_ros.localization.acceptance import judge, limits_by
 from kapture_ros.localization.localizer import Localizer
-from kapture_ros.localization.options import AcceptanceOptions
+from kapture_ros.localization.options import (
+    AcceptanceOptions,
+    AnswerOptions,
+    LocalizerOptions,
+    RetrievalOptions,
+)
 from kapture_ros.localization.query import Reason, Scores
 from kapture_ros.localization.query_set import QuerySet
 from kapture_ros.mapping.sessions import FeatureSource
@@ -31,6 +37,10 @@ from kapture_ros.mapping.visual_map import VisualMap
 
 WRONG = (5.0, 10.0)  # metres, degrees
 RIGHT = (0.25, 2.0)
+IMAGES_ALONE = LocalizerOptions(
+    retrieval=RetrievalOptions(gnss_gate=False, wifi_gate=False),
+    answer=AnswerOptions(fuse_gnss=False),
+)
 SWEEP = (4, 6, 8, 10, 12, 15, 20, 25, 30, 40, 60, 100)
 
 
@@ -85,7 +95,7 @@ def _from_json(values: dict) -> Answer:
 
 def score_all(args: argparse.Namespace) -> Iterator[Answer]:
     visual_map = VisualMap.load(args.map)
-    localizer = Localizer(visual_map)
+    localizer = Localizer(visual_map, IMAGES_ALONE)
     for inside, datasets in ((True, args.inside), (False, args.outside)):
         for dataset in datasets:
             queries = QuerySet(dataset, FeatureSource(), visual_map.feature_types, rigs=False)
