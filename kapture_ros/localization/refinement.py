@@ -20,7 +20,7 @@ Int32 = npt.NDArray[np.int32]
 UPPER = np.array([[0, 1, 2], [1, 3, 4], [2, 4, 5]])  # of a (6,) symmetric matrix
 MEDIAN_OF_RAYLEIGH = 1.1774  # median length of a 2D Gaussian of σ = 1
 LOSS_SCALE = 2.8  # Cauchy's scale in σ: about 95 % efficient on 2D Gaussian residuals
-CONVERGED = 0.03  # σ: a shorter step is not worth taking
+CONVERGED = 0.3  # σ: behind a shorter step a tenth of it is left, not worth another look
 MIN_SIGMA = 0.25  # pixels; no detector is better, and the map's points are not either
 
 
@@ -157,11 +157,12 @@ def refine_pose(
         step = _solve(state.information, state.gradient, damping)
         if step is None:
             return None
+        step *= state.stride
+        if step @ state.information @ step < CONVERGED**2:
+            pose = disturb(pose, step)
+            break
         # The noise is estimated along the way, then held so that the cost can converge.
         sigma = None if iteration < 2 else state.sigma
-        step *= state.stride
-        if sigma is not None and step @ state.information @ step < CONVERGED**2:
-            break
         trial_pose = disturb(pose, step)
         trial = _linearize(matches, cameras, trial_pose, priors, sigma)
         better = trial is not None and (sigma is None or trial.cost <= state.cost * (1 + 1e-9))
