@@ -9,6 +9,7 @@ a second street, far away, that looks the same.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -315,19 +316,25 @@ def measured(
 
 
 def measure_inertially(drive: Drive, rng: np.random.Generator) -> dict[int, list[ImuSample]]:
-    """What an IMU in the base measures at the stamps of the truth, its gyro as the options say."""
-    stamps = sorted(drive.truth)
+    """What an IMU in the base measures 100 times a second, its gyro as the options say.
+
+    By stamps of the truth: the samples since the one before.
+    """
+    stamps, rate = sorted(drive.truth), 100
     poses = [drive.truth[stamp] for stamp in stamps]
     bias, scale = rng.normal(0, NOISE.gyro_bias, 3), 1 + rng.normal(0, NOISE.gyro_scale, 3)
     position = np.array([pose.translation for pose in poses])
     acceleration = np.gradient(np.gradient(position, 1 / 20, axis=0), 1 / 20, axis=0)
-    samples = {}
-    for n, stamp in enumerate(stamps):
-        first, second = poses[max(n - 1, 0)], poses[min(n + 1, len(poses) - 1)]
-        ticks = min(n + 1, len(poses) - 1) - max(n - 1, 0)
-        turn = (first.rotation.inv() * second.rotation).as_rotvec() * 20 / ticks
-        felt = poses[n].rotation.inv().apply(acceleration[n] + [0, 0, 9.81])
-        bias = bias + rng.normal(0, NOISE.gyro_bias_wander / np.sqrt(20), 3)
-        rate = scale * turn + bias + rng.normal(0, NOISE.gyro_noise * np.sqrt(20), 3)
-        samples[stamp] = [ImuSample(stamp, rate, felt + rng.normal(0, 0.1, 3))]
+    turns = [(a.rotation.inv() * b.rotation).as_rotvec() * 20 for a, b in pairwise(poses)]
+    samples: dict[int, list[ImuSample]] = {stamps[0]: []}
+    for n, (start, end) in enumerate(pairwise(stamps)):
+        after = turns[min(n + 1, len(turns) - 1)]
+        felt = poses[n + 1].rotation.inv().apply(acceleration[n + 1] + [0, 0, 9.81])
+        samples[end] = []
+        for k in range(1, rate // 20 + 1):
+            stamp = start + (end - start) * k * 20 // rate
+            turn = (turns[n] + after) / 2 if stamp == end else turns[n]
+            bias = bias + rng.normal(0, NOISE.gyro_bias_wander / np.sqrt(rate), 3)
+            said = scale * turn + bias + rng.normal(0, NOISE.gyro_noise * np.sqrt(rate), 3)
+            samples[end].append(ImuSample(stamp, said, felt + rng.normal(0, 0.2, 3)))
     return samples
