@@ -18,7 +18,7 @@ import numpy.typing as npt
 from kapture_ros.localization.cameras import MountedCamera
 from kapture_ros.localization.extractor import Extractor
 from kapture_ros.localization.localizer import Candidates, Correspondences, Localizer, View
-from kapture_ros.localization.matching import ImageMatches, mutual_with_each
+from kapture_ros.localization.matching import ImageMatches, start_mutual
 from kapture_ros.localization.options import AcceptanceOptions, LocalizerOptions
 from kapture_ros.localization.pose import PoseSolution
 from kapture_ros.localization.query import Candidate
@@ -90,7 +90,7 @@ class LocalSfm(Localizer):
         images = [candidate.image for candidate in candidates]
         names = [self.map.image_names[image] for image in images]
         known = [unit_rows(self._descriptors.read(name)) for name in names]
-        pairs = mutual_with_each(view.features.descriptors, known, self.options.matching)
+        pairs = start_mutual(view.features.descriptors, known, self.options.matching)()
         count = len(view.features.keypoints)
         rays = np.full((count, len(images), 3), np.nan)
         similarity = np.full((count, len(images)), -1.0, np.float32)

@@ -26,7 +26,7 @@ from kapture_ros.localization.extractor import Extractor
 from kapture_ros.localization.gpu_retrieval import GpuRetrieval, fits
 from kapture_ros.localization.grouping import count_distinct
 from kapture_ros.localization.map_error import UNMEASURED, MapError
-from kapture_ros.localization.matching import ImageMatches, gather, match_candidates
+from kapture_ros.localization.matching import ImageMatches, gather, start_matching
 from kapture_ros.localization.options import AcceptanceOptions, LocalizerOptions
 from kapture_ros.localization.pose import (
     MIN_MATCHES,
@@ -252,13 +252,14 @@ class Localizer:
         Raises:
             Rejected: if too few keypoints have one.
         """
-        found = [
-            match_candidates(self.map, view.features, images, self.options.matching)
+        started = [
+            start_matching(self.map, view.features, images, self.options.matching)
             for view, images in zip(views, candidates, strict=True)
         ]
+        shown = self.shown(candidates)  # a GPU matches meanwhile
+        found = [finish() for finish in started]
         self.require_matches(found)
         matches = gather(self.map, [view.features for view in views], found)
-        shown = self.shown(candidates)
         return Correspondences(tuple(views), tuple(candidates), tuple(found), matches, shown)
 
     def shown(self, candidates: Sequence[Candidates]) -> Shown:

@@ -6,8 +6,9 @@ each candidate, the candidates' common points merged. Consumed by `pose`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeAlias
 
 import numpy as np
@@ -18,8 +19,8 @@ from kapture_ros.localization.query import Candidate, QueryFeatures
 from kapture_ros.localization.refinement import Matches
 from kapture_ros.mapping.matching import (
     chosen_device,
-    mutual_matches_padded,
     mutual_matches_with_each,
+    start_padded,
 )
 from kapture_ros.mapping.options import MatchOptions
 from kapture_ros.mapping.visual_map import VisualMap
@@ -51,45 +52,54 @@ class ImageMatches:
         )
 
 
-def match_candidates(
+def start_matching(
     visual_map: VisualMap,
     features: QueryFeatures,
     candidates: Sequence[Candidate],
     options: MatchOptions,
-) -> ImageMatches:
-    """Match one query image with its candidates, best first."""
+) -> Callable[[], ImageMatches]:
+    """Begin to match one query image with its candidates, best first; what is returned ends it.
+
+    Meanwhile a GPU is at work.
+    """
     blocks = [visual_map.features(candidate.image) for candidate in candidates]
     filled = [number for number, block in enumerate(blocks) if len(block.points)]
     if not filled or len(features.descriptors) == 0:
         empty = np.empty(0, np.int32)
-        return ImageMatches(empty, empty, empty, np.empty(0, np.float32))
+        return lambda: ImageMatches(empty, empty, empty, np.empty(0, np.float32))
     known = [blocks[number].descriptors for number in filled]
-    found = mutual_with_each(features.descriptors, known, options)
-    keypoint = np.concatenate([pairs[:, 0] for pairs, _ in found])
-    point = np.concatenate(
-        [blocks[n].points[pairs[:, 1]] for n, (pairs, _) in zip(filled, found, strict=True)]
-    )
-    candidate = np.repeat(np.array(filled, np.int32), [len(pairs) for pairs, _ in found])
-    similarity = np.concatenate([values for _, values in found])
-    rows = _most_similar(keypoint.astype(np.int64) << 32 | point, similarity)
-    return ImageMatches(keypoint[rows], point[rows], candidate[rows], similarity[rows])
+    compared = start_mutual(features.descriptors, known, options)
+
+    def finish() -> ImageMatches:
+        found = compared()
+        keypoint = np.concatenate([pairs[:, 0] for pairs, _ in found])
+        point = np.concatenate(
+            [blocks[n].points[pairs[:, 1]] for n, (pairs, _) in zip(filled, found, strict=True)]
+        )
+        candidate = np.repeat(np.array(filled, np.int32), [len(pairs) for pairs, _ in found])
+        similarity = np.concatenate([values for _, values in found])
+        rows = _most_similar(keypoint.astype(np.int64) << 32 | point, similarity)
+        return ImageMatches(keypoint[rows], point[rows], candidate[rows], similarity[rows])
+
+    return finish
 
 
-def mutual_with_each(
+def start_mutual(
     query: Descriptors, known: Sequence[Descriptors], options: MatchOptions
-) -> list[tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]]:
-    """Mutual nearest neighbours (m, 2) of a query (n, D) with each of several images (k, D).
+) -> Callable[[], list[tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]]]:
+    """Begin to find mutual nearest neighbours of a query (n, D) with each of some images (k, D).
 
     Returns:
-        Matches with their similarities (m,), by image.
+        What ends it: matches (m, 2) with their similarities (m,), by image.
     """
     device = chosen_device(options)
     if device.type == "cpu":
-        return mutual_matches_with_each(np.ascontiguousarray(query, np.float32), known, options)
+        single = np.ascontiguousarray(query, np.float32)
+        return partial(mutual_matches_with_each, single, known, options)
     # Half precision is what the map holds, and tensor cores are made for it.
     others = upload_padded(known, device, torch.float16)
-    first = torch.from_numpy(query).to(device).to(others.dtype)
-    return mutual_matches_padded(first, others, [len(other) for other in known], options)
+    first = torch.from_numpy(query).to(others.dtype).to(device)
+    return start_padded(first, others, [len(other) for other in known], options)
 
 
 def upload_padded(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -104,18 +104,21 @@ def mutual_matches_on_gpu(
 ) -> list[tuple[Matches, Floats]]:
     """As `mutual_matches` for one image against many, in one product on the GPU."""
     known = torch.nn.utils.rnn.pad_sequence(list(others), batch_first=True)
-    return mutual_matches_padded(first, known, [len(other) for other in others], options)
+    return start_padded(first, known, [len(other) for other in others], options)()
 
 
-def mutual_matches_padded(
+def start_padded(
     first: torch.Tensor, known: torch.Tensor, widths: Sequence[int], options: MatchOptions
-) -> list[tuple[Matches, Floats]]:
-    """As `mutual_matches_on_gpu`, the other images padded to one width.
+) -> Callable[[], list[tuple[Matches, Floats]]]:
+    """Begin `mutual_matches_on_gpu`, the other images padded to one width.
 
     A few large steps instead of a few for each image, and one transfer of what was found.
 
     Args:
         known: (count, width, D); what lies beyond an image's own width is never looked at.
+
+    Returns:
+        What waits for the GPU and gives the matches.
     """
     count, width, _ = known.shape
     similarity = (first @ known.flatten(0, 1).T).view(len(first), count, width)
@@ -127,13 +130,19 @@ def mutual_matches_padded(
     if options.ratio is not None:
         runner_up = similarity.scatter_(2, nearest[..., None], -1.0).amax(dim=2).float()
     good &= _acceptable(best, runner_up, options)
-    partner, row = good.T.nonzero(as_tuple=True)
-    # Whole numbers are exact in single precision up to 16 million.
-    packed = torch.stack([partner, row, nearest[row, partner], best[row, partner]]).cpu().numpy()
-    matches = packed[1:3].T.astype(np.int32)
-    ends_of_partners = np.searchsorted(packed[0], np.arange(1, count))
-    parts = np.split(matches, ends_of_partners), np.split(packed[3], ends_of_partners)
-    return list(zip(*parts, strict=True))
+
+    def finish() -> list[tuple[Matches, Floats]]:
+        partner, row = good.T.nonzero(as_tuple=True)
+        # Whole numbers are exact in single precision up to 16 million.
+        packed = (
+            torch.stack([partner, row, nearest[row, partner], best[row, partner]]).cpu().numpy()
+        )
+        matches = packed[1:3].T.astype(np.int32)
+        ends_of_partners = np.searchsorted(packed[0], np.arange(1, count))
+        parts = np.split(matches, ends_of_partners), np.split(packed[3], ends_of_partners)
+        return list(zip(*parts, strict=True))
+
+    return finish
 
 
 def chosen_device(options: MatchOptions) -> torch.device:

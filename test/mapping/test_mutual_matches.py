@@ -21,8 +21,8 @@ from kapture_ros.mapping.matching import (
     match_pairs,
     mutual_matches,
     mutual_matches_on_gpu,
-    mutual_matches_padded,
     mutual_matches_with_each,
+    start_padded,
 )
 from kapture_ros.mapping.options import MatchOptions
 
@@ -66,7 +66,7 @@ def test_half_precision_padded_as_for_a_gpu_finds_nearly_the_same():
     padded = upload_padded(others, torch.device("cpu"), torch.float16)
     widths = [len(other) for other in others]
     half = torch.from_numpy(first).half()
-    found = mutual_matches_padded(half, padded, widths, MatchOptions())
+    found = start_padded(half, padded, widths, MatchOptions())()
     exact = mutual_matches_with_each(first, others, MatchOptions())
     for (matches, scores), (expected, similar) in zip(found, exact, strict=True):
         same = {tuple(pair) for pair in matches.tolist()} & {tuple(p) for p in expected.tolist()}
