@@ -69,6 +69,7 @@ MAX_CLUSTERS = 3  # places solved for; more are as good as none
 SECOND_ITERATIONS = 1000  # RANSAC samples for the second-best pose
 RIVAL = 40  # keypoints of it, if it is worth finding, among those that RANSAC is asked about
 SAME_PLACE = (1.0, np.deg2rad(10.0))  # metres, radians
+WELL = 3  # part of the error that is allowed: right matches are nearly all within it
 SURE_TRACK = 3  # images that see a point which any other should see as well
 SAME_VIEW = (0.9, 1.4)  # cosine between the rays, ratio of the distances, of such a view
 MIN_CONTRAST = 2.0  # standard deviation of the grey values of an image with anything in it
@@ -365,10 +366,11 @@ class Localizer:
         return 0 if same else support(left, cameras, other.map_from_base, options)
 
     def seen_share(self, known: Correspondences, solution: PoseSolution) -> float:
-        """How many of the candidates' points that should be seen from a pose agree with it.
+        """How many of the candidates' points that should be seen from a pose agree with it well.
 
         Should be: in an image, from about the direction and distance that the map saw them.
-        A wrong pose has many such points around its few matches. NaN where there are none.
+        A wrong pose has many such points around its few matches, and these are anywhere within
+        the error that is allowed. NaN where there are none.
         """
         points, pose = self.map.points, solution.map_from_base
         rows = known.shown.points[points.track_length[known.shown.points] >= SURE_TRACK]
@@ -385,7 +387,7 @@ class Localizer:
             with np.errstate(invalid="ignore"):  # NaN behind the camera
                 size = camera.camera.width, camera.camera.height
                 inside |= ((pixels > 0) & (pixels < size)).all(axis=1)
-        agree = known.matches.point[solution.errors < self.options.pose.max_error]
+        agree = known.matches.point[solution.errors < self.options.pose.max_error / WELL]
         return float(np.isin(rows[inside], agree).mean()) if inside.any() else math.nan
 
     def priors(self, query: Query) -> Priors:
