@@ -46,7 +46,7 @@ from kapture_ros.localization.query import (
     Reason,
     Rejected,
 )
-from kapture_ros.localization.refinement import Matches, PositionPrior, Priors
+from kapture_ros.localization.refinement import Matches, PositionPrior, Priors, join
 from kapture_ros.localization.retrieval import (
     Retriever,
     Rows,
@@ -155,12 +155,17 @@ class Localizer:
                 math.degrees(UNMEASURED[1]),
             )
         self.wifi = WifiLocator(visual_map.wifi) if len(visual_map.wifi.positions) else None
+        self._has_twins = len(visual_map.twins) > 0
 
-    def localize(self, query: Query) -> Estimate:
-        """The pose of one instant, or the reason why there is none; never raises."""
+    def localize(self, query: Query, among: Rows | None = None) -> Estimate:
+        """The pose of one instant, or the reason why there is none; never raises.
+
+        Args:
+            among: rows of the map's images to look at, besides what gates leave; None: all.
+        """
         run = _Run(query)
         with run.guarded():
-            views = self._look(query, run)
+            views = self._look(query, run, among)
             with run.stage("matching"):
                 correspondences = self.match(views, run.candidates)
             with run.stage("pose"):
@@ -175,14 +180,14 @@ class Localizer:
             run.reject(Reason.NO_POSE, "only a coarse pose was asked for")
         return run.finish()
 
-    def _look(self, query: Query, run: _Run) -> list[View]:
+    def _look(self, query: Query, run: _Run, among: Rows | None = None) -> list[View]:
         with run.stage("extraction"):
             views = self.extract(query)
             for view in views:
                 dict(view.features.global_descriptors)  # made on demand, here rather than later
             run.answer = replace(run.answer, evidence=Evidence(_keypoints(query, views)))
         with run.stage("retrieval"):
-            run.candidates = self.retrieve(query, views)
+            run.candidates = self.retrieve(query, views, among)
             coarse = self.approximate(views, run.candidates)
             run.answer = replace(run.answer, candidates=_ranked(run.candidates), coarse=coarse)
         return views
@@ -213,15 +218,12 @@ class Localizer:
     def retrieve(
         self, query: Query, views: Sequence[View], among: Rows | None = None
     ) -> list[Candidates]:
-        """Map images for each view.
-
-        Args:
-            among: rows of the map's images to choose from, besides what gates leave; None: all.
+        """Map images for each view, `among` as `localize` takes it.
 
         Raises:
             Rejected: if there is none for any.
         """
-        rows = gated_rows(self.map, query, self.wifi, self.options.retrieval)
+        rows = self.allowed(query)
         if among is not None:
             rows = among if rows is None else np.intersect1d(rows, among)
         found = [
@@ -231,6 +233,14 @@ class Localizer:
         if not any(found):
             raise Rejected(Reason.NO_CANDIDATES, "no image has a global descriptor to search with")
         return found
+
+    def allowed(self, query: Query) -> Rows | None:
+        """Rows of the map's images that GNSS, Wi-Fi and prior leave; None: all.
+
+        Raises:
+            Rejected: if they leave none.
+        """
+        return gated_rows(self.map, query, self.wifi, self.options.retrieval)
 
     def approximate(
         self, views: Sequence[View], candidates: Sequence[Candidates]
@@ -290,7 +300,8 @@ class Localizer:
         if solution is None:
             text = f"no pose agrees with the {len(known.matches)} matches"
             raise Rejected(Reason.NO_POSE, text)
-        second = self.second_support(known, solution)
+        twins = self.twins(query, known, solution) if self._has_twins else None
+        second = self.second_support(known, solution, twins)
         scores = score(known.matches, known.cameras, solution, second, priors, query.prior)
         scores = replace(scores, seen=self.seen_share(known, solution))
         reason, text = judge(scores, self.limits(scores.seen))
@@ -340,13 +351,26 @@ class Localizer:
         # Matches of the other places may agree as well.
         return refine_inliers(known.matches, known.cameras, best.map_from_base, options, priors)
 
-    def second_support(self, known: Correspondences, solution: PoseSolution) -> int:
-        """Inliers of the best pose at another place, among the matches left over.
+    def twins(self, query: Query, known: Correspondences, solution: PoseSolution) -> Matches:
+        """What agrees with a pose, matched with the points that look the same elsewhere."""
+        matches = known.matches.select(solution.inliers)
+        rows, alike = self.map.twins_of(matches.point)
+        if len(alike) and (allowed := self.allowed(query)) is not None:
+            left = self.map.are_seen(alike, allowed)
+            rows, alike = rows[left], alike[left]
+        xyz = np.asarray(self.map.points.xyz[alike], float)
+        return replace(matches.select(rows), point=alike, points_map=xyz)
+
+    def second_support(
+        self, known: Correspondences, solution: PoseSolution, twins: Matches | None
+    ) -> int:
+        """Inliers of the best pose at another place, among the matches left over and the twins.
 
         Zero where too few are left to make the answer ambiguous.
         """
         matches, cameras = known.matches, known.cameras
         left = matches.select(solution.errors > 2 * self.options.pose.max_error)
+        left = left if twins is None else join((left, twins))
         keypoints = count_distinct(left.keys)
         wanted = max(self.options.acceptance.max_second * solution.count, MIN_MATCHES)
         if keypoints < wanted:

@@ -8,7 +8,8 @@ covariances are of that disturbance, in ROS' order and axes.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -74,6 +75,15 @@ class Matches:
             None if covariance is None else covariance.take(places, axis=0),
             None if similarity is None else similarity.take(places),
         )
+
+
+def join(parts: Sequence[Matches]) -> Matches:
+    """Matches one after another, all with covariances and similarities or all without."""
+    columns: dict[str, Any] = {}
+    for column in fields(Matches):
+        values = [getattr(part, column.name) for part in parts]
+        columns[column.name] = None if values[0] is None else np.concatenate(values)
+    return Matches(**columns)
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,7 @@ from kapture_ros.localization.refinement import (
     MEDIAN_OF_RAYLEIGH,
     MIN_SIGMA,
     Matches,
+    join,
     linearize,
 )
 from kapture_ros.transforms import Transform
@@ -101,7 +102,7 @@ def as_one_camera(frames: Sequence[Keyframe]) -> tuple[Matches, list[MountedCame
             MountedCamera(camera.camera, camera.cam_from_base @ base_from_now)
             for camera in frame.cameras
         ]
-    return _joined(parts), cameras
+    return replace(join(parts), similarity=None), cameras
 
 
 def solve_window(
@@ -151,19 +152,6 @@ def odometry_link(
     jacobian[:3, 12] = moved
     jacobian[3:, 12:] = reached.rotation_matrix() @ turn_errors * motion.seconds
     return difference(reached, second), jacobian
-
-
-def _joined(parts: Sequence[Matches]) -> Matches:
-    covariances = [part.point_covariance for part in parts]
-    known = [covariance for covariance in covariances if covariance is not None]
-    return Matches(
-        np.concatenate([part.pixels for part in parts]),
-        np.concatenate([part.points_map for part in parts]),
-        np.concatenate([part.camera for part in parts]),
-        np.concatenate([part.keypoint for part in parts]),
-        np.concatenate([part.point for part in parts]),
-        np.concatenate(known) if len(known) == len(parts) else None,
-    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ make those smaller. An error that bends everything around a place alike cannot b
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -26,7 +27,14 @@ from kapture_ros.localization.refinement import UPPER, Matches
 from kapture_ros.mapping.gnss import map_from_rig
 from kapture_ros.mapping.relocate import query_of
 from kapture_ros.mapping.subset import OpenMap, open_map
-from kapture_ros.mapping.visual_map import HELD_OUT, HELD_OUT_COLUMNS, VisualMap
+from kapture_ros.mapping.twins import find_twins
+from kapture_ros.mapping.visual_map import (
+    HELD_OUT,
+    HELD_OUT_COLUMNS,
+    TWIN_COLUMNS,
+    TWINS,
+    VisualMap,
+)
 from kapture_ros.transforms.se3 import Array, difference
 
 log = logging.getLogger(__name__)
@@ -48,6 +56,7 @@ def measure_map(map_dir: Path, instants: int = INSTANTS) -> None:
         InputError: if it is no map.
         OutputError: if the table cannot be written.
     """
+    (map_dir / TWINS).unlink(missing_ok=True)  # what was found before must not speak against it
     source, visual_map = open_map(map_dir), VisualMap.load(map_dir)
     frames = _in_order_of_time(visual_map)
     if min(instants, len(frames)) < ENOUGH or len(visual_map.points) == 0:
@@ -55,17 +64,26 @@ def measure_map(map_dir: Path, instants: int = INSTANTS) -> None:
         return
     exact = AnswerOptions(map_sigma=0.0, map_sigma_degrees=0.0)
     localizer = Localizer(visual_map, LocalizerOptions(answer=exact))
-    chosen = np.unique(np.linspace(0, len(frames) - 1, min(instants, len(frames))).round())
+    evenly = np.linspace(0, len(frames) - 1, min(instants, len(frames)))
+    chosen = np.unique(evenly.round()).astype(int)
     rows = []
-    for number, place in enumerate(tqdm(chosen.astype(int), "hold out", disable=None)):
+    for number, place in enumerate(tqdm(chosen, "hold out", disable=None)):
         reach = NEIGHBOURS[number % len(NEIGHBOURS)]
         without = frames[max(place - reach, 0) : place + reach + 1]
         row = _try(source, localizer, int(frames[place]), without)
         if row is not None:
             rows.append(row)
-    lines = [",".join(HELD_OUT_COLUMNS), *(",".join(f"{v:.6g}" for v in row) for row in rows)]
-    write_atomically(map_dir / HELD_OUT, "\n".join(lines) + "\n")
+    _write(map_dir / HELD_OUT, HELD_OUT_COLUMNS, rows)
     log.info("held out: %d of %d instants localized", len(rows), len(chosen))
+    images = np.flatnonzero(np.isin(visual_map.image_frames, frames[chosen]))
+    twins = find_twins(source, localizer, images.tolist())
+    _write(map_dir / TWINS, TWIN_COLUMNS, twins)
+    log.info("twins: %d points look like others elsewhere", len(np.unique(twins[:, 0])))
+
+
+def _write(path: Path, columns: Iterable[str], rows: Iterable[Iterable[float]]) -> None:
+    lines = [",".join(columns), *(",".join(f"{v:.6g}" for v in row) for row in rows)]
+    write_atomically(path, "\n".join(lines) + "\n")
 
 
 def _in_order_of_time(visual_map: VisualMap) -> Rows:

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -26,6 +27,8 @@ from kapture_ros.transforms.se3 import Transform
 
 HELD_OUT = "held_out.csv"
 HELD_OUT_COLUMNS = ("x", "y", "z", "nearest_m", "error_m", "error_deg")
+TWINS = "twins.csv"
+TWIN_COLUMNS = ("point", "twin")
 
 Array = npt.NDArray[np.float64]
 Int32 = npt.NDArray[np.int32]
@@ -223,14 +226,35 @@ class VisualMap:
         Raises:
             InputError: if the table is damaged.
         """
-        path, columns = self.path / HELD_OUT, len(HELD_OUT_COLUMNS)
-        if not path.is_file():
-            return np.empty((0, columns))
-        try:
-            rows: Array = np.loadtxt(path, delimiter=",", skiprows=1, ndmin=2)
-            return rows.reshape(-1, columns)
-        except ValueError as error:
-            raise InputError(f"{path} is damaged: {error}") from error
+        return _table(self.path / HELD_OUT, HELD_OUT_COLUMNS, np.float64)
+
+    @cached_property
+    def twins(self) -> Int32:
+        """Pairs of points (T, 2) that look alike at two places, both ways, sorted.
+
+        Raises:
+            InputError: if the table is damaged.
+        """
+        pairs: Int32 = _table(self.path / TWINS, TWIN_COLUMNS, np.int32)
+        if len(pairs) and not 0 <= pairs.min() <= pairs.max() < len(self.points):
+            raise InputError(f"{self.path / TWINS} is of another map: it has other points")
+        return pairs
+
+    def twins_of(self, points: Int32) -> tuple[Int64, Int32]:
+        """The twins (t,) of points (n,), and which of the points each belongs to (t,)."""
+        known = self.twins[:, 0]
+        first, last = (np.searchsorted(known, points, side) for side in ("left", "right"))
+        counts = last - first
+        owner = np.repeat(np.arange(len(points)), counts)
+        within = np.arange(len(owner)) - np.repeat(np.cumsum(counts) - counts, counts)
+        return owner, self.twins[first[owner] + within, 1]
+
+    def are_seen(self, points: Int32, images: Int64) -> npt.NDArray[np.bool_]:
+        """Whether any of some images observes each of some points (n,)."""
+        rows = [self.point_observations(point) for point in points.tolist()]
+        seen = np.isin(self.observing_images(np.concatenate(rows)), images)
+        owner = np.repeat(np.arange(len(points)), [len(part) for part in rows])
+        return np.bincount(owner, seen, len(points)) > 0
 
     def camera(self, image: int) -> Camera:
         """The camera that took an image."""
@@ -264,6 +288,21 @@ class VisualMap:
 def _grid(arrays: dict[str, npt.NDArray[Any]], of: str, points: Array) -> SpatialGrid:
     keys, offsets, rows = (arrays[f"{of}_grid_{part}"] for part in ("key", "offset", "row"))
     return SpatialGrid(index.CELLS[of], keys, offsets, rows, points)
+
+
+def _table(path: Path, columns: Sequence[str], dtype: type[Any]) -> npt.NDArray[Any]:
+    """Rows (n, columns) of a table with a header; none where there is no table.
+
+    Raises:
+        InputError: if it is damaged.
+    """
+    if not path.is_file():
+        return np.empty((0, len(columns)), dtype)
+    try:
+        rows = [line.split(",") for line in path.read_text(encoding="utf-8").splitlines()[1:]]
+        return np.array(rows, dtype).reshape(-1, len(columns))
+    except ValueError as error:
+        raise InputError(f"{path} is damaged: {error}") from error
 
 
 def _lines(text: npt.NDArray[np.uint8]) -> tuple[str, ...]:
