@@ -116,7 +116,8 @@ def _try(
     nearest = np.linalg.norm(localizer.map.image_centers[others] - center, axis=1).min()
     # All of it, though the pose has errors of its own: other drives, in other light, have more.
     metres, radians = np.sqrt((error.reshape(2, 3) ** 2).mean(axis=1))
-    return (*center.tolist(), float(nearest), float(metres), float(np.degrees(radians)))
+    size = float(nearest), float(metres), float(np.degrees(radians))
+    return (*center.tolist(), *size, *error[:3].tolist(), *np.degrees(error[3:]).tolist())
 
 
 def localize_without(localizer: Localizer, query: Query, frames: Rows) -> Estimate:

@@ -26,7 +26,11 @@ from kapture_ros.transforms.geodesy import Datum
 from kapture_ros.transforms.se3 import Transform
 
 HELD_OUT = "held_out.csv"
-HELD_OUT_COLUMNS = ("x", "y", "z", "nearest_m", "error_m", "error_deg")
+HELD_OUT_COLUMNS = (
+    *("x", "y", "z", "nearest_m", "error_m", "error_deg"),
+    *("dx_m", "dy_m", "dz_m", "rx_deg", "ry_deg", "rz_deg"),
+)
+SIGNED = 6  # the last of them, which older tables do not have
 TWINS = "twins.csv"
 TWIN_COLUMNS = ("point", "twin")
 
@@ -217,16 +221,16 @@ class VisualMap:
 
     @cached_property
     def held_out(self) -> Array:
-        """How wrong the map is (H, 6), an instant that was localized without itself a row.
+        """How wrong the map is (H, 12), an instant that was localized without itself a row.
 
         Camera centre (3), the distance to the nearest image left, root mean square of the error
-        over the three axes of position and, in degrees, of orientation. Empty where it was not
-        measured.
+        over the three axes of position and, in degrees, of orientation; the error itself (6),
+        which older tables lack (NaN). Empty where it was not measured.
 
         Raises:
             InputError: if the table is damaged.
         """
-        return _table(self.path / HELD_OUT, HELD_OUT_COLUMNS, np.float64)
+        return _table(self.path / HELD_OUT, HELD_OUT_COLUMNS, np.float64, optional=SIGNED)
 
     @cached_property
     def twins(self) -> Int32:
@@ -290,8 +294,13 @@ def _grid(arrays: dict[str, npt.NDArray[Any]], of: str, points: Array) -> Spatia
     return SpatialGrid(index.CELLS[of], keys, offsets, rows, points)
 
 
-def _table(path: Path, columns: Sequence[str], dtype: type[Any]) -> npt.NDArray[Any]:
+def _table(
+    path: Path, columns: Sequence[str], dtype: type[Any], optional: int = 0
+) -> npt.NDArray[Any]:
     """Rows (n, columns) of a table with a header; none where there is no table.
+
+    Args:
+        optional: so many of the last columns may not be there: NaN.
 
     Raises:
         InputError: if it is damaged.
@@ -300,6 +309,8 @@ def _table(path: Path, columns: Sequence[str], dtype: type[Any]) -> npt.NDArray[
         return np.empty((0, len(columns)), dtype)
     try:
         rows = [line.split(",") for line in path.read_text(encoding="utf-8").splitlines()[1:]]
+        if rows and len(rows[0]) == len(columns) - optional:
+            rows = [[*row, *["nan"] * optional] for row in rows]
         return np.array(rows, dtype).reshape(-1, len(columns))
     except ValueError as error:
         raise InputError(f"{path} is damaged: {error}") from error

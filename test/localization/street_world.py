@@ -1,9 +1,10 @@
 """A street as a real map of random points, and drives through it whose truth is known.
 
-The map is wrong as maps are: each point by what triangulation says, and all points of a place
-together by MAP_SIGMA. A descriptor belongs to a point, a global descriptor to a place along
-the street; images are features without pixels. A stretch of the street exists twice (`TWIN`):
-a second street, far away, that looks the same.
+The map is wrong as maps are: the street is bent in it smoothly, by MAP_SIGMA, but images, points
+and keypoints agree with each other all the same; and each point is wrong by what triangulation
+says. A descriptor belongs to a point, a global descriptor to a place along the street; images are
+features without pixels. A stretch of the street exists twice (`TWIN`): a second street, far away,
+that looks the same.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from scipy.spatial.transform import Rotation
@@ -18,6 +20,7 @@ from scipy.spatial.transform import Rotation
 from kapture_ros.dataset.tables import pose_row
 from kapture_ros.localization.inertial import ImuSample
 from kapture_ros.localization.motion_filter import MotionOptions, OdometrySample
+from kapture_ros.localization.options import AnswerOptions, LocalizerOptions
 from kapture_ros.localization.query import GnssFix, Query, QueryFeatures, QueryImage
 from kapture_ros.mapping.feature_files import FeatureFolder
 from kapture_ros.mapping.images import Camera, read_images
@@ -26,6 +29,7 @@ from kapture_ros.mapping.structure import Structure, point_geometry, write_struc
 from kapture_ros.mapping.visual_map import VisualMap
 from kapture_ros.transforms import Transform
 from kapture_ros.transforms.geodesy import Datum
+from kapture_ros.transforms.se3 import disturb
 
 SECOND = 1_000_000_000
 START = 1_700_000_000 * SECOND
@@ -38,7 +42,9 @@ TWIN = (120.0, 200.0)  # metres along the street
 TWIN_OFFSET = np.array([0.0, 900.0, 0.0])
 WIDTH = 64  # of descriptors
 SPEED = 5.0
-MAP_SIGMA = np.repeat([0.05, np.deg2rad(0.1)], 3)  # metres, radians: the map's own error
+BENDS = (300.0, 600.0)  # metres in which the street swings in the map: long against what is seen
+MAP_SIGMA = np.repeat([0.05, 0.05 * 2 * np.pi / np.sqrt(BENDS[0] * BENDS[1])], 3)  # metres, radians
+POINTS_SIGMA = np.repeat([0.05, np.deg2rad(0.1)], 3)  # metres, radians, where points are wrong
 NOISE = MotionOptions()
 
 
@@ -60,6 +66,12 @@ class World:
     descriptors: np.ndarray
 
 
+def told() -> LocalizerOptions:
+    """Options that say how wrong the map of the street is."""
+    size, degrees = MAP_SIGMA[0], np.rad2deg(MAP_SIGMA[3])
+    return LocalizerOptions(answer=AnswerOptions(map_sigma=size, map_sigma_degrees=degrees))
+
+
 @dataclass(frozen=True)
 class Conditions:
     """What a camera delivers.
@@ -79,21 +91,30 @@ class Conditions:
     place_noise: float = 0.3
 
 
-def make_world(path: Path, *, straight: bool = False) -> World:
+def make_world(
+    path: Path,
+    *,
+    wrong: Literal["nothing", "street", "points"] = "street",
+    seed: int = 11,
+) -> World:
     """Write a map with points as uncertain as triangulation makes them, and load it.
 
     Args:
-        straight: without the errors that the points of a place share.
+        wrong: the street is bent, with all that was seen of it, as in maps made of images;
+            or the points alone, against images with exact poses, which holding images out shows.
+        seed: of the bend. What there is to see does not depend on it.
     """
     rng = np.random.default_rng(7)
     points, descriptors = street(rng)
     bases = [along(s) for s in np.arange(0, LENGTH, 2.0)]
     bases += [_moved(along(s)) for s in np.arange(TWIN[0], TWIN[1] - 10, 2.0)]
     names = [f"front/{k:05d}.jpg" for k in range(len(bases))]
-    _write_sensors(path, names, bases)
+    errors = bend(bases, seed) if wrong == "street" else np.zeros((len(bases), 6))
+    _write_sensors(path, names, [disturb(b, e) for b, e in zip(bases, errors, strict=True)])
     folders = _feature_folders(path)
     image, point, keypoint = [], [], []
-    for row, (name, base) in enumerate(zip(names, bases, strict=True)):
+    moved = np.zeros_like(points)
+    for row, (name, base, error) in enumerate(zip(names, bases, errors, strict=True)):
         seen, pixels = project(base, points)
         kept = rng.random(len(seen)) < 0.7
         seen, pixels = seen[kept], pixels[kept] + rng.normal(size=(kept.sum(), 2))
@@ -102,16 +123,19 @@ def make_world(path: Path, *, straight: bool = False) -> World:
         folders["descriptors"].write(name, noisy)
         place = place_descriptor(base, rng, 0.1)
         folders["global_features"].write(name, place[None])
+        moved[seen] += error[:3] + np.cross(error[3:], points[seen] - base.translation)
         image.append(np.full(len(seen), row, np.int32))
         point.append(seen.astype(np.int32))
         keypoint.append(np.arange(len(seen), dtype=np.int32))
     rows = [np.concatenate(values) for values in (image, point, keypoint)]
     rgb = np.zeros((len(points), 3), np.uint8)
-    structure = Structure.from_rows(points, rgb, *rows, len(bases))
+    # Images that saw a point put it where they are wrong by themselves, on average.
+    shown = np.maximum(np.bincount(rows[1], minlength=len(points)), 1)[:, None]
+    structure = Structure.from_rows(points + moved / shown, rgb, *rows, len(bases))
     images = read_images(path)
     covariance = point_geometry(images, structure).covariance
-    true = points if straight else bent(points)
-    structure = replace(structure, xyz=true + _noise(covariance, rng))
+    xyz = displaced(points) if wrong == "points" else structure.xyz
+    structure = replace(structure, xyz=xyz + _noise(covariance, rng))
     write_structure(path, images, "fake", structure)
     write_manifest(path, Manifest(TYPES, datum=DATUM, sessions=("synthetic",)))
     return World(VisualMap.load(path), points, descriptors)
@@ -129,13 +153,27 @@ def street(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     return points, np.concatenate([descriptors, descriptors[twin]])
 
 
-def bent(points: np.ndarray) -> np.ndarray:
-    """Where the map has points (P, 3): bent smoothly, differently every 20 to 60 m."""
+def bend(bases: list[Transform], seed: int) -> np.ndarray:
+    """How wrong the poses of images are (N, 6), of MAP_SIGMA: twelve waves along the street."""
+    rng = np.random.default_rng(seed)
+    numbers = 2 * np.pi / rng.uniform(*BENDS, (6, 12))
+    metres = np.array([base.translation[0] for base in bases])
+    phase = metres[:, None, None] * numbers + rng.uniform(0, 2 * np.pi, (6, 12))
+    size = MAP_SIGMA / np.sqrt(6)  # twelve of variance 1/2
+    errors = np.cos(phase).sum(axis=2) * size
+    # A street that leads aside is turned, by as much as MAP_SIGMA says.
+    slope = -(np.sin(phase) * numbers).sum(axis=2) * size
+    errors[:, 4], errors[:, 5] = -slope[:, 2], slope[:, 1]
+    return errors
+
+
+def displaced(points: np.ndarray) -> np.ndarray:
+    """Points (P, 3) displaced together, differently every 20 to 60 m."""
     rng = np.random.default_rng(11)
     waves = 2 * np.pi / rng.uniform(60, 240, (6, 12))
     phase = rng.uniform(0, 2 * np.pi, (6, 12))
     error = np.cos(points[:, 0, None, None] * waves + phase).sum(axis=2)
-    error *= MAP_SIGMA / np.sqrt(6)  # twelve waves of variance 1/2
+    error *= POINTS_SIGMA / np.sqrt(6)  # twelve waves of variance 1/2
     place = np.array([along(x).translation for x in points[:, 0]])
     place[:, 1] += TWIN_OFFSET[1] * (points[:, 1] > TWIN_OFFSET[1] / 2)
     return points + error[:, :3] + np.cross(error[:, 3:], points - place)

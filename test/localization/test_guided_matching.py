@@ -26,7 +26,7 @@ MOUNTED = MountedCamera(CAMERA, FRONT_FROM_BASE)
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
     """Without the map's common error: it is not in a solution's covariance."""
-    return make_world(tmp_path_factory.mktemp("straight") / "map", straight=True)
+    return make_world(tmp_path_factory.mktemp("straight") / "map", wrong="nothing")
 
 
 def look(world, base, rng, conditions=Conditions()):  # noqa: B008

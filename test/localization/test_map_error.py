@@ -8,12 +8,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from scipy.optimize import least_squares
-from street_world import CAMERA, MAP_SIGMA, Trip, make_drive, make_query, make_world
+from street_world import CAMERA, POINTS_SIGMA, Trip, make_drive, make_query, make_world
 
 from kapture_ros.errors import InputError
 from kapture_ros.localization.cameras import MountedCamera
 from kapture_ros.localization.localizer import Localizer
-from kapture_ros.localization.map_error import UNMEASURED, Growth, MapError
+from kapture_ros.localization.map_error import FREEDOM, UNMEASURED, Growth, MapError
 from kapture_ros.localization.options import AnswerOptions, LocalizerOptions
 from kapture_ros.mapping.held_out import measure_map, points_without
 from kapture_ros.mapping.visual_map import HELD_OUT, HELD_OUT_COLUMNS, VisualMap
@@ -26,8 +26,8 @@ def worlds(tmp_path_factory):
     """The street of a bent map and of a straight one, both measured."""
     folder = tmp_path_factory.mktemp("measured")
     made = {
-        "bent": make_world(folder / "bent"),
-        "straight": make_world(folder / "straight", straight=True),
+        "bent": make_world(folder / "bent", wrong="points"),
+        "straight": make_world(folder / "straight", wrong="nothing"),
     }
     for world in made.values():
         measure_map(world.map.path, instants=45)
@@ -44,8 +44,8 @@ def test_a_bent_map_knows_that_it_is_and_a_straight_one_that_it_is_not(worlds):
     centers = np.asarray(worlds["bent"].map.image_centers[:190:10])
     bent, straight = (sigmas_along(worlds[name], centers) for name in ("bent", "straight"))
     usual = np.sqrt((bent**2).mean(axis=0))
-    assert 0.5 * MAP_SIGMA[0] < usual[0] < 2 * MAP_SIGMA[0]
-    assert 0.5 * MAP_SIGMA[3] < usual[1] < 2 * MAP_SIGMA[3]
+    assert 0.5 * POINTS_SIGMA[0] < usual[0] < 2 * POINTS_SIGMA[0]
+    assert 0.5 * POINTS_SIGMA[3] < usual[1] < 2 * POINTS_SIGMA[3]
     assert (np.median(straight, axis=0) < 0.6 * np.median(bent, axis=0)).all()
 
 
@@ -77,7 +77,7 @@ def made_up(rows, *, estimated=False):
         within=lambda at, radius: np.flatnonzero(np.linalg.norm(centers - at, axis=1) < radius)
     )
     return SimpleNamespace(
-        held_out=np.array(rows),
+        held_out=np.pad(np.reshape(rows, (-1, 6)), [(0, 0), (0, 6)], constant_values=np.nan),
         image_grid=grid,
         image_centers=centers,
         manifest=SimpleNamespace(poses_estimated=estimated),
@@ -109,12 +109,14 @@ def test_a_place_that_is_worse_than_the_others_is_known():
     error = MapError(made_up(rows_of(rng, lambda x, _: (0.01 * bad(x), 0.001 * bad(x)))))
     here, there = (np.sqrt(error.covariance(np.array([x, 1.5, 0]))[0, 0]) for x in (50.0, 80.0))
     assert here > 2 * there
+    assert there == pytest.approx(0.01, rel=0.4), "the others do not look worse for it"
 
 
-def test_growth_is_found_again():
+def test_growth_of_most_places_is_found_again():
     rng = np.random.default_rng(3)
     near = rng.uniform(0.2, 5.0, 3000)
     error = np.hypot(0.03, 0.02 * near) * np.linalg.norm(rng.normal(size=(3000, 3)), axis=1)
+    error *= np.sqrt(FREEDOM / rng.chisquare(FREEDOM, 3000))  # some places are far worse
     found = Growth.fitted(near, error / np.sqrt(3))
     assert found.start == pytest.approx(0.03, rel=0.1)
     assert found.slope == pytest.approx(0.02, rel=0.1)
@@ -136,6 +138,33 @@ def test_where_poses_were_estimated_a_bend_is_assumed_that_does_not_show():
     at = np.array([50.0, 1.0, 0.0])
     added = np.diagonal(estimated.covariance(at) - given.covariance(at))
     assert np.sqrt(added[[0, 3]]) == pytest.approx(UNMEASURED)
+
+
+def signed_rows(rng, alike):
+    """Instants every metre, with errors that change along the way over `alike` metres."""
+    x = np.arange(60.0)
+    correlation = np.exp(-0.5 * ((x[:, None] - x) / alike) ** 2) + 1e-6 * np.eye(60)
+    errors = np.linalg.cholesky(correlation) @ rng.normal(size=(60, 6)) * 0.01
+    sizes = np.sqrt((errors.reshape(60, 2, 3) ** 2).mean(axis=2))
+    return np.column_stack([x, 0 * x, 0 * x, 1 + 0 * x, sizes, errors])
+
+
+@pytest.mark.parametrize("alike", [1.0, 8.0])
+def test_the_table_tells_over_how_many_metres_the_error_is_alike(alike):
+    measured = made_up(np.empty((0, 6)))
+    measured.held_out = signed_rows(np.random.default_rng(6), alike)
+    found = MapError(measured).alike
+    assert 0.6 * alike < found < 2.5 * alike
+
+
+def test_a_table_without_the_errors_themselves_does_not_tell_it(worlds, tmp_path):
+    copy = shutil.copytree(worlds["bent"].map.path, tmp_path / "map")
+    assert np.isfinite(MapError(VisualMap.load(copy)).alike)
+    lines = (copy / HELD_OUT).read_text().splitlines()
+    (copy / HELD_OUT).write_text("\n".join(",".join(line.split(",")[:6]) for line in lines) + "\n")
+    old = MapError(VisualMap.load(copy))
+    assert old.measured
+    assert old.alike == np.inf
 
 
 def test_the_option_overrides_what_was_measured(worlds):
