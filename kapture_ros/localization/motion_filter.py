@@ -80,7 +80,7 @@ class MotionOptions:
         0.999, "probability that a right fix passes the gate", minimum=0.5, maximum=0.999999
     )
     fix_correlation: float = option(
-        0.5,
+        0.25,
         "time over which the errors of successive fixes are alike, since they see the same "
         "map points: more fixes in that time do not make the pose surer",
         unit="s",

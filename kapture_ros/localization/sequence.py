@@ -17,6 +17,7 @@ import numpy as np
 
 from kapture_ros.errors import ExtrapolationError, KaptureRosError
 from kapture_ros.localization.acceptance import mahalanobis
+from kapture_ros.localization.fix_errors import FixErrors
 from kapture_ros.localization.inertial import ImuSample, Inertial
 from kapture_ros.localization.local_search import LocalSearch
 from kapture_ros.localization.localizer import Localizer, View
@@ -64,6 +65,8 @@ class SequenceLocalizer:
         """Forget everything, odometry and hints too: the clock jumped, or another drive begins."""
         self.inertial = Inertial(self.options.inertial)
         self.motion = MotionFilter(self.options.motion, self.inertial)
+        of_map = self.localizer.map_error
+        self.fix_errors = FixErrors(self.options.motion, of_map.constant, of_map.alike)
         self.places = PlaceFilter(self.localizer.map, self.options.place)
         self._vision: VisualMotion | None = None
         self._stamps: deque[int] = deque(maxlen=REMEMBERED)
@@ -417,8 +420,9 @@ class SequenceLocalizer:
     def _fuse(self, estimate: Estimate) -> None:
         """A fix for the filter, if it passes the gate."""
         fix = fix_of(estimate)
-        innovation = self.motion.update(fix, self._check.inflation)
+        innovation = self.motion.update(self.fix_errors.weighed(fix), self._check.inflation)
         self._check.add(innovation, self.motion.limit)
+        self._learn_errors(fix, accepted=innovation.accepted)
         if innovation.accepted:
             self._fixed(fix, estimate.evidence)
             return
@@ -446,8 +450,15 @@ class SequenceLocalizer:
         else:
             self._lose()
 
+    def _learn_errors(self, fix: Fix, *, accepted: bool = True) -> None:
+        """How wrong fixes are; motion that was seen in the same images cannot tell."""
+        if self._vision is None:
+            self.fix_errors.learn(fix, self.motion, accepted=accepted)
+
     def _start(self, fix: Fix, evidence: Evidence) -> None:
-        self.motion.initialize(fix, like=self._learned)
+        self.motion.initialize(self.fix_errors.weighed(fix), like=self._learned)
+        self.fix_errors.forget()
+        self._learn_errors(fix)
         self._candidates, self._hint = [], None
         self._fixed(fix, evidence)
 

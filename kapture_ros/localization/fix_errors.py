@@ -1,0 +1,183 @@
+"""How wrong fixes are on this drive, learned from how well odometry links them.
+
+Covariances of fixes come from pixels and from what was held out when the map was made. Neither
+knows this drive: its light, how well its keypoints are found, how near it passes the images of
+the map. But over a few metres odometry is precise, and so the differences between fixes beyond
+it say how wrong they are (adaptive filtering; Mehra, IEEE TAC 1972; Särkkä and Nummenmaa, IEEE
+TAC 2009). The difference of two fixes has the covariance
+
+    a (R₁ + R₂) + b M + c Q,
+
+R being the fixes' own, M that of the change of the map's measured error between them, and Q that
+of odometry's noise. The three differ in how they grow with the way and in their axes: pairs of
+fixes at several distances tell the factors apart. Odometry's factor is not used for anything else,
+but where odometry is better than its options say, fixes would be thought better than they are
+without it. `FixErrors` holds the probability of the factors on a grid, beginning near 1, so where
+pairs tell nothing (odometry is too poor) they stay as they are.
+
+What is constant over these metres cancels and cannot be seen: an assumed bend of the map is left
+alone, and the measured error where the held-out instants said that it stays the same so far.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+from scipy.stats import chi2
+
+from kapture_ros.localization.map_error import alike_share
+from kapture_ros.localization.motion_filter import SECOND, Fix, MotionFilter, MotionOptions, reckon
+from kapture_ros.transforms import Transform
+from kapture_ros.transforms.se3 import Array, cross_matrix, difference
+
+APART = (0.8, math.radians(5.0))  # metres or radians, and the time of `fix_correlation`, are
+LAGS = (1, 2, 4)  # as many times between two fixes of a pair
+PERIOD = 60.0  # seconds after which what was learned counts a third
+OF_FIXES = np.arange(-3.0, 4.0)  # octaves of variance that are possible
+OF_ODOMETRY = np.arange(-4.0, 3.0)
+PRIOR = 1.0  # one sigma of the logarithms of the factors
+SHOWN = 0.25  # share of the map's error by which two fixes must differ to tell of its size
+LOSS = float(chi2.ppf(0.999, 6))  # squared Mahalanobis distance from which a pair counts less
+
+
+@dataclass(frozen=True, slots=True)
+class _Pair:
+    """The difference (6,) of two fixes beyond odometry, and its covariances (6, 6)."""
+
+    error: Array
+    own: Array
+    of_map: Array
+    odometry: Array
+    drift: Array  # of the odometry's scale and bias, which the filter knows
+
+
+class FixErrors:
+    """Factors on the covariances of the fixes of one drive.
+
+    Args:
+        constant: (6, 6), the part of the map's error that is not learned.
+        alike: metres over which the other part stays what it is (`MapError.alike`).
+    """
+
+    def __init__(self, options: MotionOptions, constant: Array, alike: float) -> None:
+        self._options = options
+        self._constant = constant
+        self._alike = alike
+        octaves = itertools.product(OF_FIXES, OF_FIXES, OF_ODOMETRY)
+        self._logs = math.log(2) * np.array(list(octaves))
+        self._factors = np.exp(self._logs)[:, :, None, None]
+        # Log-normal, each of mean 1: where pairs tell nothing, covariances are as they were told.
+        self._prior = -0.5 * ((self._logs / PRIOR + PRIOR / 2) ** 2).sum(axis=1)
+        self._evidence = np.zeros(len(self._logs))
+        self.forget()
+
+    def forget(self) -> None:
+        """Begin a new chain of fixes; what was learned of them stays."""
+        self._anchors: list[Fix | None] = [None] * len(LAGS)
+        self._newest_ns: int | None = None
+
+    @property
+    def factors(self) -> tuple[float, float]:
+        """Of the variances of the fixes' own errors and of the map's measured one: their means,
+        since the variance of an error of unknown size is the mean of the variances.
+        """
+        surprise = self._prior + self._evidence
+        weight = np.exp(surprise - surprise.max())
+        own, of_map, _ = (weight @ np.exp(self._logs) / weight.sum()).tolist()
+        return own, of_map
+
+    def weighed(self, fix: Fix) -> Fix:
+        """A fix with covariances as they are on this drive."""
+        own, of_map = self.factors
+        map_covariance = of_map * (fix.map_covariance - self._constant) + self._constant
+        covariance = own * fix.own_covariance + map_covariance
+        return replace(fix, covariance=covariance, map_covariance=map_covariance)
+
+    def learn(self, fix: Fix, motion: MotionFilter, *, accepted: bool = True) -> None:
+        """Compare a fix, as it was told, with those before; late ones tell nothing.
+
+        Args:
+            motion: the filter, which reaches to the fix.
+            accepted: whether later fixes may be compared with it.
+        """
+        if self._newest_ns is not None and fix.stamp_ns <= self._newest_ns:
+            return
+        if self._newest_ns is not None:
+            elapsed = (fix.stamp_ns - self._newest_ns) / SECOND
+            self._evidence *= math.exp(-elapsed / PERIOD)
+        self._newest_ns = fix.stamp_ns
+        before: Fix | None = None
+        for number, (lag, anchor) in enumerate(zip(LAGS, self._anchors, strict=True)):
+            if anchor is not None and not self._too_old(anchor, fix):
+                link = _link(motion, anchor, fix)
+                if not self._apart(anchor, fix, link, lag):
+                    continue
+                if anchor is not before:  # fixes that are rare make the same pair again
+                    self._weigh(self._pair(anchor, fix, link, motion))
+                before = anchor
+            if accepted:
+                self._anchors[number] = fix
+
+    def _too_old(self, anchor: Fix, fix: Fix) -> bool:
+        return fix.stamp_ns - anchor.stamp_ns > 0.5 * self._options.history * SECOND
+
+    def _apart(self, anchor: Fix, fix: Fix, link: Transform, lag: int) -> bool:
+        """Whether two fixes see other points, or the same from elsewhere."""
+        seconds = (fix.stamp_ns - anchor.stamp_ns) / SECOND
+        metres, radians = link.distance_to(Transform())
+        moved = metres >= lag * APART[0] or radians >= lag * APART[1]
+        # Stamps are rounded.
+        return moved and seconds > 0.99 * lag * self._options.fix_correlation
+
+    def _pair(self, first: Fix, second: Fix, link: Transform, motion: MotionFilter) -> _Pair:
+        state = motion.at(second.stamp_ns)
+        seconds = (second.stamp_ns - first.stamp_ns) / SECOND
+        predicted = reckon(first.map_from_base, link, seconds, state.scale, state.yaw_bias)
+        axes = first.map_from_base.rotation_matrix()
+        moved = axes @ link.translation
+        metres = float(np.linalg.norm(moved))
+        carried = np.eye(6)
+        carried[:3, 3:] = -cross_matrix(moved)
+        turned = np.kron(np.eye(2), axes)
+        noise = motion.noise_between(first.stamp_ns, second.stamp_ns)
+        odometry = turned @ noise @ turned.T
+        # On the way the heading wanders: a third of its final variance, over the whole way.
+        odometry[:3, :3] += np.eye(3) * float(np.trace(noise[3:, 3:])) / 9 * metres**2
+        known = np.diagonal(state.covariance)[6:]
+        drift = np.zeros((6, 6))
+        drift[:3, :3] = known[0] * np.outer(moved, moved)
+        drift[3:, 3:] = known[1] * seconds**2 * np.outer(axes[:, 2], axes[:, 2])
+        alike = float(alike_share(np.array(metres), self._alike))
+        of_map = self._of_map(first, second, carried, alike)
+        if 1 - alike < SHOWN:  # what shows depends on how smooth it is more than on its size
+            drift, of_map = drift + of_map, np.zeros((6, 6))
+        own = carried @ first.own_covariance @ carried.T + second.own_covariance
+        return _Pair(difference(second.map_from_base, predicted), own, of_map, odometry, drift)
+
+    def _of_map(self, first: Fix, second: Fix, carried: Array, alike: float) -> Array:
+        """(6, 6) of the change of the map's measured error, by how much of it is the same."""
+        before = first.map_covariance - self._constant
+        after = second.map_covariance - self._constant
+        common = alike * np.diag(np.sqrt(np.diagonal(before) * np.diagonal(after)))
+        spread: Array = carried @ before @ carried.T + after - carried @ common - common @ carried.T
+        return spread
+
+    def _weigh(self, pair: _Pair) -> None:
+        """Bayes: how probable the pair is by each of the factors; outliers tell little."""
+        own, of_map, odometry = self._factors.transpose(1, 0, 2, 3)
+        spread = own * pair.own + of_map * pair.of_map + odometry * pair.odometry + pair.drift
+        root = np.linalg.cholesky(spread)
+        white = np.linalg.solve(root, pair.error[:, None])[:, :, 0]
+        squared = (white**2).sum(axis=1)
+        beyond = LOSS * (1 + np.log(np.maximum(squared, LOSS) / LOSS))
+        volume = 2 * np.log(np.diagonal(root, axis1=1, axis2=2)).sum(axis=1)
+        self._evidence -= 0.5 * (np.where(squared > LOSS, beyond, squared) + volume)
+
+
+def _link(motion: MotionFilter, first: Fix, second: Fix) -> Transform:
+    """first_from_second, by odometry."""
+    odometry = motion.odometry
+    return odometry.at(first.stamp_ns).inverse() @ odometry.at(second.stamp_ns)
