@@ -54,6 +54,7 @@ from street_world import (
     make_world,
     measure_inertially,
     measured,
+    told,
 )
 from test_window_solution import MOTION, POSE, window
 
@@ -157,13 +158,17 @@ class Scene(Protocol):
 
 
 class Street:
-    """The street of the tests."""
+    """The street of the tests; each drive's map has an error of its own, of a size that is told."""
 
-    def __init__(self, world: World, metres: float) -> None:
-        self.world, self.metres = world, metres
-        self.localizer = Localizer(world.map)
+    def __init__(self, metres: float, folder: Path) -> None:
+        self.metres, self.folder = metres, folder
+        self.worlds: dict[int, World] = {}
 
     def drive(self, case: Case, seed: int) -> tuple[Drive, list[Query]]:
+        if seed not in self.worlds:
+            self.worlds[seed] = make_world(self.folder / str(seed), seed=seed)
+        world = self.worlds[seed]
+        self.localizer = Localizer(world.map, told())
         rng = np.random.default_rng(seed)
         end = case.start + (case.metres or self.metres)
         drive = make_drive(rng, Trip(case.start, end, case.jump), scale=case.scale)
@@ -172,7 +177,7 @@ class Street:
             conditions = case.conditions((stamp - START) / SECOND)
             if conditions is None:
                 continue
-            query = make_query(self.world, drive.truth[stamp], stamp, rng, conditions)
+            query = make_query(world, drive.truth[stamp], stamp, rng, conditions)
             if case.multipath:
                 query = replace(query, gnss=gnss(drive.truth[stamp], rng, 20.0))
             queries.append(query)
@@ -624,8 +629,7 @@ def main() -> None:
         rows = drive_table(scene, recording_cases(), args)
     else:
         with tempfile.TemporaryDirectory() as folder:
-            world = make_world(Path(folder) / "map")
-            rows = drive_table(Street(world, args.metres), street_cases(), args)
+            rows = drive_table(Street(args.metres, Path(folder)), street_cases(), args)
         if not args.only and not args.conditions:
             window_table()
     if args.plot:
