@@ -29,7 +29,15 @@ import numpy as np
 from scipy.stats import chi2
 
 from kapture_ros.localization.map_error import alike_share
-from kapture_ros.localization.motion_filter import SECOND, Fix, MotionFilter, MotionOptions, reckon
+from kapture_ros.localization.motion_filter import (
+    SECOND,
+    Fix,
+    Motion,
+    MotionFilter,
+    MotionOptions,
+    MotionState,
+    reckon,
+)
 from kapture_ros.transforms import Transform
 from kapture_ros.transforms.se3 import Array, cross_matrix, difference
 
@@ -112,11 +120,11 @@ class FixErrors:
         before: Fix | None = None
         for number, (lag, anchor) in enumerate(zip(LAGS, self._anchors, strict=True)):
             if anchor is not None and not self._too_old(anchor, fix):
-                link = _link(motion, anchor, fix)
-                if not self._apart(anchor, fix, link, lag):
+                link = motion.between(anchor.stamp_ns, fix.stamp_ns)
+                if not self._apart(link, lag):
                     continue
                 if anchor is not before:  # fixes that are rare make the same pair again
-                    self._weigh(self._pair(anchor, fix, link, motion))
+                    self._weigh(self._pair(anchor, fix, link, motion.at(fix.stamp_ns)))
                 before = anchor
             if accepted:
                 self._anchors[number] = fix
@@ -124,32 +132,34 @@ class FixErrors:
     def _too_old(self, anchor: Fix, fix: Fix) -> bool:
         return fix.stamp_ns - anchor.stamp_ns > 0.5 * self._options.history * SECOND
 
-    def _apart(self, anchor: Fix, fix: Fix, link: Transform, lag: int) -> bool:
+    def _apart(self, link: Motion, lag: int) -> bool:
         """Whether two fixes see other points, or the same from elsewhere."""
-        seconds = (fix.stamp_ns - anchor.stamp_ns) / SECOND
-        metres, radians = link.distance_to(Transform())
+        metres, radians = link.start_from_end.distance_to(Transform())
         moved = metres >= lag * APART[0] or radians >= lag * APART[1]
         # Stamps are rounded.
-        return moved and seconds > 0.99 * lag * self._options.fix_correlation
+        return moved and link.seconds > 0.99 * lag * self._options.fix_correlation
 
-    def _pair(self, first: Fix, second: Fix, link: Transform, motion: MotionFilter) -> _Pair:
-        state = motion.at(second.stamp_ns)
-        seconds = (second.stamp_ns - first.stamp_ns) / SECOND
-        predicted = reckon(first.map_from_base, link, seconds, state.scale, state.yaw_bias)
+    def _pair(self, first: Fix, second: Fix, link: Motion, state: MotionState) -> _Pair:
+        turn_errors = link.turn_errors
+        predicted = reckon(
+            first.map_from_base,
+            link.start_from_end,
+            link.seconds,
+            state.scale,
+            turn_errors @ state.errors,
+        )
         axes = first.map_from_base.rotation_matrix()
-        moved = axes @ link.translation
+        moved = axes @ link.start_from_end.translation
         metres = float(np.linalg.norm(moved))
         carried = np.eye(6)
         carried[:3, 3:] = -cross_matrix(moved)
         turned = np.kron(np.eye(2), axes)
-        noise = motion.noise_between(first.stamp_ns, second.stamp_ns)
-        odometry = turned @ noise @ turned.T
+        odometry = turned @ link.noise @ turned.T
         # On the way the heading wanders: a third of its final variance, over the whole way.
-        odometry[:3, :3] += np.eye(3) * float(np.trace(noise[3:, 3:])) / 9 * metres**2
-        known = np.diagonal(state.covariance)[6:]
-        drift = np.zeros((6, 6))
-        drift[:3, :3] = known[0] * np.outer(moved, moved)
-        drift[3:, 3:] = known[1] * seconds**2 * np.outer(axes[:, 2], axes[:, 2])
+        odometry[:3, :3] += np.eye(3) * float(np.trace(link.noise[3:, 3:])) / 9 * metres**2
+        by_errors = np.vstack([np.zeros_like(turn_errors), axes @ turn_errors * link.seconds])
+        by_errors[:3, 0] = moved  # the scale
+        drift = by_errors @ state.covariance[6:, 6:] @ by_errors.T
         alike = float(alike_share(np.array(metres), self._alike))
         of_map = self._of_map(first, second, carried, alike)
         if 1 - alike < SHOWN:  # what shows depends on how smooth it is more than on its size
@@ -175,9 +185,3 @@ class FixErrors:
         beyond = LOSS * (1 + np.log(np.maximum(squared, LOSS) / LOSS))
         volume = 2 * np.log(np.diagonal(root, axis1=1, axis2=2)).sum(axis=1)
         self._evidence -= 0.5 * (np.where(squared > LOSS, beyond, squared) + volume)
-
-
-def _link(motion: MotionFilter, first: Fix, second: Fix) -> Transform:
-    """first_from_second, by odometry."""
-    odometry = motion.odometry
-    return odometry.at(first.stamp_ns).inverse() @ odometry.at(second.stamp_ns)
