@@ -9,7 +9,6 @@ make those smaller. An error that bends everything around a place alike cannot b
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,7 +16,6 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
-from kapture_ros.files import write_atomically
 from kapture_ros.localization.cameras import MountedCamera
 from kapture_ros.localization.localizer import Correspondences, Localizer
 from kapture_ros.localization.map_error import ENOUGH
@@ -34,6 +32,7 @@ from kapture_ros.mapping.visual_map import (
     TWIN_COLUMNS,
     TWINS,
     VisualMap,
+    write_table,
 )
 from kapture_ros.transforms.se3 import Array, difference
 
@@ -73,17 +72,12 @@ def measure_map(map_dir: Path, instants: int = INSTANTS) -> None:
         row = _try(source, localizer, int(frames[place]), without)
         if row is not None:
             rows.append(row)
-    _write(map_dir / HELD_OUT, HELD_OUT_COLUMNS, rows)
+    write_table(map_dir / HELD_OUT, HELD_OUT_COLUMNS, rows)
     log.info("held out: %d of %d instants localized", len(rows), len(chosen))
     images = np.flatnonzero(np.isin(visual_map.image_frames, frames[chosen]))
     twins = find_twins(source, localizer, images.tolist())
-    _write(map_dir / TWINS, TWIN_COLUMNS, twins)
+    write_table(map_dir / TWINS, TWIN_COLUMNS, twins)
     log.info("twins: %d points look like others elsewhere", len(np.unique(twins[:, 0])))
-
-
-def _write(path: Path, columns: Iterable[str], rows: Iterable[Iterable[float]]) -> None:
-    lines = [",".join(columns), *(",".join(f"{v:.6g}" for v in row) for row in rows)]
-    write_atomically(path, "\n".join(lines) + "\n")
 
 
 def _in_order_of_time(visual_map: VisualMap) -> Rows:

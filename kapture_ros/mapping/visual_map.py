@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kapture_ros.errors import InputError
+from kapture_ros.files import write_atomically
 from kapture_ros.mapping import index
 from kapture_ros.mapping.grid import SpatialGrid
 from kapture_ros.mapping.images import Camera
@@ -294,6 +295,16 @@ def _grid(arrays: dict[str, npt.NDArray[Any]], of: str, points: Array) -> Spatia
     return SpatialGrid(index.CELLS[of], keys, offsets, rows, points)
 
 
+def write_table(path: Path, columns: Sequence[str], rows: Iterable[Iterable[float]]) -> None:
+    """Write a table beside a map, with a header; whole numbers of 32 bits stay exact.
+
+    Raises:
+        OutputError: if it cannot be written.
+    """
+    lines = [",".join(columns), *(",".join(f"{value:.10g}" for value in row) for row in rows)]
+    write_atomically(path, "\n".join(lines) + "\n")
+
+
 def _table(
     path: Path, columns: Sequence[str], dtype: type[Any], optional: int = 0
 ) -> npt.NDArray[Any]:
@@ -320,4 +331,4 @@ def _lines(text: npt.NDArray[np.uint8]) -> tuple[str, ...]:
     return tuple(text.tobytes().decode("utf-8").split("\n")) if len(text) else ()
 
 
-__all__ = ["GnssRecords", "ImageFeatures", "Points", "VisualMap", "WifiScans"]
+__all__ = ["GnssRecords", "ImageFeatures", "Points", "VisualMap", "WifiScans", "write_table"]

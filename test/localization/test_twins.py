@@ -13,7 +13,7 @@ from kapture_ros.errors import InputError
 from kapture_ros.localization.localizer import Localizer
 from kapture_ros.localization.query import Reason
 from kapture_ros.mapping.held_out import measure_map
-from kapture_ros.mapping.visual_map import TWINS, VisualMap
+from kapture_ros.mapping.visual_map import TWIN_COLUMNS, TWINS, VisualMap, write_table
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +66,12 @@ def test_a_fix_excludes_the_twin(alike: World, measured: VisualMap) -> None:
     estimate = Localizer(measured).localize(query)
     assert estimate.accepted, estimate.reason_text
     assert estimate.map_from_base.distance_to(truth)[0] < 0.05
+
+
+def test_points_of_a_large_map_are_told_to_the_last_digit(tmp_path) -> None:
+    path = tmp_path / TWINS
+    write_table(path, TWIN_COLUMNS, np.array([[1_234_567, 2**31 - 1]], np.int32))
+    assert path.read_text().splitlines() == ["point,twin", "1234567,2147483647"]
 
 
 @pytest.mark.parametrize("rows", ["1,two\n", "1,10000000\n"])
