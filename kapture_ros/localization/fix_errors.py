@@ -12,8 +12,9 @@ R being the fixes' own, M that of the change of the map's measured error between
 of odometry's noise. The three differ in how they grow with the way and in their axes: pairs of
 fixes at several distances tell the factors apart. Odometry's factor is not used for anything else,
 but where odometry is better than its options say, fixes would be thought better than they are
-without it. `FixErrors` holds the probability of the factors on a grid, beginning near 1, so where
-pairs tell nothing (odometry is too poor) they stay as they are.
+without it. `FixErrors` holds the logarithms of the factors and the information about them, which
+each pair adds to (Fisher's scoring, recursively); it begins near 1, so where pairs tell nothing
+(odometry is too poor) they stay as they are.
 
 What is constant over these metres cancels and cannot be seen: an assumed bend of the map is left
 alone, and the measured error where the held-out instants said that it stays the same so far.
@@ -21,7 +22,6 @@ alone, and the measured error where the held-out instants said that it stays the
 
 from __future__ import annotations
 
-import itertools
 import math
 from dataclasses import dataclass, replace
 
@@ -44,9 +44,8 @@ from kapture_ros.transforms.se3 import Array, cross_matrix, difference
 APART = (0.8, math.radians(5.0))  # metres or radians, and the time of `fix_correlation`, are
 LAGS = (1, 2, 4)  # as many times between two fixes of a pair
 PERIOD = 60.0  # seconds after which what was learned counts a third
-OF_FIXES = np.arange(-3.0, 4.0)  # octaves of variance that are possible
-OF_ODOMETRY = np.arange(-4.0, 3.0)
-PRIOR = 1.0  # one sigma of the logarithms of the factors
+BOUNDS = (-math.log(8.0), math.log(8.0))  # of the logarithms of the factors
+PRIOR = math.log(2.0)  # one sigma of the logarithms of the factors
 SHOWN = 0.25  # share of the map's error by which two fixes must differ to tell of its size
 LOSS = float(chi2.ppf(0.999, 6))  # squared Mahalanobis distance from which a pair counts less
 
@@ -74,12 +73,8 @@ class FixErrors:
         self._options = options
         self._constant = constant
         self._alike = alike
-        octaves = itertools.product(OF_FIXES, OF_FIXES, OF_ODOMETRY)
-        self._logs = math.log(2) * np.array(list(octaves))
-        self._factors = np.exp(self._logs)[:, :, None, None]
-        # Log-normal, each of mean 1: where pairs tell nothing, covariances are as they were told.
-        self._prior = -0.5 * ((self._logs / PRIOR + PRIOR / 2) ** 2).sum(axis=1)
-        self._evidence = np.zeros(len(self._logs))
+        self._logs: Array = np.zeros(3)  # of the factors of own, map's and odometry's variances
+        self._information: Array = np.eye(3) / PRIOR**2
         self.forget()
 
     def forget(self) -> None:
@@ -89,12 +84,8 @@ class FixErrors:
 
     @property
     def factors(self) -> tuple[float, float]:
-        """Of the variances of the fixes' own errors and of the map's measured one: their means,
-        since the variance of an error of unknown size is the mean of the variances.
-        """
-        surprise = self._prior + self._evidence
-        weight = np.exp(surprise - surprise.max())
-        own, of_map, _ = (weight @ np.exp(self._logs) / weight.sum()).tolist()
+        """Of the variances of the fixes' own errors and of the map's measured one."""
+        own, of_map, _ = np.exp(self._logs).tolist()
         return own, of_map
 
     def weighed(self, fix: Fix) -> Fix:
@@ -115,7 +106,7 @@ class FixErrors:
             return
         if self._newest_ns is not None:
             elapsed = (fix.stamp_ns - self._newest_ns) / SECOND
-            self._evidence *= math.exp(-elapsed / PERIOD)
+            self._forget_slowly(math.exp(-elapsed / PERIOD))
         self._newest_ns = fix.stamp_ns
         before: Fix | None = None
         for number, (lag, anchor) in enumerate(zip(LAGS, self._anchors, strict=True)):
@@ -151,12 +142,16 @@ class FixErrors:
         axes = first.map_from_base.rotation_matrix()
         moved = axes @ link.start_from_end.translation
         metres = float(np.linalg.norm(moved))
+        lever = -cross_matrix(moved)
         carried = np.eye(6)
-        carried[:3, 3:] = -cross_matrix(moved)
+        carried[:3, 3:] = lever
         turned = np.kron(np.eye(2), axes)
         odometry = turned @ link.noise @ turned.T
-        # On the way the heading wanders: a third of its final variance, over the whole way.
-        odometry[:3, :3] += np.eye(3) * float(np.trace(link.noise[3:, 3:])) / 9 * metres**2
+        # Turns on the way, on average half way, move the end.
+        turns = odometry[3:, 3:]
+        odometry[:3, :3] += lever @ turns @ lever.T / 3
+        odometry[:3, 3:] += lever @ turns / 2
+        odometry[3:, :3] = odometry[:3, 3:].T
         by_errors = np.vstack([np.zeros_like(turn_errors), axes @ turn_errors * link.seconds])
         by_errors[:3, 0] = moved  # the scale
         drift = by_errors @ state.covariance[6:, 6:] @ by_errors.T
@@ -175,13 +170,21 @@ class FixErrors:
         spread: Array = carried @ before @ carried.T + after - carried @ common - common @ carried.T
         return spread
 
+    def _forget_slowly(self, kept: float) -> None:
+        """Old information fades, and the prior comes back."""
+        prior = np.eye(3) / PRIOR**2
+        left = kept * self._information
+        self._information = left + (1 - kept) * prior
+        self._logs = np.asarray(np.linalg.solve(self._information, left @ self._logs), float)
+
     def _weigh(self, pair: _Pair) -> None:
-        """Bayes: how probable the pair is by each of the factors; outliers tell little."""
-        own, of_map, odometry = self._factors.transpose(1, 0, 2, 3)
-        spread = own * pair.own + of_map * pair.of_map + odometry * pair.odometry + pair.drift
-        root = np.linalg.cholesky(spread)
-        white = np.linalg.solve(root, pair.error[:, None])[:, :, 0]
-        squared = (white**2).sum(axis=1)
-        beyond = LOSS * (1 + np.log(np.maximum(squared, LOSS) / LOSS))
-        volume = 2 * np.log(np.diagonal(root, axis1=1, axis2=2)).sum(axis=1)
-        self._evidence -= 0.5 * (np.where(squared > LOSS, beyond, squared) + volume)
+        """One step of Fisher's scoring; outliers tell little."""
+        parts = np.exp(self._logs)[:, None, None] * [pair.own, pair.of_map, pair.odometry]
+        inverse = np.linalg.inv(parts.sum(axis=0) + pair.drift)
+        white = inverse @ pair.error
+        outside = max(float(pair.error @ white) / LOSS, 1.0)
+        shares = inverse @ parts
+        surprise = np.einsum("i,nij,j->n", white, parts, white) / outside
+        score = 0.5 * (surprise - np.trace(shares, axis1=1, axis2=2))
+        self._information += 0.5 * np.einsum("nij,mji->nm", shares, shares)
+        self._logs = np.clip(self._logs + np.linalg.solve(self._information, score), *BOUNDS)
