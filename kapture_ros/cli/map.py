@@ -26,7 +26,7 @@ EXAMPLES = """\
   kapture_ros map add map/ night/                   extend a map by a drive
   kapture_ros map prune map/ --max-images 500
   kapture_ros map coverage map/ report/             where will localization be weak?
-  kapture_ros map measure map/                      how wrong is it? for maps of old versions
+  kapture_ros map measure map/                      how wrong, what twice? for maps of old versions
   kapture_ros map import reconstruction/ map/       a kapture or COLMAP reconstruction
   kapture_ros map export map/ colmap/               COLMAP model, and points as PLY
 """
