@@ -59,7 +59,7 @@ class AcceptanceOptions:
     min_inliers: int = option(25, "keypoints that agree with the pose", minimum=4)
     min_ratio: float = option(0.06, "inliers per keypoint with a match", minimum=0, maximum=1)
     min_seen: float = option(
-        0.06,
+        0.08,
         "share that agrees, to a third of the error, of the map's points that should be seen there",
         minimum=0,
         maximum=1,
