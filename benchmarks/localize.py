@@ -63,6 +63,7 @@ class SyntheticMap:
     datum = None
     wifi = SimpleNamespace(positions=())
     held_out = np.empty((0, 6))  # its own error is not known
+    twins = np.empty((0, 2))
 
     def __init__(self, seen: QueryFeatures, camera: Camera, retrieval: RetrievalIndex):
         self.feature_types = seen.types

@@ -98,7 +98,7 @@ def start_mutual(
         return partial(mutual_matches_with_each, single, known, options)
     # Half precision is what the map holds, and tensor cores are made for it.
     others = upload_padded(known, device, torch.float16)
-    first = torch.from_numpy(query).to(others.dtype).to(device)
+    first = torch.from_numpy(query).to(device).to(others.dtype)
     return start_padded(first, others, [len(other) for other in known], options)
 
 
