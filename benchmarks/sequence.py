@@ -520,7 +520,6 @@ def drive_table(scene: Scene, cases: Iterator[Case], args: argparse.Namespace) -
 def saved_rows(files: Sequence[Path]) -> list[Row]:
     """What runs kept, the drives of a condition together, in the order of the conditions."""
     rows: dict[str, Row] = {}
-    names = [case.name for case in itertools.chain(street_cases(), recording_cases())]
     for file in files:
         for values in json.loads(file.read_text()):
             outcomes = [Outcome(**outcome) for outcome in values.pop("outcomes")]
@@ -528,7 +527,11 @@ def saved_rows(files: Sequence[Path]) -> list[Row]:
             row.outcomes += outcomes
             if values["seconds"]:
                 rows[row.name] = Row(**values, outcomes=row.outcomes)
-    return sorted(rows.values(), key=lambda row: names.index(row.name))
+    for cases in (street_cases(), recording_cases()):
+        names = [case.name for case in cases]
+        if rows.keys() <= set(names):
+            return sorted(rows.values(), key=lambda row: names.index(row.name))
+    return list(rows.values())
 
 
 def window_table(seeds: int = 60) -> None:
