@@ -166,19 +166,24 @@ def plot(answers: list[Answer], path: Path) -> None:
 
     figure, axes = plt.subplots(figsize=(6, 4))
     total = max(sum(a.inside for a in answers), 1)
+    default = AcceptanceOptions()
     curves = {
-        "inliers alone": only_inliers,
-        "all tests": lambda count: dataclasses.replace(AcceptanceOptions(), min_inliers=count),
+        "inliers alone (4 to 1000)": [only_inliers(round(n)) for n in np.geomspace(4, 1000, 60)],
+        "all tests, min_seen 0 to 0.6": [
+            dataclasses.replace(default, min_seen=share) for share in np.linspace(0, 0.6, 61)
+        ],
     }
-    for name, options in curves.items():
+    for name, sweep in curves.items():
         points = []
-        for count in range(4, 101):
-            right, _, wrong_in, wrong_out = count_all(answers, options(count))
+        for options in sweep:
+            right, _, wrong_in, wrong_out = count_all(answers, options)
             points.append((wrong_in + wrong_out, right / total))
         axes.plot(*np.array(points).T, marker=".", label=name)
-    right, _, wrong_in, wrong_out = count_all(answers, AcceptanceOptions())
+    right, _, wrong_in, wrong_out = count_all(answers, default)
     axes.plot(wrong_in + wrong_out, right / total, "k*", markersize=12, label="default")
     axes.set_xscale("symlog")
+    axes.set_xlim(left=-0.2)
+    axes.set_ylim(0, 1)
     axes.set_xlabel(f"false accepts (of {len(answers)} queries)")
     axes.set_ylabel(f"recall at ({RIGHT[0]:g} m, {RIGHT[1]:g}°)")
     axes.legend()
