@@ -8,6 +8,7 @@ the same direction and distance as when the map was made.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -188,6 +189,6 @@ def _near_pairs(view: View, expected: Expected) -> tuple[Rows, Rows]:
         return np.empty(0, np.int64), np.empty(0, np.int64)
     tree = cKDTree(view.features.keypoints[:, :2])
     near = tree.query_ball_point(expected.pixels, expected.radius)
-    counts = np.fromiter((len(rows) for rows in near), np.int64, len(near))
-    keypoint = np.fromiter((row for rows in near for row in rows), np.int64, int(counts.sum()))
+    counts = np.fromiter(map(len, near), np.int64, len(near))
+    keypoint = np.fromiter(itertools.chain.from_iterable(near), np.int64, int(counts.sum()))
     return keypoint, np.repeat(np.arange(len(near)), counts)

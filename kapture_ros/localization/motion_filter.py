@@ -521,8 +521,7 @@ class MotionFilter:
         covariance = self.odometry.covariance(start_ns, end_ns)
         if covariance is not None:
             return covariance
-        metres = float(np.linalg.norm(motion.translation))
-        turned = float(motion.rotation.magnitude())
+        metres, turned = motion.distance_to(Transform())
         variances = self.options.variances(metres, turned, (end_ns - start_ns) / SECOND)
         return np.diag(np.repeat(variances, 3))
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import enum
 from collections import deque
 from dataclasses import dataclass, field, replace
+from functools import cache
 
 from scipy.stats import chi2
 
@@ -152,6 +153,12 @@ class TrackedPose:
     estimate: Estimate | None = None
 
 
+@cache
+def _bound(count: int) -> float:
+    """The upper 97.5 % bound of the mean of so many normalized innovations squared."""
+    return float(chi2.ppf(0.975, 6 * count)) / count
+
+
 class SelfCheck:
     """Innovations of the last minute against what the covariances promise.
 
@@ -178,8 +185,7 @@ class SelfCheck:
         if count < self.ENOUGH:
             return 1.0
         mean = sum(square for _, square in self._squares) / count
-        bound = float(chi2.ppf(0.975, 6 * count)) / count
-        return mean / 6 if mean > bound else 1.0
+        return mean / 6 if mean > _bound(count) else 1.0
 
 
 class GnssAlarm:
