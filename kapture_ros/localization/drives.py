@@ -91,13 +91,13 @@ def drives_of(queries: QuerySet, *, given_motion: bool) -> list[Drive]:
         if newest is None or info.stamp_ns - newest > GAP_NS:
             drives.append([])
         drives[-1].append(number)
-    found = [tuple(numbers) for drives in by_device.values() for numbers in drives]
-    if not given_motion:
-        return [Drive(numbers) for numbers in found]
-    return [
-        Drive(numbers, _given_motion(queries, numbers), _given_turns(queries, numbers))
-        for numbers in found
-    ]
+    found: list[Drive] = []
+    for device, drives in by_device.items():
+        turns = queries.imu(device) if given_motion else []
+        for drive in drives:
+            odometry = _given_motion(queries, drive) if given_motion else None
+            found.append(Drive(tuple(drive), odometry, _during(queries, drive, turns)))
+    return found
 
 
 def localize_drive(
@@ -297,9 +297,10 @@ def _given_motion(queries: QuerySet, numbers: Sequence[int]) -> tuple[OdometrySa
     return tuple(samples)
 
 
-def _given_turns(queries: QuerySet, numbers: Sequence[int]) -> tuple[ImuSample, ...]:
-    """What the dataset's IMU measured on a drive, and a moment before and after."""
-    infos = [queries.infos[number] for number in numbers]
-    samples = queries.imu(infos[0].device)
-    first, last = infos[0].stamp_ns - SECOND, infos[-1].stamp_ns + SECOND
+def _during(
+    queries: QuerySet, numbers: Sequence[int], samples: Sequence[ImuSample]
+) -> tuple[ImuSample, ...]:
+    """What an IMU measured on a drive, and a moment before and after."""
+    first = queries.infos[numbers[0]].stamp_ns - SECOND
+    last = queries.infos[numbers[-1]].stamp_ns + SECOND
     return tuple(sample for sample in samples if first <= sample.stamp_ns <= last)

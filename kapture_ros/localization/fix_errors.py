@@ -111,8 +111,8 @@ class FixErrors:
         before: Fix | None = None
         for number, (lag, anchor) in enumerate(zip(LAGS, self._anchors, strict=True)):
             if anchor is not None and not self._too_old(anchor, fix):
-                link = motion.between(anchor.stamp_ns, fix.stamp_ns)
-                if not self._apart(link, lag):
+                link = self._link(anchor, fix, lag, motion)
+                if link is None:
                     continue
                 if anchor is not before:  # fixes that are rare make the same pair again
                     self._weigh(self._pair(anchor, fix, link, motion.at(fix.stamp_ns)))
@@ -123,12 +123,14 @@ class FixErrors:
     def _too_old(self, anchor: Fix, fix: Fix) -> bool:
         return fix.stamp_ns - anchor.stamp_ns > 0.5 * self._options.history * SECOND
 
-    def _apart(self, link: Motion, lag: int) -> bool:
-        """Whether two fixes see other points, or the same from elsewhere."""
+    def _link(self, first: Fix, second: Fix, lag: int, motion: MotionFilter) -> Motion | None:
+        """The motion between two fixes that see other points, or the same from elsewhere."""
+        seconds = (second.stamp_ns - first.stamp_ns) / SECOND
+        if seconds <= 0.99 * lag * self._options.fix_correlation:  # stamps are rounded
+            return None
+        link = motion.between(first.stamp_ns, second.stamp_ns)
         metres, radians = link.start_from_end.distance_to(Transform())
-        moved = metres >= lag * APART[0] or radians >= lag * APART[1]
-        # Stamps are rounded.
-        return moved and link.seconds > 0.99 * lag * self._options.fix_correlation
+        return link if metres >= lag * APART[0] or radians >= lag * APART[1] else None
 
     def _pair(self, first: Fix, second: Fix, link: Motion, state: MotionState) -> _Pair:
         turn_errors = link.turn_errors

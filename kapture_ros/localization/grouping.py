@@ -18,6 +18,11 @@ def first_of_each(keys: npt.NDArray[np.signedinteger]) -> npt.NDArray[np.intp]:
     return np.sort(first[first >= 0])
 
 
+def ranks(keys: npt.NDArray[np.signedinteger]) -> npt.NDArray[np.intp]:
+    """Of each key (N,), how many different ones are smaller."""
+    return np.asarray(np.cumsum(np.bincount(keys) > 0)[keys] - 1)
+
+
 def count_distinct(keys: npt.NDArray[np.signedinteger]) -> int:
     """How many different keys (N,), small whole numbers, there are."""
     return int(np.count_nonzero(np.bincount(keys)))

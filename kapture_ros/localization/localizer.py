@@ -24,7 +24,7 @@ from kapture_ros.localization.approximation import approximate_pose
 from kapture_ros.localization.cameras import MountedCamera
 from kapture_ros.localization.extractor import Extractor
 from kapture_ros.localization.gpu_retrieval import GpuRetrieval, fits
-from kapture_ros.localization.grouping import count_distinct
+from kapture_ros.localization.grouping import count_distinct, ranks
 from kapture_ros.localization.map_error import UNMEASURED, MapError
 from kapture_ros.localization.matching import ImageMatches, gather, start_matching
 from kapture_ros.localization.options import AcceptanceOptions, LocalizerOptions
@@ -371,13 +371,13 @@ class Localizer:
         matches, cameras = known.matches, known.cameras
         left = matches.select(solution.errors > 2 * self.options.pose.max_error)
         left = left if twins is None else join((left, twins))
-        keypoints = count_distinct(left.keys)
+        keys = left.keys
+        keypoints = count_distinct(keys)
         wanted = max(self.options.acceptance.max_second * solution.count, MIN_MATCHES)
         if keypoints < wanted:
             return 0
         # Few of the keypoints tell of a pose that many of them see.
-        _, place = np.unique(left.keys, return_inverse=True)
-        asked = left.select(place % max(int(wanted) // RIVAL, 1) == 0)
+        asked = left.select(ranks(keys) % max(int(wanted) // RIVAL, 1) == 0)
         # As many samples as find a pose of that many inliers, if there is one.
         missed = max(1 - (wanted / keypoints) ** 3, 1e-9)
         samples = math.ceil(math.log(1e-4) / math.log(missed))

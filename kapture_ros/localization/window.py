@@ -279,8 +279,7 @@ class _Problem:
         return error, jacobian[:, :14], motion.noise
 
     def _noise(self, second: Keyframe, motion: Transform, seconds: float) -> Array:
-        metres = float(np.linalg.norm(motion.translation))
-        turned = motion.rotation.magnitude()
+        metres, turned = motion.distance_to(Transform())
         position, rotation = second.drift or self.motion.variances(metres, turned, seconds)
         # On the way the heading wanders: a third of its final variance, over the whole way.
         position += rotation * metres**2 / 3

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kapture_ros.localization.grouping import count_distinct, first_of_each
+from kapture_ros.localization.grouping import count_distinct, first_of_each, ranks
 
 KEYS = st.lists(st.integers(0, 20)).map(lambda keys: np.array(keys, np.int64))
 
@@ -20,3 +20,8 @@ def test_the_first_of_each_key_in_order(keys) -> None:
 @given(KEYS)
 def test_keys_are_counted_once(keys) -> None:
     assert count_distinct(keys) == len(np.unique(keys))
+
+
+@given(KEYS)
+def test_keys_are_ranked_among_the_different_ones(keys) -> None:
+    assert ranks(keys).tolist() == np.unique(keys, return_inverse=True)[1].tolist()
