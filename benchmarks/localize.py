@@ -135,7 +135,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         extractor = networks(args, pixels, Path(folder))
         print(f"{width}×{height}: {extractor.runtime}")
-        seen = extractor.extract([pixels])[0]
+        seen = extractor.start([pixels], describe=False)[0].wait()
         print(f"{len(seen.keypoints)} keypoints; milliseconds, median (95 %) of {args.queries}")
         print(f"{'map images':>12}" + "".join(f"{stage:>16}" for stage in (*STAGES, "but extr."))
               + f"{'images/s':>10}")  # fmt: skip

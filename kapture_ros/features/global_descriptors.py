@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import itertools
-import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from kapture_ros.errors import InputError, OptionError
 from kapture_ros.features.apgem_network import ApGemNet, BasicBlock, Bottleneck
-from kapture_ros.features.cuda_graphs import Recorded
+from kapture_ros.features.cuda_graphs import Deferred, Recorded
 from kapture_ros.features.images import MAX_BATCH, batches
 from kapture_ros.features.options import ApGemOptions, RuntimeOptions
 from kapture_ros.features.r2d2_network import normalise_images
@@ -80,11 +79,10 @@ class ApGemExtractor:
         if self._whitening is not None:
             self.descriptor_size = len(self._whitening.components)
         self.runtime = f"{target}, folded channels-last convolutions"
-        self._run: Callable[[Tensor], tuple[Tensor, ...]] = self._describe
+        self._run: Deferred | Recorded = Deferred(self._describe)
         if target.device.type == "cuda":
             self._run = Recorded(self._describe, target.device)
             self.runtime += ", recorded as CUDA graphs"
-        self._lock = threading.Lock()
 
     def extract(self, images: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
         """Descriptors (N, D) of images (H, W, 3) RGB or (H, W) grey.
@@ -92,12 +90,23 @@ class ApGemExtractor:
         Raises:
             InputError: if an image is not of that kind.
         """
-        found = np.empty((len(images), self.descriptor_size), np.float32)
-        for places, pixels, _ in batches(images, [None] * len(images), self.batch_size):
-            with self._lock:
-                (vectors,) = self._run(pixels)
+        return self.start(images)()
+
+    def start(self, images: Sequence[NDArray[np.uint8]]) -> Callable[[], NDArray[np.float32]]:
+        """As `extract`: a GPU begins, and what is returned waits for it. A CPU begins then."""
+        started = [
+            (places, self._run.start(pixels))
+            for places, pixels, _ in batches(images, [None] * len(images), self.batch_size)
+        ]
+
+        def wait() -> NDArray[np.float32]:
+            found = np.empty((len(images), self.descriptor_size), np.float32)
+            for places, run in started:
+                (vectors,) = run()
                 found[places] = vectors.numpy()
-        return found
+            return found
+
+        return wait
 
     @torch.no_grad()
     def _describe(self, pixels: Tensor) -> tuple[Tensor]:

@@ -7,18 +7,15 @@ by the extraction into datasets and by the localizer.
 from __future__ import annotations
 
 import functools
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from kapture_ros.errors import InputError
-from kapture_ros.features.cuda_graphs import Recorded
+from kapture_ros.features.cuda_graphs import Deferred, Recorded
 from kapture_ros.features.detection import Candidates, detect
 from kapture_ros.features.images import MAX_BATCH, batches
 from kapture_ros.features.options import R2D2Options, RuntimeOptions
@@ -26,8 +23,6 @@ from kapture_ros.features.r2d2_inference import prepare
 from kapture_ros.features.r2d2_network import R2D2Net
 from kapture_ros.features.runtime import resolve
 from kapture_ros.features.weights_file import find_weights, load_network, type_name
-
-Detect: TypeAlias = Callable[[Tensor, Tensor | None], tuple[Tensor, ...]]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -86,12 +81,12 @@ class R2D2Extractor:
         target = resolve(runtime or RuntimeOptions())
         self.batch_size = 1 if target.device.type == "cpu" else MAX_BATCH
         engine = prepare(loaded.network, target)
-        self._detect: Detect = functools.partial(detect, engine, self.options)
+        found = functools.partial(detect, engine, self.options)
+        self._detect: Deferred | Recorded = Deferred(found)
         self.runtime = f"{target}, {engine.how}"
         if target.device.type == "cuda":
-            self._detect = Recorded(self._detect, target.device)
+            self._detect = Recorded(found, target.device)
             self.runtime += ", recorded as CUDA graphs"
-        self._lock = threading.Lock()
 
     def extract(
         self,
@@ -107,17 +102,31 @@ class R2D2Extractor:
         Raises:
             InputError: if an image is not of that kind or a mask differs in size.
         """
+        return self.start(images, masks)()
+
+    def start(
+        self,
+        images: Sequence[NDArray[np.uint8]],
+        masks: Sequence[NDArray[np.uint8] | None] | None = None,
+    ) -> Callable[[], list[LocalFeatures]]:
+        """As `extract`: a GPU begins, and what is returned waits for it. A CPU begins then."""
         given = masks if masks is not None else [None] * len(images)
-        found: dict[int, LocalFeatures] = {}
-        for places, pixels, allowed in batches(images, given, self.batch_size):
-            with self._lock:
-                candidates = Candidates(*self._detect(pixels, allowed))
-                found.update(zip(places, _separate(candidates), strict=True))
-        return [found[place] for place in range(len(images))]
+        started = [
+            (places, self._detect.start(pixels, allowed))
+            for places, pixels, allowed in batches(images, given, self.batch_size)
+        ]
+
+        def wait() -> list[LocalFeatures]:
+            found: dict[int, LocalFeatures] = {}
+            for places, run in started:
+                found.update(zip(places, _separate(Candidates(*run())), strict=True))
+            return [found[place] for place in range(len(images))]
+
+        return wait
 
 
 def _separate(candidates: Candidates) -> Iterator[LocalFeatures]:
     """The features of each image of a batch, empty places left out."""
     for parts in zip(*(part.numpy() for part in candidates), strict=True):
         count = np.count_nonzero(parts[2] > 0)
-        yield LocalFeatures(*(part[:count].copy() for part in parts))
+        yield LocalFeatures(*(part[:count] for part in parts))

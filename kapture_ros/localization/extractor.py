@@ -7,6 +7,7 @@ what comes out.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache, partial
 from typing import Protocol
 
@@ -25,6 +26,24 @@ Pixels = npt.NDArray[np.uint8]
 Vector = npt.NDArray[np.float32]
 
 
+@dataclass(frozen=True, slots=True)
+class StartedFeatures:
+    """Features of an image that are on their way.
+
+    Attributes:
+        global_descriptors: (G,) by type name, each made when first asked for.
+        wait: ends the others, and gives all.
+    """
+
+    global_descriptors: Mapping[str, Vector]
+    wait: Callable[[], QueryFeatures]
+
+
+def there_already(features: QueryFeatures) -> StartedFeatures:
+    """Features that nobody has to wait for."""
+    return StartedFeatures(features.global_descriptors, lambda: features)
+
+
 class Extractor(Protocol):
     """What makes features from pixels."""
 
@@ -33,8 +52,12 @@ class Extractor(Protocol):
         """Names (with hashes) of the map's features that these can be compared with."""
         ...
 
-    def extract(self, images: Sequence[Pixels]) -> list[QueryFeatures]:
-        """Features of images (H, W) or (H, W, 3) RGB."""
+    def start(self, images: Sequence[Pixels], describe: bool) -> list[StartedFeatures]:
+        """Begin with the features of images (H, W) or (H, W, 3) RGB.
+
+        Args:
+            describe: begin with the global descriptors; else they are made if somebody asks.
+        """
         ...
 
 
@@ -62,26 +85,33 @@ class NetworkExtractor:
         self._local = local
         self._global = global_
 
-    def extract(self, images: Sequence[Pixels]) -> list[QueryFeatures]:
-        """Features of images (H, W) or (H, W, 3) RGB; what retrieval needs is made on demand.
+    def start(self, images: Sequence[Pixels], describe: bool) -> list[StartedFeatures]:
+        """Begin with images (H, W) or (H, W, 3) RGB: a GPU goes on by itself.
+
+        Args:
+            describe: begin with the global descriptors; else they are made if somebody asks.
 
         Raises:
             InputError: if an image is not of that kind.
         """
         name = self.types.global_features
-        return [
-            QueryFeatures(
-                found.keypoints[:, :2],
-                found.descriptors,
-                _OnDemand(name, partial(self._describe, image)),
-                self.types,
-            )
-            for found, image in zip(self._local.extract(images), images, strict=True)
-        ]
+        vectors = self._global.start(images) if describe else None
 
-    def _describe(self, image: Pixels) -> Vector:
-        vector: Vector = self._global.extract([image])[0]
-        return vector
+        def describe_one(number: int) -> Vector:
+            found: Vector = (
+                self._global.extract([images[number]])[0] if vectors is None else vectors()[number]
+            )
+            return found
+
+        described = [_OnDemand(name, partial(describe_one, n)) for n in range(len(images))]
+        local = self._local.start(images)
+
+        def wait(number: int) -> QueryFeatures:
+            found = local()[number]
+            keypoints = found.keypoints[:, :2]
+            return QueryFeatures(keypoints, found.descriptors, described[number], self.types)
+
+        return [StartedFeatures(described[n], partial(wait, n)) for n in range(len(images))]
 
 
 class _OnDemand(Mapping[str, Vector]):

@@ -29,8 +29,11 @@ class GpuRetrieval:
 
     def __init__(self, index: RetrievalIndex, device: torch.device):
         shape = index.descriptors.shape
+        on_gpu = device.type == "cuda"
         # Half precision is for tensor cores; on the CPU, where tests run, it is very slow.
-        dtype = torch.float16 if device.type == "cuda" else torch.float32
+        dtype = torch.float16 if on_gpu else torch.float32
+        # Before the kernels of R2D2, which runs meanwhile: candidates are waited for.
+        self._stream = torch.cuda.Stream(device, priority=-1) if on_gpu else None  # type: ignore[no-untyped-call]
         self._rows = torch.empty(shape, dtype=dtype, device=device)
         for start in range(0, shape[0], BLOCK):
             part = np.array(index.descriptors[start : start + BLOCK])
@@ -45,10 +48,12 @@ class GpuRetrieval:
             rows: search only these images.
         """
         unit = np.asarray(query, np.float32)
-        scores = self._product(unit / max(float(np.linalg.norm(unit)), 1e-12), rows)
-        best = torch.topk(scores, min(k, len(scores)))
-        # One transfer, exact in double precision: each waits for the GPU.
-        values, found = torch.stack([best.values.double(), best.indices.double()]).cpu().numpy()
+        with torch.cuda.stream(self._stream):
+            scores = self._product(unit / max(float(np.linalg.norm(unit)), 1e-12), rows)
+            best = torch.topk(scores, min(k, len(scores)))
+            # One transfer, exact in double precision: each waits for the GPU.
+            both = torch.stack([best.values.double(), best.indices.double()]).cpu()
+        values, found = both.numpy()
         places = found.astype(np.int64)
         return places if rows is None else rows[places], values.astype(np.float32)
 

@@ -17,13 +17,13 @@ import numpy.typing as npt
 
 from kapture_ros.localization.cameras import MountedCamera
 from kapture_ros.localization.extractor import Extractor
-from kapture_ros.localization.localizer import Candidates, Correspondences, Localizer, View
-from kapture_ros.localization.matching import ImageMatches, start_mutual
+from kapture_ros.localization.localizer import Candidates, Correspondences, Localizer, Offers, View
+from kapture_ros.localization.matching import ImageMatches, comparison
 from kapture_ros.localization.options import AcceptanceOptions, LocalizerOptions
 from kapture_ros.localization.pose import PoseSolution
 from kapture_ros.localization.query import Candidate
 from kapture_ros.localization.refinement import Matches
-from kapture_ros.localization.retrieval import Retriever
+from kapture_ros.localization.retrieval import Retriever, covisibility_clusters
 from kapture_ros.mapping.feature_files import FeatureFolder, unit_rows
 from kapture_ros.mapping.visual_map import VisualMap
 from kapture_ros.transforms.se3 import Array
@@ -53,13 +53,17 @@ class LocalSfm(Localizer):
         self._keypoints = FeatureFolder.in_dataset(path, "keypoints", types.keypoints)
         self._descriptors = FeatureFolder.in_dataset(path, "descriptors", types.descriptors)
 
-    def match(self, views: Sequence[View], candidates: Sequence[Candidates]) -> Correspondences:
+    def prepare(self, candidates: Sequence[Candidates]) -> Offers:
+        """What the candidates show; their points are made when they are matched."""
+        return Offers(tuple(candidates), (), self.shown(candidates))
+
+    def match(self, views: Sequence[View], offers: Offers) -> Correspondences:
         """2D-3D matches of all views with points made of their candidates.
 
         Raises:
             Rejected: if too few keypoints have one.
         """
-        made = [self._make(v, c) for v, c in zip(views, candidates, strict=True)]
+        made = [self._make(v, c) for v, c in zip(views, offers.candidates, strict=True)]
         found = tuple(points.found for points in made)
         self.require_matches(found)
         keypoint = np.concatenate([f.keypoint for f in found])
@@ -74,8 +78,10 @@ class LocalSfm(Localizer):
             np.concatenate([points.covariance for points in made]),
             np.concatenate([f.similarity for f in found]),
         )
-        shown = self.shown(candidates)
-        return Correspondences(tuple(views), tuple(candidates), found, matches, shown)
+        places = covisibility_clusters(offers.shown)
+        return Correspondences(
+            tuple(views), offers.candidates, found, matches, offers.shown, places
+        )
 
     def seen_share(self, known: Correspondences, solution: PoseSolution) -> float:
         """Not known: the map's own points are not used."""
@@ -90,7 +96,8 @@ class LocalSfm(Localizer):
         images = [candidate.image for candidate in candidates]
         names = [self.map.image_names[image] for image in images]
         known = [unit_rows(self._descriptors.read(name)) for name in names]
-        pairs = start_mutual(view.features.descriptors, known, self.options.matching)()
+        joint = comparison(known, self.options.matching)(view.features.descriptors)()
+        pairs = joint.split(len(known))
         count = len(view.features.keypoints)
         rays = np.full((count, len(images), 3), np.nan)
         similarity = np.full((count, len(images)), -1.0, np.float32)

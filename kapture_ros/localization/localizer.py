@@ -22,11 +22,11 @@ from kapture_ros.errors import InputError, KaptureRosError
 from kapture_ros.localization.acceptance import judge, limits_by, score
 from kapture_ros.localization.approximation import approximate_pose
 from kapture_ros.localization.cameras import MountedCamera
-from kapture_ros.localization.extractor import Extractor
+from kapture_ros.localization.extractor import Extractor, StartedFeatures, there_already
 from kapture_ros.localization.gpu_retrieval import GpuRetrieval, fits
 from kapture_ros.localization.grouping import count_distinct, ranks
 from kapture_ros.localization.map_error import UNMEASURED, MapError
-from kapture_ros.localization.matching import ImageMatches, gather, start_matching
+from kapture_ros.localization.matching import ImageMatches, Offer, gather, offer
 from kapture_ros.localization.options import AcceptanceOptions, LocalizerOptions
 from kapture_ros.localization.pose import (
     MIN_MATCHES,
@@ -76,6 +76,19 @@ MIN_CONTRAST = 2.0  # standard deviation of the grey values of an image with any
 
 
 @dataclass(frozen=True, slots=True)
+class Sight:
+    """A usable image of the query whose features are on their way.
+
+    Attributes:
+        number: its place among the query's images.
+    """
+
+    number: int
+    camera: MountedCamera
+    features: StartedFeatures
+
+
+@dataclass(frozen=True, slots=True)
 class View:
     """A usable image of the query.
 
@@ -87,8 +100,27 @@ class View:
     camera: MountedCamera
     features: QueryFeatures
 
+    @property
+    def sees(self) -> bool:
+        """Whether there is a keypoint."""
+        return len(self.features.keypoints) > 0
+
 
 Candidates: TypeAlias = tuple[Candidate, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Offers:
+    """The candidates of V views, ready to be matched.
+
+    Attributes:
+        images: what to match each view with.
+        shown: the map's points that the candidates show, view by view.
+    """
+
+    candidates: tuple[Candidates, ...]
+    images: tuple[Offer, ...]
+    shown: Shown
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +131,7 @@ class Correspondences:
         found: the matches by view.
         matches: all of them, for the solver; `camera` counts the views.
         shown: the map's points that the candidates show, view by view.
+        places: the place of each candidate, view by view: those with common points are one.
     """
 
     views: tuple[View, ...]
@@ -106,6 +139,7 @@ class Correspondences:
     found: tuple[ImageMatches, ...]
     matches: Matches
     shown: Shown
+    places: npt.NDArray[np.int64]
 
     @property
     def cameras(self) -> list[MountedCamera]:
@@ -165,9 +199,15 @@ class Localizer:
         """
         run = _Run(query)
         with run.guarded():
-            views = self._look(query, run, among)
+            sights = self._find_candidates(query, run, among)
+            # What depends on the candidates is done while a GPU ends the keypoints.
             with run.stage("matching"):
-                correspondences = self.match(views, run.candidates)
+                offers = self.prepare(run.candidates)
+            with run.stage("extraction"):
+                views = self.views(sights)
+                run.answer = replace(run.answer, evidence=Evidence(_keypoints(query, views)))
+            with run.stage("matching"):
+                correspondences = self.match(views, offers)
             with run.stage("pose"):
                 run.answer = self.answer(query, correspondences, run.answer)
         return run.finish()
@@ -176,24 +216,26 @@ class Localizer:
         """The coarse pose alone, never accepted; never raises."""
         run = _Run(query)
         with run.guarded():
-            self._look(query, run)
+            self._find_candidates(query, run)
             run.reject(Reason.NO_POSE, "only a coarse pose was asked for")
         return run.finish()
 
-    def _look(self, query: Query, run: _Run, among: Rows | None = None) -> list[View]:
+    def _find_candidates(self, query: Query, run: _Run, among: Rows | None = None) -> list[Sight]:
         with run.stage("extraction"):
-            views = self.extract(query)
-            for view in views:
-                dict(view.features.global_descriptors)  # made on demand, here rather than later
-            run.answer = replace(run.answer, evidence=Evidence(_keypoints(query, views)))
+            sights = self.look(query, describe=True)
+            for sight in sights:
+                dict(sight.features.global_descriptors)  # waited for here rather than later
         with run.stage("retrieval"):
-            run.candidates = self.retrieve(query, views, among)
-            coarse = self.approximate(views, run.candidates)
+            run.candidates = self.retrieve(query, sights, among)
+            coarse = self.approximate(sights, run.candidates)
             run.answer = replace(run.answer, candidates=_ranked(run.candidates), coarse=coarse)
-        return views
+        return sights
 
-    def extract(self, query: Query) -> list[View]:
-        """The images that can be used, with their features.
+    def look(self, query: Query, describe: bool = False) -> list[Sight]:
+        """The images that can be used; their features are begun with.
+
+        Args:
+            describe: begin with what retrieval needs; else it is made if somebody asks.
 
         Raises:
             Rejected: if there is none, with the first image's reason.
@@ -201,24 +243,37 @@ class Localizer:
         checked = [self._checked(image) for image in query.images]
         cameras = {n: found for n, found in enumerate(checked) if isinstance(found, MountedCamera)}
         problems = [found for found in checked if isinstance(found, Rejected)]
-        features = self._features([query.images[number] for number in cameras])
-        views = [
-            View(number, camera, found)
-            for (number, camera), found in zip(cameras.items(), features, strict=True)
-            if len(found.keypoints)
+        if not cameras:
+            raise problems[0] if problems else Rejected(Reason.BAD_INPUT, "the query has no image")
+        features = self._start([query.images[number] for number in cameras], describe)
+        return [
+            Sight(number, camera, started)
+            for (number, camera), started in zip(cameras.items(), features, strict=True)
         ]
-        if views:
-            return views
-        if problems:
-            raise problems[0]
-        if not query.images:
-            raise Rejected(Reason.BAD_INPUT, "the query has no image")
-        raise Rejected(Reason.NO_FEATURES, "nothing to see: no keypoint in any image")
+
+    def views(self, sights: Sequence[Sight]) -> list[View]:
+        """The images with their features, which are waited for.
+
+        Raises:
+            Rejected: if none has a keypoint.
+        """
+        views = [View(sight.number, sight.camera, sight.features.wait()) for sight in sights]
+        if not any(view.sees for view in views):
+            raise Rejected(Reason.NO_FEATURES, "nothing to see: no keypoint in any image")
+        return views
+
+    def extract(self, query: Query) -> list[View]:
+        """The images that have keypoints.
+
+        Raises:
+            Rejected: if there is none, see `look` and `views`.
+        """
+        return [view for view in self.views(self.look(query)) if view.sees]
 
     def retrieve(
-        self, query: Query, views: Sequence[View], among: Rows | None = None
+        self, query: Query, sights: Sequence[Sight], among: Rows | None = None
     ) -> list[Candidates]:
-        """Map images for each view, `among` as `localize` takes it.
+        """Map images for each image, `among` as `localize` takes it.
 
         Raises:
             Rejected: if there is none for any.
@@ -227,8 +282,8 @@ class Localizer:
         if among is not None:
             rows = among if rows is None else np.intersect1d(rows, among)
         found = [
-            retrieve(self.retrievers, v.features.global_descriptors, rows, self.options.retrieval)
-            for v in views
+            retrieve(self.retrievers, s.features.global_descriptors, rows, self.options.retrieval)
+            for s in sights
         ]
         if not any(found):
             raise Rejected(Reason.NO_CANDIDATES, "no image has a global descriptor to search with")
@@ -243,35 +298,41 @@ class Localizer:
         return gated_rows(self.map, query, self.wifi, self.options.retrieval)
 
     def approximate(
-        self, views: Sequence[View], candidates: Sequence[Candidates]
+        self, sights: Sequence[Sight], candidates: Sequence[Candidates]
     ) -> CoarsePose | None:
-        """The coarse pose, from the view with the best candidate; None if switched off."""
+        """The coarse pose, from the image with the best candidate; None if switched off."""
         options = self.options.answer
         name = self.map.feature_types.global_features
         searched = [n for n, c in enumerate(candidates) if c]
         best = max(searched, key=lambda n: candidates[n][0].score)
-        descriptor = views[best].features.global_descriptors.get(name)
+        descriptor = sights[best].features.global_descriptors.get(name)
         if options.approximation == "none" or descriptor is None:
             return None
         chosen = candidates[best][: options.approximation_k]
-        offset = views[best].camera.cam_from_base
+        offset = sights[best].camera.cam_from_base
         return approximate_pose(self.map, chosen, descriptor, offset, options.approximation)
 
-    def match(self, views: Sequence[View], candidates: Sequence[Candidates]) -> Correspondences:
+    def prepare(self, candidates: Sequence[Candidates]) -> Offers:
+        """The candidates of all views, ready to be matched."""
+        images = tuple(offer(self.map, found, self.options.matching) for found in candidates)
+        return Offers(tuple(candidates), images, self.shown(candidates))
+
+    def match(self, views: Sequence[View], offers: Offers) -> Correspondences:
         """2D-3D matches of all views with their candidates.
 
         Raises:
             Rejected: if too few keypoints have one.
         """
         started = [
-            start_matching(self.map, view.features, images, self.options.matching)
-            for view, images in zip(views, candidates, strict=True)
+            images.start(view.features) for view, images in zip(views, offers.images, strict=True)
         ]
-        shown = self.shown(candidates)  # a GPU matches meanwhile
-        found = [finish() for finish in started]
+        places = covisibility_clusters(offers.shown)  # a GPU matches meanwhile
+        found = tuple(finish() for finish in started)
         self.require_matches(found)
         matches = gather(self.map, [view.features for view in views], found)
-        return Correspondences(tuple(views), tuple(candidates), tuple(found), matches, shown)
+        return Correspondences(
+            tuple(views), offers.candidates, found, matches, offers.shown, places
+        )
 
     def shown(self, candidates: Sequence[Candidates]) -> Shown:
         """The points that the candidates of all views show."""
@@ -341,15 +402,18 @@ class Localizer:
         places = self._places(known)
         sizes = np.bincount(places)
         chosen = np.argsort(-sizes, kind="stable")[: min(MAX_CLUSTERS, np.count_nonzero(sizes))]
+        all_of_one = len(chosen) == 1
+        parts = [known.matches if all_of_one else known.matches.select(places == p) for p in chosen]
         found = [
-            find_pose(part, known.cameras, options, predicted, priors.gravity)
-            for part in (known.matches.select(places == place) for place in chosen)
+            find_pose(part, known.cameras, options, predicted, priors.gravity) for part in parts
         ]
         best = max((h for h in found if h), key=lambda h: h.count, default=None)
         if best is None:
             return None
         # Matches of the other places may agree as well.
-        return refine_inliers(known.matches, known.cameras, best.map_from_base, options, priors)
+        inliers = best.inliers if all_of_one else None
+        pose = best.map_from_base
+        return refine_inliers(known.matches, known.cameras, pose, options, priors, inliers)
 
     def twins(self, query: Query, known: Correspondences, solution: PoseSolution) -> Matches:
         """What agrees with a pose, matched with the points that look the same elsewhere."""
@@ -405,7 +469,7 @@ class Localizer:
         similar &= (zoom < SAME_VIEW[1]) & (zoom > 1 / SAME_VIEW[1])
         rows = rows[similar]
         inside = np.zeros(len(rows), bool)
-        for camera in known.cameras:
+        for camera in (view.camera for view in known.views if view.sees):
             cam_from_map = camera.cam_from_base @ pose.inverse()
             pixels = camera.project(cam_from_map.apply(points.xyz[rows]))
             with np.errstate(invalid="ignore"):  # NaN behind the camera
@@ -442,19 +506,18 @@ class Localizer:
         except Rejected as problem:
             return problem
 
-    def _features(self, images: Sequence[QueryImage]) -> list[QueryFeatures]:
-        """Given features, the others extracted together (a GPU takes them as one batch)."""
-        missing = [image.pixels for image in images if image.features is None]
-        pixels = [image for image in missing if image is not None]
-        extracted = iter(self.extractor.extract(pixels) if self.extractor and pixels else ())
-        return [image.features or next(extracted) for image in images]
+    def _start(self, images: Sequence[QueryImage], describe: bool) -> list[StartedFeatures]:
+        """Given features, the others begun together (a GPU takes them as one batch)."""
+        pixels = [i.pixels for i in images if i.features is None and i.pixels is not None]
+        extractor = self.extractor
+        started = iter(extractor.start(pixels, describe) if extractor and pixels else ())
+        return [next(started) if i.features is None else there_already(i.features) for i in images]
 
     def _places(self, known: Correspondences) -> npt.NDArray[np.int64]:
-        """The place (N,) of every match: candidates with common points are one place."""
-        labels = covisibility_clusters(known.shown)
+        """The place (N,) of every match."""
         offsets = np.cumsum([0, *(len(found) for found in known.candidates)])
         return np.concatenate(
-            [labels[m.candidate + o] for m, o in zip(known.found, offsets[:-1], strict=True)]
+            [known.places[m.candidate + o] for m, o in zip(known.found, offsets[:-1], strict=True)]
         )
 
     def _best_image(self, known: Correspondences, solution: PoseSolution) -> int:
@@ -492,12 +555,13 @@ class _Run:
 
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Time a block, also one that raises."""
+        """Time a block, also one that raises; the blocks of a name are added up."""
         start = time.perf_counter()
         try:
             yield
         finally:
-            self._times[name] = 1e3 * (time.perf_counter() - start)
+            passed = 1e3 * (time.perf_counter() - start)
+            self._times[name] = self._times.get(name, 0.0) + passed
 
     def finish(self) -> Estimate:
         """The answer with the milliseconds of all stages."""

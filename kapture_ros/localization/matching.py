@@ -18,14 +18,17 @@ import torch
 from kapture_ros.localization.query import Candidate, QueryFeatures
 from kapture_ros.localization.refinement import Matches
 from kapture_ros.mapping.matching import (
+    JointMatches,
     chosen_device,
     mutual_matches_with_each,
+    padding,
     start_padded,
 )
 from kapture_ros.mapping.options import MatchOptions
 from kapture_ros.mapping.visual_map import VisualMap
 
 Descriptors: TypeAlias = npt.NDArray[np.floating]
+Compare: TypeAlias = Callable[[Descriptors], Callable[[], JointMatches]]
 MAX_POINT_VARIANCE = 100.0  # m²; points of imported maps may be of a single ray
 
 
@@ -52,54 +55,75 @@ class ImageMatches:
         )
 
 
-def start_matching(
-    visual_map: VisualMap,
-    features: QueryFeatures,
-    candidates: Sequence[Candidate],
-    options: MatchOptions,
-) -> Callable[[], ImageMatches]:
-    """Begin to match one query image with its candidates, best first; what is returned ends it.
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """The candidates of one query image, ready to be matched.
 
-    Meanwhile a GPU is at work.
+    Attributes:
+        candidate: (F,) those that have points.
+        starts: (F,) where each begins in `points`.
+        points: rows of the map's points, candidate after candidate.
+        compare: see `comparison`.
     """
+
+    candidate: npt.NDArray[np.int32]
+    starts: npt.NDArray[np.intp]
+    points: npt.NDArray[np.int32]
+    compare: Compare
+
+    def start(self, features: QueryFeatures) -> Callable[[], ImageMatches]:
+        """Begin to match the query image; what is returned ends it. A GPU is at work meanwhile."""
+        if len(self.points) == 0 or len(features.descriptors) == 0:
+            empty = np.empty(0, np.int32)
+            return lambda: ImageMatches(empty, empty, empty, np.empty(0, np.float32))
+        compared = self.compare(features.descriptors)
+
+        def finish() -> ImageMatches:
+            found = compared()
+            point = self.points[self.starts[found.other] + found.partner]
+            rows = _most_similar(found.keypoint << 32 | point, found.similarity)
+            keypoint = found.keypoint[rows].astype(np.int32)
+            candidate = self.candidate[found.other[rows]]
+            return ImageMatches(keypoint, point[rows], candidate, found.similarity[rows])
+
+        return finish
+
+
+def offer(visual_map: VisualMap, candidates: Sequence[Candidate], options: MatchOptions) -> Offer:
+    """Make the candidates of one query image, best first, ready to be matched."""
     blocks = [visual_map.features(candidate.image) for candidate in candidates]
     filled = [number for number, block in enumerate(blocks) if len(block.points)]
-    if not filled or len(features.descriptors) == 0:
-        empty = np.empty(0, np.int32)
-        return lambda: ImageMatches(empty, empty, empty, np.empty(0, np.float32))
-    known = [blocks[number].descriptors for number in filled]
-    compared = start_mutual(features.descriptors, known, options)
-
-    def finish() -> ImageMatches:
-        found = compared()
-        keypoint = np.concatenate([pairs[:, 0] for pairs, _ in found])
-        point = np.concatenate(
-            [blocks[n].points[pairs[:, 1]] for n, (pairs, _) in zip(filled, found, strict=True)]
-        )
-        candidate = np.repeat(np.array(filled, np.int32), [len(pairs) for pairs, _ in found])
-        similarity = np.concatenate([values for _, values in found])
-        rows = _most_similar(keypoint.astype(np.int64) << 32 | point, similarity)
-        return ImageMatches(keypoint[rows], point[rows], candidate[rows], similarity[rows])
-
-    return finish
+    points = [np.empty(0, np.int32), *(blocks[number].points for number in filled)]
+    starts = np.cumsum([len(part) for part in points])[:-1]
+    compare = comparison([blocks[number].descriptors for number in filled], options)
+    return Offer(np.array(filled, np.int32), starts, np.concatenate(points), compare)
 
 
-def start_mutual(
-    query: Descriptors, known: Sequence[Descriptors], options: MatchOptions
-) -> Callable[[], list[tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]]]:
-    """Begin to find mutual nearest neighbours of a query (n, D) with each of some images (k, D).
+def comparison(known: Sequence[Descriptors], options: MatchOptions) -> Compare:
+    """What finds mutual nearest neighbours of a query (n, D) with each of some images (k, D).
+
+    A GPU has got the images before it is asked.
 
     Returns:
-        What ends it: matches (m, 2) with their similarities (m,), by image.
+        What begins with a query's descriptors; what that returns ends it.
     """
     device = chosen_device(options)
-    if device.type == "cpu":
-        single = np.ascontiguousarray(query, np.float32)
-        return partial(mutual_matches_with_each, single, known, options)
+    if device.type == "cpu" or not known:
+
+        def match(query: Descriptors) -> JointMatches:
+            single = np.ascontiguousarray(query, np.float32)
+            return JointMatches.join(mutual_matches_with_each(single, known, options))
+
+        return lambda query: partial(match, query)
     # Half precision is what the map holds, and tensor cores are made for it.
     others = upload_padded(known, device, torch.float16)
-    first = torch.from_numpy(query).to(device).to(others.dtype)
-    return start_padded(first, others, [len(other) for other in known], options)
+    beyond = padding([len(other) for other in known], others)
+
+    def start(query: Descriptors) -> Callable[[], JointMatches]:
+        first = torch.from_numpy(query).to(device).to(others.dtype)
+        return start_padded(first, others, beyond, options)
+
+    return start
 
 
 def upload_padded(

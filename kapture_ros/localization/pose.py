@@ -82,15 +82,24 @@ def estimate_pose(
     found = find_pose(matches, cameras, options, predicted, priors.gravity)
     if found is None:
         return None
-    return refine_inliers(matches, cameras, found.map_from_base, options, priors)
+    return refine_inliers(matches, cameras, found.map_from_base, options, priors, found.inliers)
 
 
 @dataclass(frozen=True, slots=True)
 class Hypothesis:
-    """A pose that RANSAC found, and how many keypoints agree with it."""
+    """A pose that RANSAC found.
+
+    Attributes:
+        inliers: (N,) bool, the matches that agree with it, at most one of a keypoint.
+    """
 
     map_from_base: Transform
-    count: int
+    inliers: npt.NDArray[np.bool_]
+
+    @property
+    def count(self) -> int:
+        """How many keypoints agree with it."""
+        return int(self.inliers.sum())
 
 
 def find_pose(
@@ -143,15 +152,22 @@ def _better(
     options: PoseOptions,
 ) -> Hypothesis | None:
     """The hypothesis that more keypoints agree with."""
-    count = support(matches, cameras, pose, options)
-    return best if best is not None and count < best.count else Hypothesis(pose, count)
+    found = Hypothesis(pose, agreeing(matches, cameras, pose, options))
+    return best if best is not None and found.count < best.count else found
 
 
 def support(
     matches: Matches, cameras: Sequence[MountedCamera], pose: Transform, options: PoseOptions
 ) -> int:
     """How many keypoints agree with a pose."""
-    return int(inlier_mask(matches, lengths(matches, cameras, pose), options.max_error).sum())
+    return int(agreeing(matches, cameras, pose, options).sum())
+
+
+def agreeing(
+    matches: Matches, cameras: Sequence[MountedCamera], pose: Transform, options: PoseOptions
+) -> npt.NDArray[np.bool_]:
+    """The inliers (N,) of a pose."""
+    return inlier_mask(matches, lengths(matches, cameras, pose), options.max_error)
 
 
 def _best_of_keypoints(matches: Matches) -> npt.NDArray[np.intp]:
@@ -169,15 +185,20 @@ def refine_inliers(
     start: Transform,
     options: PoseOptions = DEFAULTS,
     priors: Priors = NO_PRIORS,
+    inliers: npt.NDArray[np.bool_] | None = None,
 ) -> PoseSolution | None:
     """Refine a pose on its inliers until they stay the same (twice at most).
+
+    Args:
+        inliers: those of the start (N,), if they are known.
 
     Returns:
         None if fewer than four matches agree with the pose, before or after.
     """
     refined: Refined | None = None
-    pose, errors = start, lengths(matches, cameras, start)
-    inliers = inlier_mask(matches, errors, options.max_error)
+    pose = start
+    if inliers is None:
+        inliers = agreeing(matches, cameras, start, options)
     for _ in range(2):
         if inliers.sum() < MIN_MATCHES:
             return None

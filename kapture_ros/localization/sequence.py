@@ -338,7 +338,8 @@ class SequenceLocalizer:
         if rows is None:
             return estimate
         shown = tuple(Candidate(int(row), 1.0) for row in rows[:PLACE_IMAGES])
-        matches = self.localizer.match(views, [shown] * len(views)).matches
+        offers = self.localizer.prepare([shown] * len(views))
+        matches = self.localizer.match(views, offers).matches
         self._keep(query.stamp_ns, views, matches)
         found = self._solve_window(query.stamp_ns, None)
         if found is None:

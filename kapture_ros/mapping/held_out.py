@@ -120,9 +120,9 @@ def localize_without(localizer: Localizer, query: Query, frames: Rows) -> Estima
     left = points_without(localizer.map, np.flatnonzero(left_out))
     nothing = Estimate(query.stamp_ns, Reason.NO_POSE, "")
     try:
-        views = localizer.extract(query)
-        candidates = localizer.retrieve(query, views, np.flatnonzero(~left_out))
-        known = left.corrected(localizer.match(views, candidates))
+        sights = localizer.look(query)
+        offers = localizer.prepare(localizer.retrieve(query, sights, np.flatnonzero(~left_out)))
+        known = left.corrected(localizer.match(localizer.views(sights), offers))
         localizer.require_matches(known.found)
         return localizer.answer(query, known, nothing)
     except Rejected as rejection:

@@ -9,7 +9,7 @@ import os
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -99,48 +99,85 @@ def _acceptable(best: Any, runner_up: Any, options: MatchOptions) -> Any:
     return good
 
 
+class JointMatches(NamedTuple):
+    """Matches of one image with several others: M rows, by other image, then by keypoint.
+
+    Attributes:
+        other: (M,) which of the others.
+        keypoint: (M,) of the one image.
+        partner: (M,) keypoints of the other.
+        similarity: (M,) cosines.
+    """
+
+    other: npt.NDArray[np.intp]
+    keypoint: npt.NDArray[np.intp]
+    partner: npt.NDArray[np.intp]
+    similarity: Floats
+
+    @classmethod
+    def join(cls, found: Sequence[tuple[Matches, Floats]]) -> JointMatches:
+        """From those with each of the others."""
+        nothing = np.empty((0, 2), np.int32), np.empty(0, np.float32)
+        matches, values = zip(nothing, *found, strict=True)
+        other = np.repeat(np.arange(len(found)), [len(pairs) for pairs in matches[1:]])
+        keypoint, partner = np.concatenate(matches).astype(np.intp).T
+        return cls(other, keypoint, partner, np.concatenate(values))
+
+    def split(self, count: int) -> list[tuple[Matches, Floats]]:
+        """Into those with each of `count` others."""
+        ends = np.searchsorted(self.other, np.arange(1, count))
+        matches = np.stack([self.keypoint, self.partner], axis=1).astype(np.int32)
+        parts = np.split(matches, ends), np.split(self.similarity, ends)
+        return list(zip(*parts, strict=True))
+
+
 def mutual_matches_on_gpu(
     first: torch.Tensor, others: Sequence[torch.Tensor], options: MatchOptions
 ) -> list[tuple[Matches, Floats]]:
     """As `mutual_matches` for one image against many, in one product on the GPU."""
     known = torch.nn.utils.rnn.pad_sequence(list(others), batch_first=True)
-    return start_padded(first, known, [len(other) for other in others], options)()
+    beyond = padding([len(other) for other in others], known)
+    return start_padded(first, known, beyond, options)().split(len(others))
+
+
+def padding(widths: Sequence[int], known: torch.Tensor) -> torch.Tensor:
+    """Which rows (count, width) of padded images (count, width, D) lie beyond an image's own."""
+    ends = torch.tensor(widths, device=known.device)
+    return torch.arange(known.shape[1], device=known.device) >= ends[:, None]
 
 
 def start_padded(
-    first: torch.Tensor, known: torch.Tensor, widths: Sequence[int], options: MatchOptions
-) -> Callable[[], list[tuple[Matches, Floats]]]:
+    first: torch.Tensor, known: torch.Tensor, beyond: torch.Tensor, options: MatchOptions
+) -> Callable[[], JointMatches]:
     """Begin `mutual_matches_on_gpu`, the other images padded to one width.
 
-    A few large steps instead of a few for each image, and one transfer of what was found.
+    A few large steps instead of a few for each image, and one transfer.
 
     Args:
-        known: (count, width, D); what lies beyond an image's own width is never looked at.
+        known: (count, width, D).
+        beyond: (count, width) bool, see `padding`; what is there is never looked at.
 
     Returns:
         What waits for the GPU and gives the matches.
     """
     count, width, _ = known.shape
     similarity = (first @ known.flatten(0, 1).T).view(len(first), count, width)
-    ends = torch.tensor(widths, device=first.device)
-    similarity.masked_fill_(torch.arange(width, device=first.device) >= ends[:, None], -1.0)
+    similarity.masked_fill_(beyond, -1.0)
     best, nearest = similarity.max(dim=2)
     good = best >= similarity.amax(dim=0).gather(1, nearest.T).T
     best, runner_up = best.float(), best
     if options.ratio is not None:
         runner_up = similarity.scatter_(2, nearest[..., None], -1.0).amax(dim=2).float()
     good &= _acceptable(best, runner_up, options)
+    # All of it, since choosing there would wait for the GPU once more. Whole numbers are exact
+    # in single precision up to 16 million.
+    packed = torch.stack([torch.where(good, nearest.float(), -1.0).T, best.T])
 
-    def finish() -> list[tuple[Matches, Floats]]:
-        partner, row = good.T.nonzero(as_tuple=True)
-        # Whole numbers are exact in single precision up to 16 million.
-        packed = (
-            torch.stack([partner, row, nearest[row, partner], best[row, partner]]).cpu().numpy()
-        )
-        matches = packed[1:3].T.astype(np.int32)
-        ends_of_partners = np.searchsorted(packed[0], np.arange(1, count))
-        parts = np.split(matches, ends_of_partners), np.split(packed[3], ends_of_partners)
-        return list(zip(*parts, strict=True))
+    def finish() -> JointMatches:
+        partner, values = packed.cpu().numpy().reshape(2, -1)
+        rows = np.flatnonzero(partner >= 0)
+        other, keypoint = np.divmod(rows, len(first))
+        return JointMatches(other, keypoint, partner[rows].astype(np.intp), values[rows])
 
     return finish
 

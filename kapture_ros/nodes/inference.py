@@ -6,17 +6,19 @@ called on this thread. The tracker lives here alone: who wants something of it s
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TypeAlias
 
 import torch
 
 from kapture_ros.errors import KaptureRosError
-from kapture_ros.localization.extractor import Extractor, Pixels
+from kapture_ros.localization.extractor import Extractor, Pixels, StartedFeatures
 from kapture_ros.localization.inertial import ImuSample
 from kapture_ros.localization.localizer import Localizer
 from kapture_ros.localization.motion_filter import OdometrySample
@@ -60,7 +62,7 @@ class WatchedExtractor:
     """An extractor that is timed, and does with one image at a time where a GPU is full."""
 
     def __init__(self, extractor: Extractor):
-        self._last_ms = float("nan")
+        self._ms = float("nan")
         self._extractor = extractor
 
     @property
@@ -68,29 +70,41 @@ class WatchedExtractor:
         """Names of the features it makes."""
         return self._extractor.types
 
-    def extract(self, images: Sequence[Pixels]) -> list[QueryFeatures]:
-        """Features of images.
+    def start(self, images: Sequence[Pixels], describe: bool) -> list[StartedFeatures]:
+        """Begin with the features of images, as `Extractor.start`.
 
         Raises:
             KaptureRosError: if the GPU's memory does not do for a single one.
         """
-        start = time.perf_counter()
-        found = self._extract(images)
-        self._last_ms = 1e3 * (time.perf_counter() - start)
-        return found
+        self._ms = 0.0
+        with self._timed():
+            started = self._start(images, describe)
+        return [replace(found, wait=partial(self._wait, found.wait)) for found in started]
 
     def take_ms(self) -> float:
-        """How long the last call took; NaN if there was none since this was asked."""
-        taken, self._last_ms = self._last_ms, float("nan")
+        """How long features took since this was last asked; NaN if there were none."""
+        taken, self._ms = self._ms, float("nan")
         return taken
 
-    def _extract(self, images: Sequence[Pixels]) -> list[QueryFeatures]:
+    def _wait(self, wait: Callable[[], QueryFeatures]) -> QueryFeatures:
+        with self._timed():
+            return wait()
+
+    @contextlib.contextmanager
+    def _timed(self) -> Iterator[None]:
+        start = time.perf_counter()
         try:
-            return self._extractor.extract(images)
+            yield
+        finally:
+            self._ms += 1e3 * (time.perf_counter() - start)
+
+    def _start(self, images: Sequence[Pixels], describe: bool) -> list[StartedFeatures]:
+        try:
+            return self._extractor.start(images, describe)
         except torch.cuda.OutOfMemoryError:
             torch.cuda.empty_cache()
         try:
-            return [found for image in images for found in self._extractor.extract([image])]
+            return [found for image in images for found in self._extractor.start([image], describe)]
         except torch.cuda.OutOfMemoryError as error:
             raise KaptureRosError(explain(error)) from error
 

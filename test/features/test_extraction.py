@@ -230,7 +230,8 @@ def test_queries_take_the_networks_that_the_map_was_made_with(
     for path in (chosen.local, chosen.global_):
         Path(path).rename(installed / Path(path).name)
     extractor = extractor_for(types, ALL, chosen.apgem, chosen.runtime)
-    (found,) = extractor.extract([read_image(dataset / "sensors/records_data" / NAMES[0])])
+    image = read_image(dataset / "sensors/records_data" / NAMES[0])
+    found = extractor.start([image], describe=True)[0].wait()
     stored = np.fromfile(features_of(dataset, done, "descriptors")[NAMES[0]], np.float32)
     np.testing.assert_array_equal(found.descriptors.ravel(), stored)
     assert found.types == extractor.types == types
@@ -250,7 +251,8 @@ def test_the_whole_image_is_described_only_when_somebody_asks(
     network = described.extract
     monkeypatch.setattr(described, "extract", lambda images: calls.append(1) or network(images))
     image = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
-    (found,) = NetworkExtractor(types, local, described).extract([image])
+    (started,) = NetworkExtractor(types, local, described).start([image], describe=False)
+    found = started.wait()
     assert types.global_features in found.global_descriptors
     assert "another" not in found.global_descriptors
     assert found.global_descriptors.get("another") is None

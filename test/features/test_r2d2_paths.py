@@ -172,6 +172,36 @@ def test_float32_on_a_gpu_gives_the_keypoints_of_the_cpu(tmp_path: Path, family:
             assert len(common) >= 0.98 * len(other.keypoints)
 
 
+@pytest.mark.parametrize(
+    "device",
+    [
+        "cpu",
+        pytest.param(
+            "cuda",
+            marks=[
+                pytest.mark.gpu,
+                pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
+            ],
+        ),
+    ],
+)
+def test_images_begun_before_others_are_waited_for_keep_their_own_features(
+    tmp_path: Path, device: str
+) -> None:
+    """On a GPU they share the memory of one recording."""
+    path = save_local(tmp_path / "tiny.safetensors", FAMILIES["fast"])
+    options = R2D2Options(top_k=300, reliability=0, repeatability=0)
+    extractor = R2D2Extractor(path, options, RuntimeOptions(device))
+    images = [texture(120, 160, seed) for seed in range(3)]
+    for _ in range(3):  # as it comes, recorded, replayed
+        alone = [extractor.extract([image])[0] for image in images]
+        started = [extractor.start([image]) for image in images]
+        for wait, wanted in reversed(list(zip(started, alone, strict=True))):
+            (found,) = wait()
+            np.testing.assert_array_equal(found.keypoints, wanted.keypoints)
+            np.testing.assert_array_equal(found.descriptors, wanted.descriptors)
+
+
 @given(st.integers(1, 40), st.integers(1, 40), st.lists(st.sampled_from([2, 4, 8]), max_size=3))
 def test_biases_without_relu_between_are_added_once(
     height: int, width: int, dilations: list[int]

@@ -20,6 +20,7 @@ from synthetic_map import (
 )
 
 from kapture_ros.errors import InputError, OptionError
+from kapture_ros.localization.extractor import StartedFeatures, there_already
 from kapture_ros.localization.localizer import Localizer
 from kapture_ros.localization.options import (
     AcceptanceOptions,
@@ -230,8 +231,8 @@ class Nothing:
 
     types = TYPES
 
-    def extract(self, images: list[np.ndarray]) -> list[QueryFeatures]:
-        return [_features(0) for _ in images]
+    def start(self, images: list[np.ndarray], describe: bool) -> list[StartedFeatures]:
+        return [there_already(_features(0)) for _ in images]
 
 
 def test_images_in_memory_are_looked_at_together(world) -> None:
@@ -243,9 +244,9 @@ def test_images_in_memory_are_looked_at_together(world) -> None:
     seen = []
 
     class Eyes(Nothing):
-        def extract(self, images):
+        def start(self, images, describe):
             seen.append(len(images))
-            return [known[image[0, 0, 0]] for image in images]
+            return [there_already(known[image[0, 0, 0]]) for image in images]
 
     images = [replace(i, features=None, pixels=p) for i, p in zip(query.images, noise, strict=True)]
     estimate = Localizer(world.map, extractor=Eyes()).localize(replace(query, images=tuple(images)))
@@ -309,8 +310,9 @@ def test_a_threshold_may_be_infinite(alike: World) -> None:
 def test_what_should_be_seen_agrees_with_the_right_pose_only(world, localizer) -> None:
     truth = base_at(18.3, 0, side=0.8, yaw=0.1)
     query = world.query(truth)
-    views = localizer.extract(query)
-    known = localizer.match(views, localizer.retrieve(query, views))
+    sights = localizer.look(query)
+    offers = localizer.prepare(localizer.retrieve(query, sights))
+    known = localizer.match(localizer.views(sights), offers)
     right = localizer.solve(query, known, localizer.priors(query))
     wrong = base_at(18.3, 0, side=0.8, yaw=0.5)
     errors = lengths(known.matches, known.cameras, wrong)

@@ -22,6 +22,7 @@ from kapture_ros.mapping.matching import (
     mutual_matches,
     mutual_matches_on_gpu,
     mutual_matches_with_each,
+    padding,
     start_padded,
 )
 from kapture_ros.mapping.options import MatchOptions
@@ -64,9 +65,9 @@ def test_the_product_for_a_gpu_finds_the_same_as_the_one_for_a_cpu():
 def test_half_precision_padded_as_for_a_gpu_finds_nearly_the_same():
     first, others = descriptors(60, 1), [descriptors(k, k).astype(np.float16) for k in (1, 40, 75)]
     padded = upload_padded(others, torch.device("cpu"), torch.float16)
-    widths = [len(other) for other in others]
+    beyond = padding([len(other) for other in others], padded)
     half = torch.from_numpy(first).half()
-    found = start_padded(half, padded, widths, MatchOptions())()
+    found = start_padded(half, padded, beyond, MatchOptions())().split(len(others))
     exact = mutual_matches_with_each(first, others, MatchOptions())
     for (matches, scores), (expected, similar) in zip(found, exact, strict=True):
         same = {tuple(pair) for pair in matches.tolist()} & {tuple(p) for p in expected.tolist()}

@@ -12,6 +12,7 @@ pytest.importorskip("rclpy", reason="no rclpy: pip install -r requirements/ros-j
 from scipy.spatial.transform import Rotation
 
 from kapture_ros.errors import KaptureRosError
+from kapture_ros.localization.extractor import StartedFeatures
 from kapture_ros.localization.query import Reason
 from kapture_ros.localization.sequence_state import State
 from kapture_ros.nodes import diagnosis, publishing
@@ -124,17 +125,18 @@ class FullGpu:
     def __init__(self, room: int):
         self.room = room
 
-    def extract(self, images):
+    def start(self, images, describe):
         if len(images) > self.room:
             raise torch.cuda.OutOfMemoryError("CUDA out of memory")
-        return [image.sum() for image in images]
+        return [StartedFeatures({}, image.sum) for image in images]
 
 
 def test_a_full_gpu_gets_one_image_at_a_time_and_then_an_error_that_helps():
     images = [np.ones((2, 2), np.uint8), np.zeros((2, 2), np.uint8)]
-    assert WatchedExtractor(FullGpu(room=1)).extract(images) == [4, 0]
+    started = WatchedExtractor(FullGpu(room=1)).start(images, describe=False)
+    assert [found.wait() for found in started] == [4, 0]
     with pytest.raises(KaptureRosError, match="memory is full; end other programs"):
-        WatchedExtractor(FullGpu(room=0)).extract(images)
+        WatchedExtractor(FullGpu(room=0)).start(images, describe=False)
 
 
 def test_a_gpu_that_is_full_later_on_is_told_alike_and_other_errors_are_logged(caplog):
@@ -146,6 +148,7 @@ def test_a_gpu_that_is_full_later_on_is_told_alike_and_other_errors_are_logged(c
 
 def test_extraction_is_timed_once():
     watched = WatchedExtractor(FullGpu(room=2))
-    watched.extract([np.ones((2, 2), np.uint8)])
-    assert watched.take_ms() >= 0
+    (started,) = watched.start([np.ones((2, 2), np.uint8)], describe=False)
+    started.wait()
+    assert watched.take_ms() > 0
     assert np.isnan(watched.take_ms())
