@@ -9,6 +9,7 @@ import functools
 import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,15 +20,19 @@ class Workspace:
     """Buffers by name that grow to the largest size asked for and are then reused."""
 
     def __init__(self) -> None:
-        self._buffers: dict[str, NDArray[np.float32]] = {}
+        self._buffers: dict[str, NDArray[Any]] = {}
 
-    def take(self, name: str, *shape: int) -> NDArray[np.float32]:
-        """An array with unspecified finite content, valid until the name is taken again."""
+    def take(self, name: str, *shape: int, dtype: type[np.number] = np.float32) -> NDArray[Any]:
+        """An array with unspecified finite content, valid until the name is taken again.
+
+        Args:
+            dtype: the same for a name at all times.
+        """
         size = int(np.prod(shape))
         buffer = self._buffers.get(name)
         if buffer is None or buffer.size < size:
             # By NumPy, which asks the system for huge pages; PyTorch does not.
-            buffer = self._buffers[name] = np.zeros(size, np.float32)
+            buffer = self._buffers[name] = np.zeros(size, dtype)
         return buffer[:size].reshape(shape)
 
 

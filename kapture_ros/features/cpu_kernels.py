@@ -9,15 +9,13 @@ numbers would make it 4 to 7 times.
 
 The transforms are written out as instructions on vectors of channels. As loops they would
 stay scalar, since the compiler cannot know that the many places of a tile do not overlap.
-The machine code is kept in numba's cache, beside this file or in the user's folder.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
-from typing import Any, TypeVar
+from collections.abc import Sequence
+from typing import Any
 
-import numba
 import numpy as np
 from llvmlite import ir
 from numba import types
@@ -25,13 +23,14 @@ from numba.extending import intrinsic
 from numpy.polynomial import polynomial
 from numpy.typing import NDArray
 
+from kapture_ros.compiled import compiled
+
 SIDE = 6
 """Pixels a tile, and points, in each direction."""
 LANES = 8
 """Channels that are worked on at once; maps have a multiple of it."""
 _PAIRS = ((1, 2), (3, 4))
 _FINITE = (0.0, 0.5**0.5, -(0.5**0.5), 2**0.5, -(2**0.5))  # pairs differ in sign
-_Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 def weight_matrix(kernel: int) -> NDArray[np.float64]:
@@ -208,25 +207,7 @@ _tile_to_4 = _tile_to_pixels(4)
 _tile_to_5 = _tile_to_pixels(5)
 
 
-def _compiled(signature: str, fastmath: Collection[str] = ()) -> Callable[[_Function], _Function]:
-    """Compile now, for threads; take the machine code of an earlier run if it is kept."""
-
-    def compile_(function: _Function) -> _Function:
-        def build(cache: bool) -> _Function:
-            made: _Function = numba.njit(
-                signature, nogil=True, cache=cache, fastmath=set(fastmath)
-            )(function)
-            return made
-
-        try:
-            return build(cache=True)
-        except RuntimeError:  # no folder that can be written to
-            return build(cache=False)
-
-    return compile_
-
-
-@_compiled("void(f4[:,:,::1], i8[:,::1], i8, f4[:,:,::1], f4[:,:,::1])")
+@compiled("void(f4[:,:,::1], i8[:,::1], i8, f4[:,:,::1], f4[:,:,::1])")
 def tiles_to_points(
     source: NDArray[np.float32],
     corners: NDArray[np.int64],
@@ -265,7 +246,7 @@ def tiles_to_points(
             _tile_to_points(flat_patch, c, SIDE * channels, channels, flat_points, first + c, step)
 
 
-@_compiled("void(f4[:,:,::1], f4[::1], b1, i8[:,::1], i8, f4[:,:,::1], f4[:,:,::1])")
+@compiled("void(f4[:,:,::1], f4[::1], b1, i8[:,::1], i8, f4[:,:,::1], f4[:,:,::1])")
 def points_to_tiles(
     products: NDArray[np.float32],
     bias: NDArray[np.float32],
@@ -315,7 +296,7 @@ def points_to_tiles(
                         target[y, x, c] = patch[(y - top) // dilation, (x - left) // dilation, c]
 
 
-@_compiled("void(f4[:,::1], f4[:,::1], f4[:,::1])", fastmath={"reassoc", "contract"})
+@compiled("void(f4[:,::1], f4[:,::1], f4[:,::1])", fastmath={"reassoc", "contract"})
 def products_with_squares(
     features: NDArray[np.float32], weight: NDArray[np.float32], products: NDArray[np.float32]
 ) -> None:

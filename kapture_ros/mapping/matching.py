@@ -5,9 +5,11 @@ One image is compared with all its partners in one product, on the CPU or a GPU.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,6 +31,9 @@ CACHE_BYTES = 1 << 30
 Floats = npt.NDArray[np.float32]
 Matches = npt.NDArray[np.int32]
 """(m, 2) keypoints of the first and of the second image."""
+Search = Callable[[Floats, Workspace], tuple[npt.NDArray[np.int64], Floats, Floats]]
+"""As `search_by_floats` of one image, without the second nearest."""
+log = logging.getLogger(__name__)
 
 
 def mutual_matches(
@@ -42,14 +47,80 @@ def mutual_matches(
     Returns:
         Matches (k, 2) and their cosine similarities (k,).
     """
-    if len(first) == 0 or len(second) == 0:
-        return np.empty((0, 2), np.int32), np.empty(0, np.float32)
+    return _matcher(first, options)(second, scratch or Workspace())
+
+
+def mutual_matches_with_each(
+    first: Floats, others: Sequence[npt.NDArray[np.floating]], options: MatchOptions
+) -> list[tuple[Matches, Floats]]:
+    """As `mutual_matches` for one image against many of any precision, on all cores of the CPU."""
+    found: dict[int, tuple[Matches, Floats]] = {}
+    matcher = _matcher(first, options)
+
+    def match(scratch: Workspace, index: int) -> None:
+        found[index] = matcher(_single(others[index]), scratch)
+
+    shared_workers().run(match, range(len(others)))
+    return [found[index] for index in range(len(others))]
+
+
+def _matcher(
+    first: Floats, options: MatchOptions
+) -> Callable[[Floats, Workspace], tuple[Matches, Floats]]:
+    """`mutual_matches` of one image with others; what is the same for all of them is done here."""
+    eight_bit = len(first) and first.shape[1] > 1 and options.ratio is None
+    begin = _eight_bit_search() if eight_bit else None
+    search = begin and begin(first)
+
+    def match(second: Floats, scratch: Workspace) -> tuple[Matches, Floats]:
+        if len(first) == 0 or len(second) == 0:
+            return np.empty((0, 2), np.int32), np.empty(0, np.float32)
+        if search:
+            nearest, best, best_of_second = search(second, scratch)
+            runner_up = best  # no ratio asks for it
+        else:
+            nearest, best, best_of_second, runner_up = search_by_floats(
+                first, second, options, scratch
+            )
+        good = (best >= best_of_second[nearest]) & _acceptable(best, runner_up, options)
+        rows = np.flatnonzero(good)
+        return np.stack([rows, nearest[rows]], axis=1).astype(np.int32), best[rows]
+
+    return match
+
+
+@cache
+def _eight_bit_search() -> Callable[[Floats], Search] | None:
+    """How to find the same matches in a fraction of the time, where this machine can."""
+    # With AVX2 it is 1.5 times as fast, with AVX-512 and VNNI 2.5 times; elsewhere not measured.
+    if torch.backends.cpu.get_cpu_capability() not in ("AVX2", "AVX512"):
+        return None
+    try:
+        from kapture_ros.mapping.eight_bit import multiply, search_among
+
+        multiply(*(np.zeros((2, 2), kind) for kind in (np.int8, np.int8, np.int32)))
+    except (ImportError, AttributeError, RuntimeError) as error:
+        log.info("matching by products of single precision: %s", error)
+        return None
+    return search_among
+
+
+def search_by_floats(
+    first: Floats, second: Floats, options: MatchOptions, scratch: Workspace
+) -> tuple[npt.NDArray[np.int64], Floats, Floats, Floats]:
+    """Nearest neighbours of n descriptors among m others, any of which may be read-only.
+
+    Returns:
+        The nearest of each of the first (n,), its similarity (n,), that of the nearest of each of
+        the second (m,), and that of the second nearest of each of the first (n,), -1 if there is
+        none or no ratio is asked for.
+    """
     nearest = np.empty(len(first), np.int64)
     best = np.empty(len(first), np.float32)
     runner_up = np.full(len(first), -1.0, np.float32)
     best_of_second = np.full(len(second), -np.inf, np.float32)
     known = torch.from_numpy(second).T
-    block = (scratch or Workspace()).take("similarity", min(BLOCK, len(first)), len(second))
+    block = scratch.take("similarity", min(BLOCK, len(first)), len(second))
     for start in range(0, len(first), BLOCK):
         part = slice(start, min(start + BLOCK, len(first)))
         similarity = block[: part.stop - start]
@@ -62,23 +133,7 @@ def mutual_matches(
         if options.ratio is not None and len(second) > 1:
             similarity[rows, nearest[part]] = -np.inf
             runner_up[part] = similarity.max(axis=1)
-    good = (best >= best_of_second[nearest]) & _acceptable(best, runner_up, options)
-    rows = np.flatnonzero(good)
-    matches = np.stack([rows, nearest[rows]], axis=1).astype(np.int32)
-    return matches, best[rows]
-
-
-def mutual_matches_with_each(
-    first: Floats, others: Sequence[npt.NDArray[np.floating]], options: MatchOptions
-) -> list[tuple[Matches, Floats]]:
-    """As `mutual_matches` for one image against many of any precision, on all cores of the CPU."""
-    found: dict[int, tuple[Matches, Floats]] = {}
-
-    def match(scratch: Workspace, index: int) -> None:
-        found[index] = mutual_matches(first, _single(others[index]), options, scratch)
-
-    shared_workers().run(match, range(len(others)))
-    return [found[index] for index in range(len(others))]
+    return nearest, best, best_of_second, runner_up
 
 
 def _single(descriptors: npt.NDArray[np.floating]) -> Floats:
