@@ -17,11 +17,11 @@ import numpy.typing as npt
 from scipy.spatial import cKDTree
 
 from kapture_ros.localization.cameras import MountedCamera
-from kapture_ros.localization.localizer import View
 from kapture_ros.localization.matching import ImageMatches, gather
 from kapture_ros.localization.options import PoseOptions
 from kapture_ros.localization.pose import PoseSolution, estimate_pose
 from kapture_ros.localization.refinement import NO_PRIORS, Matches, PosePrior, Priors
+from kapture_ros.localization.views import View
 from kapture_ros.mapping.visual_map import VisualMap
 from kapture_ros.options import option
 from kapture_ros.transforms.se3 import Array

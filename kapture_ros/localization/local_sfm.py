@@ -17,13 +17,14 @@ import numpy.typing as npt
 
 from kapture_ros.localization.cameras import MountedCamera
 from kapture_ros.localization.extractor import Extractor
-from kapture_ros.localization.localizer import Candidates, Correspondences, Localizer, Offers, View
+from kapture_ros.localization.localizer import Localizer
 from kapture_ros.localization.matching import ImageMatches, comparison
 from kapture_ros.localization.options import AcceptanceOptions, LocalizerOptions
 from kapture_ros.localization.pose import PoseSolution
 from kapture_ros.localization.query import Candidate
 from kapture_ros.localization.refinement import Matches
 from kapture_ros.localization.retrieval import Retriever, covisibility_clusters
+from kapture_ros.localization.views import Candidates, Correspondences, Offers, View
 from kapture_ros.mapping.feature_files import FeatureFolder, unit_rows
 from kapture_ros.mapping.visual_map import VisualMap
 from kapture_ros.transforms.se3 import Array

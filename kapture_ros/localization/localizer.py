@@ -11,8 +11,7 @@ import logging
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import TypeAlias
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +25,7 @@ from kapture_ros.localization.extractor import Extractor, StartedFeatures, there
 from kapture_ros.localization.gpu_retrieval import GpuRetrieval, fits
 from kapture_ros.localization.grouping import count_distinct, ranks
 from kapture_ros.localization.map_error import UNMEASURED, MapError
-from kapture_ros.localization.matching import ImageMatches, Offer, gather, offer
+from kapture_ros.localization.matching import ImageMatches, gather, offer
 from kapture_ros.localization.options import AcceptanceOptions, LocalizerOptions
 from kapture_ros.localization.pose import (
     MIN_MATCHES,
@@ -41,7 +40,6 @@ from kapture_ros.localization.query import (
     Estimate,
     Evidence,
     Query,
-    QueryFeatures,
     QueryImage,
     Reason,
     Rejected,
@@ -56,9 +54,16 @@ from kapture_ros.localization.retrieval import (
     retrieve,
     shown_points,
 )
+from kapture_ros.localization.views import (
+    Candidates,
+    Correspondences,
+    Offers,
+    Sight,
+    View,
+    check_pixels,
+    refuse_other_features,
+)
 from kapture_ros.localization.wifi import WifiLocator
-from kapture_ros.mapping.images import Camera
-from kapture_ros.mapping.manifest import FeatureTypes
 from kapture_ros.mapping.matching import chosen_device
 from kapture_ros.mapping.visual_map import VisualMap
 from kapture_ros.transforms.se3 import Array, Transform
@@ -72,79 +77,6 @@ SAME_PLACE = (1.0, np.deg2rad(10.0))  # metres, radians
 WELL = 3  # part of the error that is allowed: right matches are nearly all within it
 SURE_TRACK = 3  # images that see a point which any other should see as well
 SAME_VIEW = (0.9, 1.4)  # cosine between the rays, ratio of the distances, of such a view
-MIN_CONTRAST = 2.0  # standard deviation of the grey values of an image with anything in it
-
-
-@dataclass(frozen=True, slots=True)
-class Sight:
-    """A usable image of the query whose features are on their way.
-
-    Attributes:
-        number: its place among the query's images.
-    """
-
-    number: int
-    camera: MountedCamera
-    features: StartedFeatures
-
-
-@dataclass(frozen=True, slots=True)
-class View:
-    """A usable image of the query.
-
-    Attributes:
-        number: its place among the query's images.
-    """
-
-    number: int
-    camera: MountedCamera
-    features: QueryFeatures
-
-    @property
-    def sees(self) -> bool:
-        """Whether there is a keypoint."""
-        return len(self.features.keypoints) > 0
-
-
-Candidates: TypeAlias = tuple[Candidate, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Offers:
-    """The candidates of V views, ready to be matched.
-
-    Attributes:
-        images: what to match each view with.
-        shown: the map's points that the candidates show, view by view.
-    """
-
-    candidates: tuple[Candidates, ...]
-    images: tuple[Offer, ...]
-    shown: Shown
-
-
-@dataclass(frozen=True, slots=True)
-class Correspondences:
-    """Views, their candidates and what matched: V views each.
-
-    Attributes:
-        found: the matches by view.
-        matches: all of them, for the solver; `camera` counts the views.
-        shown: the map's points that the candidates show, view by view.
-        places: the place of each candidate, view by view: those with common points are one.
-    """
-
-    views: tuple[View, ...]
-    candidates: tuple[Candidates, ...]
-    found: tuple[ImageMatches, ...]
-    matches: Matches
-    shown: Shown
-    places: npt.NDArray[np.int64]
-
-    @property
-    def cameras(self) -> list[MountedCamera]:
-        """The camera of each view."""
-        return [view.camera for view in self.views]
 
 
 class Localizer:
@@ -499,7 +431,7 @@ class Localizer:
             elif self.extractor is None:
                 return Rejected(Reason.BAD_INPUT, f"{what}: images need an extractor")
             else:
-                _check_pixels(image.pixels, image.camera)
+                check_pixels(image.pixels, image.camera)
             return MountedCamera(image.camera, image.cam_from_base)
         except InputError as error:
             return Rejected(Reason.BAD_INPUT, str(error))
@@ -567,38 +499,6 @@ class _Run:
         """The answer with the milliseconds of all stages."""
         total = 1e3 * (time.perf_counter() - self._start)
         return replace(self.answer, latency_ms={**self._times, "total": total})
-
-
-def refuse_other_features(given: FeatureTypes, wanted: FeatureTypes) -> None:
-    """Descriptors of different networks or settings look alike and match nothing.
-
-    Raises:
-        InputError: naming both.
-    """
-    for kind in ("keypoints", "descriptors", "global_features"):
-        ours, theirs = getattr(given, kind), getattr(wanted, kind)
-        if ours != theirs:
-            raise InputError(
-                f"the query's {kind} are '{ours}' but the map's are '{theirs}'; extract with the "
-                "weights and settings of the map"
-            )
-
-
-def _check_pixels(pixels: npt.NDArray[np.uint8], camera: Camera) -> None:
-    what = f"camera '{camera.sensor_id}'"
-    gray_or_rgb = pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] == 3)
-    if pixels.dtype != np.uint8 or not gray_or_rgb:
-        text = f"{what}: {pixels.dtype} {pixels.shape} is no 8-bit grey or RGB image"
-        raise Rejected(Reason.BAD_INPUT, text)
-    height, width = pixels.shape[:2]
-    if (width, height) != (camera.width, camera.height):
-        calibrated = f"{camera.width}×{camera.height}"
-        text = f"{what}: the image is {width}×{height} but the calibration is of {calibrated}"
-        raise Rejected(Reason.BAD_INPUT, text)
-    sample = pixels[:: max(height // 64, 1), :: max(width // 64, 1)]
-    if sample.std() < MIN_CONTRAST:
-        look = "black" if sample.mean() < 16 else "white" if sample.mean() > 239 else "blank"
-        raise Rejected(Reason.NO_FEATURES, f"{what}: the image is {look}")
 
 
 def _keypoints(query: Query, views: Sequence[View]) -> tuple[npt.NDArray[np.float32], ...]:

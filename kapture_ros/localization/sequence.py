@@ -20,7 +20,7 @@ from kapture_ros.localization.acceptance import mahalanobis
 from kapture_ros.localization.fix_errors import FixErrors
 from kapture_ros.localization.inertial import ImuSample, Inertial
 from kapture_ros.localization.local_search import LocalSearch
-from kapture_ros.localization.localizer import Localizer, View
+from kapture_ros.localization.localizer import Localizer
 from kapture_ros.localization.motion_filter import (
     SECOND,
     Fix,
@@ -39,6 +39,7 @@ from kapture_ros.localization.sequence_state import (
     TrackedPose,
     beyond_doubt,
 )
+from kapture_ros.localization.views import View
 from kapture_ros.localization.visual_motion import MotionSource, VisualMotion
 from kapture_ros.localization.window import Keyframe
 from kapture_ros.transforms import Transform

@@ -21,12 +21,12 @@ from scipy.spatial.transform import Rotation
 
 from kapture_ros.localization.cameras import MountedCamera
 from kapture_ros.localization.inertial import Inertial
-from kapture_ros.localization.localizer import View
 from kapture_ros.localization.motion_filter import SECOND, MotionOptions, OdometrySample
 from kapture_ros.localization.options import PoseOptions
 from kapture_ros.localization.pose import PoseSolution, estimate_pose
 from kapture_ros.localization.query import Evidence
 from kapture_ros.localization.refinement import Matches
+from kapture_ros.localization.views import View
 from kapture_ros.mapping.matching import mutual_matches
 from kapture_ros.mapping.options import MatchOptions
 from kapture_ros.transforms import Transform

@@ -17,11 +17,12 @@ import numpy.typing as npt
 from tqdm import tqdm
 
 from kapture_ros.localization.cameras import MountedCamera
-from kapture_ros.localization.localizer import Correspondences, Localizer
+from kapture_ros.localization.localizer import Localizer
 from kapture_ros.localization.map_error import ENOUGH
 from kapture_ros.localization.options import AnswerOptions, LocalizerOptions
 from kapture_ros.localization.query import Estimate, Query, Reason, Rejected
 from kapture_ros.localization.refinement import UPPER, Matches
+from kapture_ros.localization.views import Correspondences
 from kapture_ros.mapping.gnss import map_from_rig
 from kapture_ros.mapping.relocate import query_of
 from kapture_ros.mapping.subset import OpenMap, open_map

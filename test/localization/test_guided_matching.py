@@ -11,10 +11,11 @@ from street_world import CAMERA, FRONT_FROM_BASE, Conditions, along, make_query,
 from kapture_ros.localization.cameras import MountedCamera
 from kapture_ros.localization.guided import GuidedOptions, expect, match_guided, solve_guided
 from kapture_ros.localization.local_search import LocalSearch
-from kapture_ros.localization.localizer import Localizer, View
+from kapture_ros.localization.localizer import Localizer
 from kapture_ros.localization.motion_filter import MotionOptions
 from kapture_ros.localization.options import PoseOptions
 from kapture_ros.localization.refinement import PosePrior
+from kapture_ros.localization.views import View
 from kapture_ros.transforms import Transform
 from kapture_ros.transforms.se3 import difference, disturb
 
