@@ -46,13 +46,18 @@ SWEEP = (4, 6, 8, 10, 12, 15, 20, 25, 30, 40, 60, 100)
 
 @dataclasses.dataclass
 class Answer:
-    """One query with its scores; error is infinite outside the map, scores None without pose."""
+    """One query with its scores; error is infinite outside the map, scores None without pose.
+
+    Attributes:
+        kept: whether the map has the poses that it was given.
+    """
 
     query: str
     inside: bool
     scores: Scores | None
     metres: float
     degrees: float
+    kept: bool = False
 
     @property
     def wrong(self) -> bool:
@@ -96,6 +101,7 @@ def _from_json(values: dict) -> Answer:
 def score_all(args: argparse.Namespace) -> Iterator[Answer]:
     visual_map = VisualMap.load(args.map)
     localizer = Localizer(visual_map, IMAGES_ALONE)
+    kept = not visual_map.manifest.poses_estimated
     for inside, datasets in ((True, args.inside), (False, args.outside)):
         for dataset in datasets:
             queries = QuerySet(dataset, FeatureSource(), visual_map.feature_types, rigs=False)
@@ -107,13 +113,14 @@ def score_all(args: argparse.Namespace) -> Iterator[Answer]:
                     metres, radians = estimate.map_from_base.distance_to(truth)
                     error = (metres, float(np.degrees(radians)))
                 scores = estimate.scores if estimate.map_from_base is not None else None
-                yield Answer(f"{dataset.name}/{info.name}", inside, scores, *error)
+                yield Answer(f"{dataset.name}/{info.name}", inside, scores, *error, kept)
 
 
 def accepted(answer: Answer, options: AcceptanceOptions) -> bool:
     if answer.scores is None:
         return False
-    return judge(answer.scores, limits_by(answer.scores.seen, options))[0] is Reason.ACCEPTED
+    limits = limits_by(answer.scores.seen, options, kept=answer.kept)
+    return judge(answer.scores, limits)[0] is Reason.ACCEPTED
 
 
 def report(answers: list[Answer]) -> None:

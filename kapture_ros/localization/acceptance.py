@@ -25,6 +25,7 @@ from kapture_ros.localization.refinement import (
 from kapture_ros.transforms.se3 import Array, cross_matrix, difference
 
 GRID = 8  # cells along each side of an image, for the coverage
+FEW = 20  # keypoints that agree: of fewer, the share of those that should says nothing
 
 
 def score(
@@ -68,12 +69,15 @@ def score(
     )
 
 
-def limits_by(seen: float, options: AcceptanceOptions) -> AcceptanceOptions:
+def limits_by(seen: float, options: AcceptanceOptions, *, kept: bool) -> AcceptanceOptions:
     """What a pose must show: twice as much where the map cannot speak against it.
 
     Args:
         seen: share that agrees of what should be seen from the pose; NaN: nothing should be.
+        kept: whether the map has the poses that it was given, which may contradict each other.
     """
+    if kept:
+        options = replace(options, min_agreeing=2 * options.min_agreeing)
     if not math.isnan(seen):
         return options
     return replace(options, min_inliers=2 * options.min_inliers, min_ratio=2 * options.min_ratio)
@@ -84,13 +88,16 @@ def judge(scores: Scores, options: AcceptanceOptions) -> tuple[Reason, str]:
     ratio, coverage = f"{scores.ratio:.0%}", f"{scores.coverage:.0%}"
     sigma_deg = math.degrees(scores.rotation_sigma)
     second = scores.second / max(scores.inliers, 1)
+    # Of many points of a map few may find a keypoint, as where an image is blurred.
+    needed = max(FEW, options.min_agreeing * scores.expected)
     tests = (
         (scores.inliers < options.min_inliers, Reason.TOO_FEW_INLIERS,
          f"{scores.inliers} inliers, {options.min_inliers} needed"),
         (scores.ratio < options.min_ratio, Reason.LOW_INLIER_RATIO,
          f"{ratio} of the matched keypoints agree, {options.min_ratio:.0%} needed"),
-        (scores.seen < options.min_seen, Reason.LOW_INLIER_RATIO,
-         f"{scores.seen:.0%} of what should be seen agrees, {options.min_seen:.0%} needed"),
+        (scores.seen < options.min_seen and scores.agreeing < needed, Reason.LOW_INLIER_RATIO,
+         f"{scores.seen:.0%} of what should be seen agrees, {options.min_seen:.0%} needed; or "
+         f"{needed:.0f} instead of {scores.agreeing} of {scores.expected} that match"),
         (scores.coverage < options.min_coverage, Reason.POOR_SPREAD,
          f"the inliers cover {coverage} of the image, {options.min_coverage:.0%} needed"),
         (scores.depth_spread < options.min_depth_spread, Reason.POOR_SPREAD,

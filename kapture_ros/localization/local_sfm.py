@@ -7,7 +7,6 @@ point. Slower than the map's own points, and better where the map has few or bad
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -21,7 +20,7 @@ from kapture_ros.localization.localizer import Localizer
 from kapture_ros.localization.matching import ImageMatches, comparison
 from kapture_ros.localization.options import AcceptanceOptions, LocalizerOptions
 from kapture_ros.localization.pose import PoseSolution
-from kapture_ros.localization.query import Candidate
+from kapture_ros.localization.query import Candidate, Scores
 from kapture_ros.localization.refinement import Matches
 from kapture_ros.localization.retrieval import Retriever, covisibility_clusters
 from kapture_ros.localization.views import Candidates, Correspondences, Offers, View
@@ -84,9 +83,9 @@ class LocalSfm(Localizer):
             tuple(views), offers.candidates, found, matches, offers.shown, places
         )
 
-    def seen_share(self, known: Correspondences, solution: PoseSolution) -> float:
-        """Not known: the map's own points are not used."""
-        return math.nan
+    def expect(self, scores: Scores, known: Correspondences, solution: PoseSolution) -> Scores:
+        """Nothing is known of what should be seen: the map's own points are not used."""
+        return scores
 
     def limits(self, seen: float) -> AcceptanceOptions:
         """Those of the options, as in NAVER's."""

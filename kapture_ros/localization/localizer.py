@@ -43,6 +43,7 @@ from kapture_ros.localization.query import (
     QueryImage,
     Reason,
     Rejected,
+    Scores,
 )
 from kapture_ros.localization.refinement import Matches, PositionPrior, Priors, join
 from kapture_ros.localization.retrieval import (
@@ -296,7 +297,7 @@ class Localizer:
         twins = self.twins(query, known, solution) if self._has_twins else None
         second = self.second_support(known, solution, twins)
         scores = score(known.matches, known.cameras, solution, second, priors, query.prior)
-        scores = replace(scores, seen=self.seen_share(known, solution))
+        scores = self.expect(scores, known, solution)
         reason, text = judge(scores, self.limits(scores.seen))
         pose = solution.map_from_base
         of_map = self.map_covariance(pose, known.cameras)
@@ -320,7 +321,8 @@ class Localizer:
 
     def limits(self, seen: float) -> AcceptanceOptions:
         """What a pose of that `seen_share` must show."""
-        return limits_by(seen, self.options.acceptance)
+        kept = not self.map.manifest.poses_estimated
+        return limits_by(seen, self.options.acceptance, kept=kept)
 
     def map_covariance(self, map_from_base: Transform, cameras: Sequence[MountedCamera]) -> Array:
         """(6, 6) of (δp, δθ): what the map itself is wrong by there, added to every pose's."""
@@ -385,30 +387,46 @@ class Localizer:
         same = metres < SAME_PLACE[0] and radians < SAME_PLACE[1]
         return 0 if same else support(left, cameras, other.map_from_base, options)
 
-    def seen_share(self, known: Correspondences, solution: PoseSolution) -> float:
-        """How many of the candidates' points that should be seen from a pose agree with it well.
+    def expect(self, scores: Scores, known: Correspondences, solution: PoseSolution) -> Scores:
+        """The scores with how much agrees well of what should be seen from a pose.
 
-        Should be: in an image, from about the direction and distance that the map saw them.
-        A wrong pose has many such points around its few matches, and these are anywhere within
-        the error that is allowed. NaN where there are none.
+        Should be: a point of the candidates in an image, from about the direction and distance
+        that the map saw it. A wrong pose has many such points around its few matches, and these
+        are anywhere within the error that is allowed.
         """
-        points, pose = self.map.points, solution.map_from_base
+        points, matches = self.map.points, known.matches
         rows = known.shown.points[points.track_length[known.shown.points] >= SURE_TRACK]
+        cameras = [view.camera for view in known.views if view.sees]
+        rows = rows[self._in_view(cameras, solution.map_from_base, rows)]
+        well = solution.errors < self.options.pose.max_error / WELL
+        expected = np.isin(matches.point, rows)
+        keys = matches.keys
+        return replace(
+            scores,
+            seen=float(np.isin(rows, matches.point[well]).mean()) if len(rows) else math.nan,
+            expected=count_distinct(keys[expected]),
+            agreeing=count_distinct(keys[expected & well]),
+        )
+
+    def _in_view(
+        self, cameras: Sequence[MountedCamera], pose: Transform, rows: npt.NDArray[np.int32]
+    ) -> npt.NDArray[np.bool_]:
+        """Which points (rows of the map's) a pose sees about as the map did."""
+        points = self.map.points
         ray = points.xyz[rows] - pose.translation
         distance = np.maximum(np.linalg.norm(ray, axis=1), 1e-9)
         zoom = distance / np.maximum(points.distance[rows], 1e-9)
         similar = np.einsum("ni,ni->n", ray, points.direction[rows]) > SAME_VIEW[0] * distance
         similar &= (zoom < SAME_VIEW[1]) & (zoom > 1 / SAME_VIEW[1])
-        rows = rows[similar]
         inside = np.zeros(len(rows), bool)
-        for camera in (view.camera for view in known.views if view.sees):
+        for camera in cameras:
             cam_from_map = camera.cam_from_base @ pose.inverse()
             pixels = camera.project(cam_from_map.apply(points.xyz[rows]))
             with np.errstate(invalid="ignore"):  # NaN behind the camera
                 size = camera.camera.width, camera.camera.height
                 inside |= ((pixels > 0) & (pixels < size)).all(axis=1)
-        agree = known.matches.point[solution.errors < self.options.pose.max_error / WELL]
-        return float(np.isin(rows[inside], agree).mean()) if inside.any() else math.nan
+        in_view: npt.NDArray[np.bool_] = similar & inside
+        return in_view
 
     def priors(self, query: Query) -> Priors:
         """What is mixed into the pose: GNSS where the map has a datum, and gravity."""

@@ -64,6 +64,13 @@ class AcceptanceOptions:
         minimum=0,
         maximum=1,
     )
+    min_agreeing: float = option(
+        0.15,
+        "or, instead, of the keypoints that match such points, 20 at least; twice the share in "
+        "maps of poses kept as given",
+        minimum=0,
+        maximum=1,
+    )
     min_coverage: float = option(
         0.08, "share of an 8 × 8 grid over the image with inliers", minimum=0, maximum=1
     )

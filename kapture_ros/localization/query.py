@@ -137,7 +137,9 @@ class Scores:
         inliers: keypoints that agree with the pose.
         matched: keypoints with at least one match.
         ratio: inliers / matched.
-        seen: share that agrees of the points of the candidates that should be seen.
+        seen: share that agrees well of the points of the candidates that should be seen.
+        expected: keypoints with a match that should be seen.
+        agreeing: of these, those whose match agrees well.
         coverage: occupied share of an 8 × 8 grid over the best covered image.
         depth_spread: 10 to 90 percentile of the inliers' distances over their median.
         second: inliers of the best pose elsewhere, among the matches left over.
@@ -150,6 +152,8 @@ class Scores:
     matched: int = 0
     ratio: float = np.nan
     seen: float = np.nan
+    expected: int = 0
+    agreeing: int = 0
     coverage: float = np.nan
     depth_spread: float = np.nan
     second: int = 0

@@ -20,6 +20,7 @@ from synthetic_map import (
 )
 
 from kapture_ros.errors import InputError, OptionError
+from kapture_ros.localization.acceptance import judge, limits_by
 from kapture_ros.localization.extractor import StartedFeatures, there_already
 from kapture_ros.localization.localizer import Localizer
 from kapture_ros.localization.options import (
@@ -31,7 +32,7 @@ from kapture_ros.localization.options import (
     preset_names,
 )
 from kapture_ros.localization.pose import lengths
-from kapture_ros.localization.query import Query, QueryFeatures, QueryImage, Reason
+from kapture_ros.localization.query import Query, QueryFeatures, QueryImage, Reason, Scores
 from kapture_ros.localization.refinement import GravityPrior, PosePrior
 from kapture_ros.mapping.manifest import FeatureTypes
 
@@ -282,19 +283,20 @@ def test_features_of_another_extractor_are_refused_at_once(world) -> None:
 
 
 @pytest.mark.parametrize(
-    ("option", "value", "reason"),
+    ("thresholds", "reason"),
     [
-        ("min_inliers", 100_000, Reason.TOO_FEW_INLIERS),
-        ("min_ratio", 1.0, Reason.LOW_INLIER_RATIO),
-        ("min_seen", 1.01, Reason.LOW_INLIER_RATIO),  # everything agrees in this world
-        ("min_coverage", 1.0, Reason.POOR_SPREAD),
-        ("min_depth_spread", 50.0, Reason.POOR_SPREAD),
-        ("max_position_sigma", 1e-6, Reason.UNCERTAIN),
-        ("max_rotation_sigma", 1e-6, Reason.UNCERTAIN),
+        ({"min_inliers": 100_000}, Reason.TOO_FEW_INLIERS),
+        ({"min_ratio": 1.0}, Reason.LOW_INLIER_RATIO),
+        # Everything agrees in this world.
+        ({"min_seen": 1.01, "min_agreeing": 1.01}, Reason.LOW_INLIER_RATIO),
+        ({"min_coverage": 1.0}, Reason.POOR_SPREAD),
+        ({"min_depth_spread": 50.0}, Reason.POOR_SPREAD),
+        ({"max_position_sigma": 1e-6}, Reason.UNCERTAIN),
+        ({"max_rotation_sigma": 1e-6}, Reason.UNCERTAIN),
     ],
 )
-def test_every_threshold_refuses(world, option: str, value: float, reason: Reason) -> None:
-    options = LocalizerOptions(acceptance=replace(AcceptanceOptions(), **{option: value}))
+def test_every_threshold_refuses(world, thresholds: dict[str, float], reason: Reason) -> None:
+    options = LocalizerOptions(acceptance=replace(AcceptanceOptions(), **thresholds))
     estimate = Localizer(world.map, options).localize(world.query(base_at(20.0)))
     assert estimate.reason is reason
     assert estimate.map_from_base is not None, "kept for those who weigh evidence themselves"
@@ -317,15 +319,44 @@ def test_what_should_be_seen_agrees_with_the_right_pose_only(world, localizer) -
     wrong = base_at(18.3, 0, side=0.8, yaw=0.5)
     errors = lengths(known.matches, known.cameras, wrong)
     turned = replace(right, map_from_base=wrong, errors=errors)
-    assert localizer.seen_share(known, right) > 0.3
-    assert localizer.seen_share(known, turned) < 0.05
+    of_right, of_turned = (localizer.expect(Scores(), known, pose) for pose in (right, turned))
+    assert of_right.seen > 0.3
+    assert of_right.agreeing > 0.5 * of_right.expected
+    assert of_turned.seen < 0.05
+    assert of_turned.agreeing < 0.1 * of_turned.expected
 
 
-def test_more_is_asked_where_the_map_cannot_speak_against_a_pose(localizer) -> None:
-    known, unknown = localizer.limits(0.5), localizer.limits(np.nan)
-    assert known == localizer.options.acceptance
+@pytest.mark.parametrize(
+    ("seen", "expected", "agreeing", "accepted"),
+    [
+        (0.3, 100, 5, True),  # enough of the map's points
+        (0.03, 100, 40, True),  # few of those, but enough of the keypoints that match them
+        (0.03, 300, 40, False),  # the others contradict
+        (0.03, 15, 15, False),  # too few to tell
+    ],
+)
+def test_points_or_keypoints_must_show_what_should_be_seen(
+    seen: float, expected: int, agreeing: int, accepted: bool
+) -> None:
+    others = {"inliers": 60, "matched": 600, "ratio": 0.1, "coverage": 0.5, "depth_spread": 1.0}
+    scores = Scores(**others, seen=seen, expected=expected, agreeing=agreeing)
+    reason, text = judge(scores, AcceptanceOptions())
+    assert (reason is Reason.ACCEPTED) == accepted, text
+    assert accepted or f"instead of {agreeing} of {expected}" in text
+
+
+def test_more_is_asked_where_the_map_cannot_speak_against_a_pose() -> None:
+    options = AcceptanceOptions()
+    known, unknown = (limits_by(seen, options, kept=False) for seen in (0.5, np.nan))
+    assert known == options
     assert unknown.min_inliers == 2 * known.min_inliers
     assert unknown.min_ratio == 2 * known.min_ratio
+
+
+def test_more_is_asked_where_the_poses_of_the_map_may_contradict_each_other(localizer) -> None:
+    assert not localizer.map.manifest.poses_estimated
+    asked = localizer.options.acceptance.min_agreeing
+    assert localizer.limits(0.5).min_agreeing == 2 * asked
 
 
 def test_the_same_query_gives_the_same_answer(world, localizer) -> None:
