@@ -31,6 +31,7 @@ SAMPLE = 16  # pairs of each kind; more do not change the verdict
 MIN_INLIERS = 30  # a pair must be sure of its own geometry to be a witness
 FITS = 0.9  # of what neighbouring images show, at least, where poses do not drift
 MISFIT = 0.5
+FAR = 20.0  # metres driven between images that tell of drift; in a room a quarter of the way
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +116,8 @@ def _far_pairs(images: ImageTable, pairs: Pairs) -> Rows:
     between = np.abs(way[pairs[:, 0]] - way[pairs[:, 1]])
     centers = images.centers()
     apart = np.linalg.norm(centers[pairs[:, 0]] - centers[pairs[:, 1]], axis=1)
-    rows = np.flatnonzero(posed & (between > 20.0) & (between > 3.0 * apart))
+    far = min(FAR, float(way.max(initial=0.0)) / 4)
+    rows = np.flatnonzero(posed & (between > far) & (between > 3.0 * apart))
     return _spread(rows)
 
 

@@ -151,8 +151,17 @@ def refine(scene: Scene, options: PoseOptions) -> Placed:
         images = _smoothed(images, motion, track, [steps, loops], measured)
     for looseness in ROUGHNESS[1:]:
         images, _ = _adjusted(scene, images, datum, options, motion, looseness)
+    if not len(measured.rows):  # the rounds held the first instant, which may err like any other
+        images = _moved_back(scene, images)
     model = triangulate(images, scene.keypoints, scene.database, scene.options)
     return Placed(images, model, True, datum, notes=notes)
+
+
+def _moved_back(scene: Scene, images: ImageTable) -> ImageTable:
+    """In the frame of the given poses: that of the first drive, if each has its own."""
+    first = scene.session == scene.session[0]
+    own, given = images.select(first), scene.images.select(first)
+    return georeference.moved(images, georeference.align_to_trajectory(own, given, 1.0))
 
 
 def _adjusted(

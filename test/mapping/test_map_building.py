@@ -12,6 +12,7 @@ import kapture.io.csv
 import numpy as np
 import pytest
 from drive_scene import DATUM, DriveOptions, make_drive
+from scipy.spatial.transform import Rotation
 
 from kapture_ros.dataset.tables import pose_row
 from kapture_ros.errors import OutputError
@@ -51,6 +52,28 @@ def test_exact_poses_are_kept_as_they_are(street):
     assert mapped.names == given.names
     assert mapped.poses == pytest.approx(given.poses, abs=1e-6)
     assert np.median(errors(street.path, street.drive)) < 0.1
+
+
+def test_a_first_pose_that_errs_does_not_turn_the_map(tmp_path: Path, few_pairs):
+    options = DriveOptions(frames=14, points=900, poses="truth", gnss=False)
+    drive = make_drive(tmp_path / "drive", options)
+    exact = read_images(drive.path)
+    wrong = Transform(Rotation.from_euler("zx", [0.8, 0.6], degrees=True))
+    table = drive.path / "sensors/trajectories.txt"
+    lines = table.read_text().splitlines()
+    first = lines[2].split(", ")
+    lines[2] = ", ".join([*first[:2], *pose_row(wrong @ drive.truth[0].inverse())])
+    table.write_text("\n".join([*lines, ""]))
+    build_map([drive.path], tmp_path / "map", replace(few_pairs, poses=PoseOptions("refine")))
+
+    mapped = read_images(tmp_path / "map")
+    turns = [
+        np.degrees(mapped.cam_from_map(row).inverse().distance_to(truth.inverse())[1])
+        for row, truth in enumerate(map(exact.cam_from_map, range(len(exact))))
+    ]
+    assert np.median(turns) < 0.2
+    offsets = np.linalg.norm(mapped.centers() - exact.centers(), axis=1)
+    assert np.median(offsets) < 0.1
 
 
 def test_points_are_where_the_house_fronts_are(street):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from kapture_ros.errors import InputError
+from kapture_ros.mapping.consistency import check_poses
 from kapture_ros.mapping.feature_files import FeatureFolder
 from kapture_ros.mapping.images import read_images
 from kapture_ros.mapping.matching import MatchStore, match_pairs
@@ -116,3 +118,26 @@ def test_cameras_of_one_instant_move_as_their_rig_says(street):
     metres, radians = known_motion(images, first, second).distance_to(by_poses)
     assert metres < 1e-6
     assert radians < 1e-6
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.02])  # once round a block, and round a room
+@pytest.mark.parametrize("drifting", [True, False])
+def test_poses_that_drift_are_noticed(lap, tmp_path: Path, scale: float, drifting: bool):
+    images = read_images(lap.drive.path)
+    images = images.select([images.names.index(f"front/{k:05d}.jpg") for k in range(50)])
+    keypoints, descriptors = (
+        FeatureFolder.in_dataset(lap.drive.path, kind, "fake")
+        for kind in ("keypoints", "descriptors")
+    )
+    again = [(k, k + 46 + step) for k in range(3) for step in (0, 1)]
+    pairs = np.array([*pairwise(range(50)), *again])
+    store = MatchStore(tmp_path, "fake")
+    match_pairs(images, pairs, descriptors, store, MatchOptions())
+    rigs = lap.drive.odometry if drifting else lap.drive.truth
+    poses = [lap.drive.cameras["front"] @ pose.inverse() for pose in rigs]
+    rows = np.array([[*pose.quaternion, *(scale * pose.translation)] for pose in poses])
+    given = images.with_poses(np.arange(50), rows)
+
+    check = check_poses(given, pairs, keypoints, store, VerifyOptions())
+    assert check.drifts == drifting, check
+    assert check.near["front"] > 0.9
