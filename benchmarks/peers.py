@@ -1,7 +1,8 @@
 """How does localization compare with hloc on the same data and the same features?
 
-Both build their own map of the mapping images (poses given) and localize the query images,
-each one alone: mutual nearest neighbours, 20 most similar images, 12 px. hloc runs in an
+Both build their own map of the mapping images (poses given; `--poses auto` lets ours measure
+whether they fit the images, and correct them if not) and localize the query images, each one
+alone: mutual nearest neighbours, 20 most similar images, 12 px. hloc runs in an
 interpreter of its own (docs/localization.md says how to set one up) and is left out with a
 message if none is given.
 
@@ -36,6 +37,10 @@ def main() -> None:
     parser.add_argument("--global-features", type=Path)
     parser.add_argument("--hloc-python", help="interpreter that can import hloc and h5py")
     parser.add_argument("--preset", default=None, help="of kapture_ros; default: its defaults")
+    parser.add_argument(
+        "--poses", default="fixed", choices=("auto", "fixed", "refine"),
+        help="what our map does with the given poses; hloc keeps them",
+    )  # fmt: skip
     parser.add_argument("--keep", type=Path, help="folder to work in, kept afterwards")
     parser.add_argument("--worker", choices=tuple(WORKERS), help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -60,7 +65,7 @@ def compare(args: argparse.Namespace, folder: Path) -> None:
             continue
         command = [python, __file__, str(args.mapping), str(args.query), "--worker", name]
         command += ["--keep", str(folder)]
-        for option in ("local_features", "global_features", "preset"):
+        for option in ("local_features", "global_features", "preset", "poses"):
             if value := getattr(args, option):
                 command += [f"--{option.replace('_', '-')}", str(value)]
         subprocess.run(command, check=True, stdout=sys.stderr)
@@ -141,7 +146,7 @@ def ours(args: argparse.Namespace) -> None:
     from kapture_ros.mapping.visual_map import VisualMap
 
     settings = MapSettings(
-        poses=PoseOptions(poses="fixed"),
+        poses=PoseOptions(poses=args.poses),
         local_features=args.local_features,
         global_features=args.global_features,
     )
