@@ -96,7 +96,7 @@ class QuerySet:
         self._scans = dict(scans)
         self._scan_stamps = np.array(sorted(self._scans), np.int64)
         self._rows = _groups(self.images, rigs, round(slop_s * SECOND))
-        self._row_of = {name: row for row, name in enumerate(self.images.names)}
+        self._row_of = self.images.rows_by_name()
         self.infos = [_info(self.images, rows, rigs) for rows in self._rows]
 
     def __len__(self) -> int:

@@ -96,7 +96,7 @@ def _try(
     others = np.flatnonzero(~np.isin(localizer.map.image_frames, without))
     if len(others) == 0:
         return None
-    place = {name: row for row, name in enumerate(source.images.names)}
+    place = source.images.rows_by_name()
     rows = [place[localizer.map.image_names[row]] for row in own]
     images = source.images
     query = query_of(images, rows, images.names, source.folders, source.manifest.features)

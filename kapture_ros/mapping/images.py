@@ -72,6 +72,10 @@ class ImageTable:
         """Which images have a pose."""
         return np.asarray(np.isfinite(self.poses).all(axis=1))
 
+    def rows_by_name(self) -> dict[str, int]:
+        """The row of each image, made anew: keep it where it is asked again."""
+        return {name: row for row, name in enumerate(self.names)}
+
     def cam_from_map(self, row: int) -> Transform:
         """The pose of one image."""
         return Transform.from_quaternion(self.poses[row, :4], self.poses[row, 4:])

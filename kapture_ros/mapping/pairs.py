@@ -165,7 +165,7 @@ def read_pairs(path: Path, images: ImageTable) -> Pairs:
     Raises:
         InputError: if it is missing or a line has no two names.
     """
-    row_of = {name: row for row, name in enumerate(images.names)}
+    row_of = images.rows_by_name()
     found = []
     try:
         lines = path.read_text(encoding="utf-8").splitlines()

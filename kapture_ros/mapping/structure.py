@@ -83,7 +83,7 @@ def read_structure(map_dir: Path, images: ImageTable, keypoints_type: str) -> St
     """
     xyz, rgb = _read_points(map_dir / POINTS)
     path = map_dir / OBSERVATIONS
-    row_of = {name: row for row, name in enumerate(images.names)}
+    row_of = images.rows_by_name()
     image_rows, points, keypoints = array("i"), array("i"), array("i")
     number = 0
     try:
