@@ -360,18 +360,23 @@ def measure_inertially(drive: Drive, rng: np.random.Generator) -> dict[int, list
     """
     stamps, rate = sorted(drive.truth), 100
     poses = [drive.truth[stamp] for stamp in stamps]
+    seconds = (np.array(stamps) - stamps[0]) / SECOND
     bias, scale = rng.normal(0, NOISE.gyro_bias, 3), 1 + rng.normal(0, NOISE.gyro_scale, 3)
     position = np.array([pose.translation for pose in poses])
-    acceleration = np.gradient(np.gradient(position, 1 / 20, axis=0), 1 / 20, axis=0)
-    turns = [(a.rotation.inv() * b.rotation).as_rotvec() * 20 for a, b in pairwise(poses)]
+    velocity = np.gradient(position, seconds, axis=0)
+    acceleration = np.gradient(velocity, seconds, axis=0)
+    rates = [
+        (a.rotation.inv() * b.rotation).as_rotvec() / step
+        for (a, b), step in zip(pairwise(poses), np.diff(seconds), strict=True)
+    ]
     samples: dict[int, list[ImuSample]] = {stamps[0]: []}
     for n, (start, end) in enumerate(pairwise(stamps)):
-        after = turns[min(n + 1, len(turns) - 1)]
+        after = rates[min(n + 1, len(rates) - 1)]
         felt = poses[n + 1].rotation.inv().apply(acceleration[n + 1] + [0, 0, 9.81])
         samples[end] = []
         for k in range(1, rate // 20 + 1):
             stamp = start + (end - start) * k * 20 // rate
-            turn = (turns[n] + after) / 2 if stamp == end else turns[n]
+            turn = (rates[n] + after) / 2 if stamp == end else rates[n]
             bias = bias + rng.normal(0, NOISE.gyro_bias_wander / np.sqrt(rate), 3)
             said = scale * turn + bias + rng.normal(0, NOISE.gyro_noise * np.sqrt(rate), 3)
             samples[end].append(ImuSample(stamp, said, felt + rng.normal(0, 0.2, 3)))
