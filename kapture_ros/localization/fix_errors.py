@@ -36,10 +36,11 @@ from kapture_ros.localization.motion_filter import (
     MotionFilter,
     MotionOptions,
     MotionState,
+    difference_between,
     reckon,
 )
 from kapture_ros.transforms import Transform
-from kapture_ros.transforms.se3 import Array, cross_matrix, difference
+from kapture_ros.transforms.se3 import Array, difference
 
 APART = (0.8, math.radians(5.0))  # metres or radians, and the time of `fix_correlation`, are
 LAGS = (1, 2, 4)  # as many times between two fixes of a pair
@@ -55,10 +56,20 @@ class _Pair:
     """The difference (6,) of two fixes beyond odometry, and its covariances (6, 6)."""
 
     error: Array
-    own: Array
-    of_map: Array
-    odometry: Array
-    drift: Array  # of the odometry's scale and bias, which the filter knows
+    parts: Array  # (3, 6, 6) of the fixes' own errors, of the map's, of odometry's
+    known: Array  # of odometry's scale and bias, which the filter knows, and what is not learned
+
+
+@dataclass(frozen=True, slots=True)
+class _Anchor:
+    """A fix, and the filter without it and what came later.
+
+    What was learned of odometry from the fixes of a pair agrees with them, and says nothing
+    of how wrong they are.
+    """
+
+    fix: Fix
+    before: MotionState
 
 
 class FixErrors:
@@ -79,8 +90,8 @@ class FixErrors:
 
     def forget(self) -> None:
         """Begin a new chain of fixes; what was learned of them stays."""
-        self._anchors: list[Fix | None] = [None] * len(LAGS)
-        self._newest_ns: int | None = None
+        self._anchors: list[_Anchor | None] = [None] * len(LAGS)
+        self._newest: MotionState | None = None
 
     @property
     def factors(self) -> tuple[float, float]:
@@ -102,23 +113,23 @@ class FixErrors:
             motion: the filter, which reaches to the fix.
             accepted: whether later fixes may be compared with it.
         """
-        if self._newest_ns is not None and fix.stamp_ns <= self._newest_ns:
+        newest = self._newest
+        if newest is not None and fix.stamp_ns <= newest.stamp_ns:
             return
-        if self._newest_ns is not None:
-            elapsed = (fix.stamp_ns - self._newest_ns) / SECOND
-            self._forget_slowly(math.exp(-elapsed / PERIOD))
-        self._newest_ns = fix.stamp_ns
-        before: Fix | None = None
+        self._newest = motion.at(fix.stamp_ns)
+        newest = newest or self._newest
+        self._forget_slowly(math.exp((newest.stamp_ns - fix.stamp_ns) / SECOND / PERIOD))
+        before: _Anchor | None = None
         for number, (lag, anchor) in enumerate(zip(LAGS, self._anchors, strict=True)):
-            if anchor is not None and not self._too_old(anchor, fix):
-                link = self._link(anchor, fix, lag, motion)
+            if anchor is not None and not self._too_old(anchor.fix, fix):
+                link = self._link(anchor.fix, fix, lag, motion)
                 if link is None:
                     continue
                 if anchor is not before:  # fixes that are rare make the same pair again
-                    self._weigh(self._pair(anchor, fix, link, motion.at(fix.stamp_ns)))
+                    self._weigh(self._pair(anchor, fix, link))
                 before = anchor
             if accepted:
-                self._anchors[number] = fix
+                self._anchors[number] = _Anchor(fix, newest)
 
     def _too_old(self, anchor: Fix, fix: Fix) -> bool:
         return fix.stamp_ns - anchor.stamp_ns > 0.5 * self._options.history * SECOND
@@ -132,21 +143,13 @@ class FixErrors:
         metres, radians = link.start_from_end.distance_to(Transform())
         return link if metres >= lag * APART[0] or radians >= lag * APART[1] else None
 
-    def _pair(self, first: Fix, second: Fix, link: Motion, state: MotionState) -> _Pair:
-        turn_errors = link.turn_errors
-        predicted = reckon(
-            first.map_from_base,
-            link.start_from_end,
-            link.seconds,
-            state.scale,
-            turn_errors @ state.errors,
-        )
+    def _pair(self, anchor: _Anchor, second: Fix, link: Motion) -> _Pair:
+        first, state = anchor.fix, anchor.before
+        predicted, derivatives = reckon(first.map_from_base, link, state.errors)
+        carried, by_errors = derivatives[:, :6], derivatives[:, 6:]
         axes = first.map_from_base.rotation_matrix()
-        moved = axes @ link.start_from_end.translation
-        metres = float(np.linalg.norm(moved))
-        lever = -cross_matrix(moved)
-        carried = np.eye(6)
-        carried[:3, 3:] = lever
+        metres = float(np.linalg.norm(link.start_from_end.translation))
+        lever = carried[:3, 3:]
         turned = np.kron(np.eye(2), axes)
         odometry = turned @ link.noise @ turned.T
         # Turns on the way, on average half way, move the end.
@@ -154,23 +157,15 @@ class FixErrors:
         odometry[:3, :3] += lever @ turns @ lever.T / 3
         odometry[:3, 3:] += lever @ turns / 2
         odometry[3:, :3] = odometry[:3, 3:].T
-        by_errors = np.vstack([np.zeros_like(turn_errors), axes @ turn_errors * link.seconds])
-        by_errors[:3, 0] = moved  # the scale
         drift = by_errors @ state.covariance[6:, 6:] @ by_errors.T
         alike = float(alike_share(np.array(metres), self._alike))
-        of_map = self._of_map(first, second, carried, alike)
+        measured, here = (fix.map_covariance - self._constant for fix in (first, second))
+        of_map = difference_between(measured, here, alike, carried)
         if 1 - alike < SHOWN:  # what shows depends on how smooth it is more than on its size
             drift, of_map = drift + of_map, np.zeros((6, 6))
         own = carried @ first.own_covariance @ carried.T + second.own_covariance
-        return _Pair(difference(second.map_from_base, predicted), own, of_map, odometry, drift)
-
-    def _of_map(self, first: Fix, second: Fix, carried: Array, alike: float) -> Array:
-        """(6, 6) of the change of the map's measured error, by how much of it is the same."""
-        before = first.map_covariance - self._constant
-        after = second.map_covariance - self._constant
-        common = alike * np.diag(np.sqrt(np.diagonal(before) * np.diagonal(after)))
-        spread: Array = carried @ before @ carried.T + after - carried @ common - common @ carried.T
-        return spread
+        parts = np.array([own, of_map, odometry])
+        return _Pair(difference(second.map_from_base, predicted), parts, drift)
 
     def _forget_slowly(self, kept: float) -> None:
         """Old information fades, and the prior comes back."""
@@ -181,8 +176,8 @@ class FixErrors:
 
     def _weigh(self, pair: _Pair) -> None:
         """One step of Fisher's scoring; outliers tell little."""
-        parts = np.exp(self._logs)[:, None, None] * [pair.own, pair.of_map, pair.odometry]
-        inverse = np.linalg.inv(parts.sum(axis=0) + pair.drift)
+        parts = np.exp(self._logs)[:, None, None] * pair.parts
+        inverse = np.linalg.inv(parts.sum(axis=0) + pair.known)
         white = inverse @ pair.error
         outside = max(float(pair.error @ white) / LOSS, 1.0)
         shares = inverse @ parts

@@ -110,6 +110,11 @@ class Inertial:
             del self._stamps[0], self._turned[0], self._starts[0]
         return True
 
+    @property
+    def newest_ns(self) -> int | None:
+        """The stamp of the newest sample."""
+        return self._stamps[-1] if self._stamps else None
+
     def turn(self, start_ns: int, end_ns: int) -> Transform | None:
         """start_from_end of the base, in one place; None where the gyro does not say."""
         start, end = self._orientation(start_ns), self._orientation(end_ns)

@@ -15,8 +15,9 @@ for the Jacobians). Fixes that come late are fused at their own stamp, and what 
 is replayed.
 
 Fixes are wrong in two ways: by themselves, and by the map, whose error the next fix has too. The
-second is not filtered, since no number of fixes makes it smaller: it changes slowly along the
-way, like one more drift of the odometry, and is added to the covariance that is told.
+second is not filtered, since no number of fixes makes it smaller: what it was at the newest fix is
+carried along with the pose and added to the covariance that is told, and by as much as it may be
+another one where the next fix is, the pose may differ from it.
 """
 
 from __future__ import annotations
@@ -106,12 +107,12 @@ class MotionOptions:
         odometry = self.odometry_scale, self.odometry_yaw_bias
         return np.array([*odometry, *[self.gyro_bias] * 3, self.gyro_scale])
 
-    def map_change(self, map_covariance: Array, metres: float) -> Array:
-        """Of the change of the map's error (6, 6) over a piece of the way.
+    def map_share(self, metres: float) -> float:
+        """Correlation of the map's error between two places.
 
         A first-order Gauss-Markov process: over a long way it is independent again.
         """
-        return 2 * map_covariance * -math.expm1(-metres / self.map_correlation)
+        return math.exp(-metres / self.map_correlation)
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +159,8 @@ class MotionState:
         fix_ns: the stamp of the newest fix in it.
         covariance: (12, 12) of (δp, δθ) and the `errors`, the map taken as exact.
         map_covariance: (6, 6) of (δp, δθ), of the map's own error where the newest fix was.
+        carried: (6, 6), what a disturbance of the pose there is by now.
+        metres: the way since then.
         gyro_bias: (3,) rad/s, what the gyro says too much, and
         gyro_scale: of each turn, as a share.
         by_gyro: whether the gyro turned the pose last.
@@ -170,6 +173,8 @@ class MotionState:
     yaw_bias: float
     covariance: Array
     map_covariance: Array = field(default_factory=lambda: np.zeros((6, 6)))
+    carried: Array = field(default_factory=lambda: np.eye(6))
+    metres: float = 0.0
     gyro_bias: Array = field(default_factory=lambda: np.zeros(3))
     gyro_scale: float = 0.0
     by_gyro: bool = False
@@ -182,7 +187,8 @@ class MotionState:
     @property
     def pose_covariance(self) -> Array:
         """(6, 6) of (δp, δθ): what ROS's PoseWithCovariance holds."""
-        return self.covariance[:6, :6] + self.map_covariance
+        of_map: Array = self.carried @ self.map_covariance @ self.carried.T
+        return self.covariance[:6, :6] + of_map
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,23 +205,18 @@ class Innovation:
     accepted: bool
 
 
-def reckon(
-    map_from_base: Transform, motion: Transform, seconds: float, scale: float, turn_rate: Array
-) -> Transform:
-    """Where a motion leads that was measured with these errors; they are small.
+def difference_between(before: Array, after: Array, share: float, carried: Array) -> Array:
+    """(6, 6) by which an error at one place differs from that at another, carried there.
 
     Args:
-        scale: what odometry's translation lacks, as a share.
-        turn_rate: (3,) rad/s that its turn lacks, in the axes of the base.
+        before, after: (6, 6), of the errors.
+        share: their correlation.
+        carried: (6, 6), what a disturbance of the pose at the first place is at the second.
     """
-    stretched = map_from_base @ Transform(translation=scale * motion.translation)
-    return stretched @ motion @ turned_by(turn_rate * seconds)
-
-
-def map_step(before: Array, after: Array) -> Array:
-    """Of the change (6, 6) of the map's error where it grows or shrinks, beyond `map_change`."""
-    step = np.sqrt(np.diagonal(after)) - np.sqrt(np.diagonal(before))
-    return np.diag(step**2)
+    first, second = carried @ _root(before), _root(after)
+    common = share * first @ second.T
+    spread: Array = first @ first.T + second @ second.T - common - common.T
+    return spread
 
 
 class Odometry:
@@ -297,6 +298,11 @@ class Odometry:
 class Turns(Protocol):
     """What a gyro says, with its bias in it."""
 
+    @property
+    def newest_ns(self) -> int | None:
+        """The stamp of the newest sample."""
+        ...
+
     def turn(self, start_ns: int, end_ns: int) -> Transform | None:
         """start_from_end of the base, in one place; None where it does not say."""
         ...
@@ -342,6 +348,32 @@ class Motion:
         return Motion(self.start_ns, self.end_ns, moved, noise, by_gyro=True)
 
 
+def reckon(map_from_base: Transform, motion: Motion, errors: Array) -> tuple[Transform, Array]:
+    """Where a motion leads that was measured with these errors; they are small.
+
+    Args:
+        errors: (6,) of odometry and gyro, as `MotionState.errors`.
+
+    Returns:
+        The pose, and its derivatives (6, 12) by the disturbance of the first one and the errors.
+    """
+    by_errors = motion.turn_errors * (motion.seconds / 2)
+    # It turns on the way: what it moved was seen, on average, after half of what the turn lacks.
+    half = turned_by(by_errors @ errors)
+    start = map_from_base @ half
+    axes = start.rotation_matrix()
+    moved = axes @ motion.start_from_end.translation
+    scale = float(errors[0])
+    end = disturb(start @ motion.start_from_end @ half, np.array([*(scale * moved), 0, 0, 0]))
+    before = axes @ by_errors
+    derivatives = np.eye(6, SIZE)
+    lever = derivatives[:3, 3:6] = -cross_matrix((1 + scale) * moved)
+    derivatives[:3, 6:] = lever @ before
+    derivatives[:3, SCALE] += moved
+    derivatives[3:, 6:] = before + end.rotation_matrix() @ by_errors
+    return end, derivatives
+
+
 class MotionFilter:
     """The filter; nothing is known before `initialize`.
 
@@ -359,6 +391,8 @@ class MotionFilter:
         self.limit = float(chi2.ppf(options.gate, 6))
         self._fixes: list[Fix] = []
         self._states: list[MotionState] = []
+        # The same is asked again and again: from which state, when, what was heard; the answer.
+        self._asked: tuple[MotionState, tuple[int | None, ...], MotionState] | None = None
 
     @property
     def initialized(self) -> bool:
@@ -465,7 +499,12 @@ class MotionFilter:
         noise = fix.own_covariance * max(1.0, correlated)
         error = difference(fix.map_from_base, state.map_from_base)
         prior = state.covariance.copy()
-        prior[:6, :6] += map_step(state.map_covariance, fix.map_covariance)
+        prior[:6, :6] += difference_between(
+            state.map_covariance,
+            fix.map_covariance,
+            self.options.map_share(state.metres),
+            state.carried,
+        )
         gain = np.linalg.solve(prior[:6, :6] + noise, prior[:6]).T
         correction = gain @ error
         remaining = np.eye(SIZE)
@@ -475,6 +514,8 @@ class MotionFilter:
             state,
             fix_ns=fix.stamp_ns,
             map_covariance=fix.map_covariance,
+            carried=np.eye(6),
+            metres=0.0,
             map_from_base=disturb(state.map_from_base, correction[:6]),
             scale=state.scale + float(correction[SCALE]),
             yaw_bias=state.yaw_bias + float(correction[BIAS]),
@@ -552,10 +593,16 @@ class MotionFilter:
             del self._doubted[:oldest]
 
     def _propagate(self, state: MotionState, stamp_ns: int) -> MotionState:
-        if stamp_ns > state.stamp_ns:
+        if stamp_ns <= state.stamp_ns:
+            return state
+        heard = self.odometry.newest_ns, None if self._gyro is None else self._gyro.newest_ns
+        asked = stamp_ns, *heard
+        if self._asked is None or self._asked[0] is not state or self._asked[1] != asked:
+            reached = state
             for piece in self._pieces(state.stamp_ns, stamp_ns):
-                state = self._step(state, self._best(piece, state))
-        return state
+                reached = self._step(reached, self._best(piece, reached))
+            self._asked = state, asked, reached
+        return self._asked[2]
 
     def _best(self, piece: Motion, state: MotionState) -> Motion:
         """A piece of odometry, turned by the gyro where that knows the turn better.
@@ -577,28 +624,22 @@ class MotionFilter:
 
     def _step(self, state: MotionState, piece: Motion) -> MotionState:
         """One piece of the motion, as the vehicle's frame at its start saw it."""
-        pose, axes = state.map_from_base, state.map_from_base.rotation_matrix()
-        moved = axes @ piece.start_from_end.translation
-        travelled = (1.0 + state.scale) * moved
-        turn_errors = piece.turn_errors
-        turn_rate = turn_errors @ state.errors
-        end = reckon(pose, piece.start_from_end, piece.seconds, state.scale, turn_rate)
-
+        end, derivatives = reckon(state.map_from_base, piece, state.errors)
+        axes = state.map_from_base.rotation_matrix()
         jacobian = np.eye(SIZE)
-        jacobian[:3, 3:6] = -cross_matrix(travelled)
-        jacobian[:3, SCALE] = moved
-        jacobian[3:6, 6:] = end.rotation_matrix() @ turn_errors * piece.seconds
+        jacobian[:6] = derivatives
         covariance = jacobian @ state.covariance @ jacobian.T
         noise = piece.noise.reshape(2, 3, 2, 3).transpose(0, 2, 1, 3)
         turned = (axes @ noise @ axes.T).transpose(0, 2, 1, 3).reshape(6, 6)
-        metres = float(np.linalg.norm(moved))
-        covariance[:6, :6] += turned + self.options.map_change(state.map_covariance, metres)
+        covariance[:6, :6] += turned
         covariance[GYRO, GYRO] += self.options.gyro_bias_wander**2 * piece.seconds * np.eye(3)
         return replace(
             state,
             stamp_ns=piece.end_ns,
             map_from_base=end,
             covariance=covariance,
+            carried=derivatives[:, :6] @ state.carried,
+            metres=state.metres + float(np.linalg.norm(piece.start_from_end.translation)),
             by_gyro=piece.by_gyro,
         )
 
@@ -608,6 +649,13 @@ class MotionFilter:
         first = max(0, bisect_right(self._states, oldest, key=lambda s: s.stamp_ns) - 1)
         self._states = self._states[first:]
         self._fixes = [fix for fix in self._fixes if fix.stamp_ns >= self._states[0].stamp_ns]
+
+
+def _root(covariance: Array) -> Array:
+    """The symmetric square root."""
+    variances, axes = np.linalg.eigh(covariance)
+    root: Array = (axes * np.sqrt(np.maximum(variances, 0.0))) @ axes.T
+    return root
 
 
 def _turn_noise(motion: Motion) -> float:

@@ -23,7 +23,7 @@ from kapture_ros.localization.motion_filter import (
     Motion,
     MotionFilter,
     MotionOptions,
-    map_step,
+    difference_between,
 )
 from kapture_ros.localization.window import odometry_link
 from kapture_ros.transforms import Transform
@@ -107,7 +107,8 @@ def _links(
     for n, (first, second) in enumerate(itertools.pairwise(stamps)):
         moved = motion.between(first, second)
         metres = float(np.linalg.norm(moved.start_from_end.translation))
-        change = motion.options.map_change(of_map[n], metres) + map_step(of_map[n], of_map[n + 1])
+        share = motion.options.map_share(metres)
+        change = difference_between(of_map[n], of_map[n + 1], share, np.eye(6))
         links.append(_Link(moved, change))
         poses.append(poses[-1] @ moved.start_from_end)
     return links, poses

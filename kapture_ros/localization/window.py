@@ -29,7 +29,7 @@ from kapture_ros.localization.refinement import (
     linearize,
 )
 from kapture_ros.transforms import Transform
-from kapture_ros.transforms.se3 import Array, cross_matrix, difference, disturb
+from kapture_ros.transforms.se3 import Array, difference, disturb
 
 ITERATIONS = 6
 CONVERGED = 1e-4  # metres and radians
@@ -141,16 +141,8 @@ def odometry_link(
         (δp, δθ) from the second pose to where the motion leads from the first, (6,), and its
         derivatives (6, 18) by both poses' disturbances and the errors.
     """
-    moved = first.rotation_matrix() @ motion.start_from_end.translation
-    turn_errors = motion.turn_errors
-    turn_rate = turn_errors @ errors
-    reached = reckon(first, motion.start_from_end, motion.seconds, float(errors[0]), turn_rate)
-    jacobian = np.zeros((6, 18))
-    jacobian[:, :6] = np.eye(6)
-    jacobian[:3, 3:6] = -cross_matrix((1 + errors[0]) * moved)
-    jacobian[:, 6:12] = -np.eye(6)
-    jacobian[:3, 12] = moved
-    jacobian[3:, 12:] = reached.rotation_matrix() @ turn_errors * motion.seconds
+    reached, derivatives = reckon(first, motion, errors)
+    jacobian = np.hstack([derivatives[:, :6], -np.eye(6), derivatives[:, 6:]])
     return difference(reached, second), jacobian
 
 

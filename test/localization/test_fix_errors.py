@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from test_motion_filter import FIX_SIGMA, INDEPENDENT, drive
+from test_motion_filter import FIX_SIGMA, INDEPENDENT, drive, gyro_of, turned
 
 from kapture_ros.localization.fix_errors import FixErrors
 from kapture_ros.localization.motion_filter import Fix, MotionFilter, MotionOptions
@@ -79,6 +79,12 @@ def test_odometry_better_than_it_says_does_not_make_fixes_look_better():
     assert errors.factors[0] == pytest.approx(1.0, rel=0.35)
 
 
+def precise(case, stamp_ns):
+    """A fix of a tenth of FIX_SIGMA."""
+    pose = disturb(case.truth[stamp_ns], case.rng.normal(0, FIX_SIGMA / 10))
+    return Fix(stamp_ns, pose, np.diag((FIX_SIGMA / 10) ** 2))
+
+
 def bend(metres, rng):
     """The map's error: the same over all of the drive, and each fix's own."""
     shift = np.sqrt(np.diagonal(OF_MAP)) * np.array([1.0, -1.0, 0.5, 1.0, 1.0, -1.0])
@@ -110,6 +116,29 @@ def test_a_map_that_is_better_here_than_held_out_instants_said_is_found_out():
     told = (OF_MAP + np.diag((FIX_SIGMA / 20) ** 2), OF_MAP)
     errors, _ = learned(3, rough(np.random.default_rng(0)), told, alike=2.0)
     assert errors.factors[1] < 0.4
+
+
+def test_a_gyro_of_unknown_bias_does_not_make_fixes_or_odometry_look_worse():
+    """Over a second it leads aside by more than fixes are wrong; half of it turns what it moved."""
+    found = []
+    for seed in range(DRIVES):
+        case = drive(seed, seconds=20)
+        errors = FixErrors(INDEPENDENT, NOTHING, np.inf)
+        motion = MotionFilter(INDEPENDENT, gyro_of(turned(case)))
+        for number, sample in enumerate(case.odometry):
+            motion.add_odometry(sample)
+            if number % 3:
+                continue
+            fix = precise(case, sample.stamp_ns)
+            if motion.initialized:
+                motion.update(fix)
+            else:
+                motion.initialize(fix)
+            errors.learn(fix, motion)
+        found.append(errors._logs)
+    own, *_, odometry = np.exp(np.mean(found, axis=0))
+    assert own == pytest.approx(1.0, rel=0.35)
+    assert odometry == pytest.approx(1.0, rel=0.35)
 
 
 def test_late_fixes_and_new_chains_tell_nothing():

@@ -22,7 +22,7 @@ from kapture_ros.localization.motion_filter import (
     OdometrySample,
 )
 from kapture_ros.transforms import Transform
-from kapture_ros.transforms.se3 import difference
+from kapture_ros.transforms.se3 import difference, disturb
 
 START = 1_700_000_000 * SECOND
 TENTH = SECOND // 10
@@ -154,6 +154,31 @@ def test_a_gyro_beside_odometry_keeps_half_a_minute_and_stays_honest():
     low, high = chi2.ppf([0.005, 0.995], 6 * len(nees)) / len(nees)
     assert low < np.mean(nees) < high
     assert (np.median(beside, axis=0) < 0.7 * np.median(alone, axis=0)).all()
+
+
+def test_the_maps_error_at_the_newest_fix_is_carried_through_silence():
+    """It turns the way on, as long as that is: no less is told, and no more."""
+    of_map, nees = np.diag(np.repeat([0.1, 0.01], 3) ** 2), []
+    share = INDEPENDENT.map_share(2.5)  # metres between fixes
+    for seed in range(12):
+        case = drive(seed, seconds=20)
+        motion = MotionFilter(INDEPENDENT, gyro_of(turned(case)))
+        error = case.rng.normal(0, np.sqrt(np.diagonal(of_map)))
+        for number, sample in enumerate(case.odometry):
+            motion.add_odometry(sample)
+            if number % 5 == 0 and number < 100:
+                new = np.sqrt(1 - share**2) * case.rng.normal(0, np.sqrt(np.diagonal(of_map)))
+                error = share * error + new
+                fix = case.fix(sample.stamp_ns)
+                bent = disturb(fix.map_from_base, error)
+                fix = Fix(sample.stamp_ns, bent, fix.covariance + of_map, of_map)
+                if motion.initialized:
+                    motion.update(fix)
+                else:
+                    motion.initialize(fix)
+        nees.append(case.nees(motion.at(case.odometry[-1].stamp_ns)))
+    low, high = chi2.ppf([0.005, 0.995], 6 * len(nees)) / len(nees)
+    assert low < np.mean(nees) < high
 
 
 def test_a_gyro_of_unknown_bias_does_not_carry_through_silence():
