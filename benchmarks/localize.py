@@ -62,6 +62,7 @@ class SyntheticMap:
     path = Path("synthetic")
     datum = None
     wifi = SimpleNamespace(positions=())
+    manifest = SimpleNamespace(poses_estimated=False)
     held_out = np.empty((0, 6))  # its own error is not known
     twins = np.empty((0, 2))
 
