@@ -61,7 +61,8 @@ from test_window_solution import MOTION, POSE, window
 from kapture_ros.localization import drives
 from kapture_ros.localization.inertial import ImuSample, Inertial
 from kapture_ros.localization.localizer import Localizer
-from kapture_ros.localization.motion_filter import SECOND, Fix, MotionFilter, OdometrySample
+from kapture_ros.localization.motion_filter import Fix, MotionFilter
+from kapture_ros.localization.odometry import SECOND, OdometrySample
 from kapture_ros.localization.query import Estimate, Query, QueryImage
 from kapture_ros.localization.query_set import QuerySet
 from kapture_ros.localization.sequence import SequenceLocalizer

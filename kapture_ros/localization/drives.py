@@ -20,12 +20,8 @@ from tqdm import tqdm
 
 from kapture_ros.localization.inertial import ImuSample, Inertial
 from kapture_ros.localization.localizer import Localizer
-from kapture_ros.localization.motion_filter import (
-    SECOND,
-    Fix,
-    MotionFilter,
-    OdometrySample,
-)
+from kapture_ros.localization.motion_filter import Fix, MotionFilter
+from kapture_ros.localization.odometry import SECOND, OdometrySample
 from kapture_ros.localization.query import Estimate, Query, Reason, Rejected
 from kapture_ros.localization.query_set import QuerySet
 from kapture_ros.localization.refinement import PosePrior

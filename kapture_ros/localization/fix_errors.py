@@ -30,15 +30,13 @@ from scipy.stats import chi2
 
 from kapture_ros.localization.map_error import alike_share
 from kapture_ros.localization.motion_filter import (
-    SECOND,
     Fix,
-    Motion,
     MotionFilter,
     MotionOptions,
     MotionState,
     difference_between,
-    reckon,
 )
+from kapture_ros.localization.odometry import SECOND, Motion, reckon
 from kapture_ros.transforms import Transform
 from kapture_ros.transforms.se3 import Array, difference
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from kapture_ros.localization.motion_filter import SECOND
+from kapture_ros.localization.odometry import SECOND
 from kapture_ros.localization.refinement import GravityPrior
 from kapture_ros.options import option
 from kapture_ros.transforms import Transform, interpolate

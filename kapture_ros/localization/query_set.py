@@ -18,7 +18,7 @@ from kapture_ros.dataset.tables import RECORDS_DATA
 from kapture_ros.errors import InputError
 from kapture_ros.features.images import read_image
 from kapture_ros.localization.inertial import ImuSample
-from kapture_ros.localization.motion_filter import SECOND
+from kapture_ros.localization.odometry import SECOND
 from kapture_ros.localization.query import GnssFix, Query, QueryFeatures, QueryImage
 from kapture_ros.localization.views import refuse_other_features
 from kapture_ros.mapping.feature_files import (

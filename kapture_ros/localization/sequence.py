@@ -21,13 +21,8 @@ from kapture_ros.localization.fix_errors import FixErrors
 from kapture_ros.localization.inertial import ImuSample, Inertial
 from kapture_ros.localization.local_search import LocalSearch
 from kapture_ros.localization.localizer import Localizer
-from kapture_ros.localization.motion_filter import (
-    SECOND,
-    Fix,
-    MotionFilter,
-    MotionState,
-    OdometrySample,
-)
+from kapture_ros.localization.motion_filter import Fix, MotionFilter, MotionState
+from kapture_ros.localization.odometry import SECOND, OdometrySample
 from kapture_ros.localization.place_filter import PlaceFilter
 from kapture_ros.localization.query import Candidate, Estimate, Evidence, Query, Reason, Rejected
 from kapture_ros.localization.refinement import Matches, PosePrior

@@ -17,14 +17,12 @@ import numpy as np
 from scipy.stats import chi2
 
 from kapture_ros.localization.motion_filter import (
-    SECOND,
-    SIZE,
     Fix,
-    Motion,
     MotionFilter,
     MotionOptions,
     difference_between,
 )
+from kapture_ros.localization.odometry import SECOND, SIZE, Motion
 from kapture_ros.localization.window import odometry_link
 from kapture_ros.transforms import Transform
 from kapture_ros.transforms.se3 import Array, difference, disturb

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
 
-from kapture_ros.localization.motion_filter import SECOND
+from kapture_ros.localization.odometry import SECOND
 from kapture_ros.localization.query import Reason
 from kapture_ros.localization.sequence_state import State, TrackedPose
 from kapture_ros.nodes.inputs import CameraInput, Inputs

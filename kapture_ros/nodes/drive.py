@@ -25,7 +25,7 @@ from tf2_msgs.msg import TFMessage
 from kapture_ros.errors import KaptureRosError
 from kapture_ros.localization.inertial import ImuSample
 from kapture_ros.localization.localizer import Localizer
-from kapture_ros.localization.motion_filter import SECOND, OdometrySample
+from kapture_ros.localization.odometry import SECOND, OdometrySample
 from kapture_ros.localization.refinement import PosePrior
 from kapture_ros.localization.sequence import SequenceLocalizer
 from kapture_ros.localization.sequence_state import State, TrackedPose

@@ -21,7 +21,7 @@ from kapture_ros.errors import KaptureRosError
 from kapture_ros.localization.extractor import Extractor, Pixels, StartedFeatures
 from kapture_ros.localization.inertial import ImuSample
 from kapture_ros.localization.localizer import Localizer
-from kapture_ros.localization.motion_filter import OdometrySample
+from kapture_ros.localization.odometry import OdometrySample
 from kapture_ros.localization.query import Estimate, Query, QueryFeatures, Reason
 from kapture_ros.localization.sequence import SequenceLocalizer
 from kapture_ros.localization.sequence_state import SequenceOptions, TrackedPose

@@ -22,7 +22,7 @@ from kapture_ros.errors import (
     TransformError,
 )
 from kapture_ros.localization.inertial import ImuSample
-from kapture_ros.localization.motion_filter import SECOND, OdometrySample
+from kapture_ros.localization.odometry import SECOND, OdometrySample
 from kapture_ros.localization.query import GnssFix, Query, QueryImage
 from kapture_ros.mapping.images import Camera
 from kapture_ros.messages import Message, MessageError

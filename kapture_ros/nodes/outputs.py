@@ -23,7 +23,7 @@ from visualization_msgs.msg import Marker, MarkerArray
 
 from kapture_ros.dataset.tables import RECORDS_DATA
 from kapture_ros.localization.debug_image import draw_estimate
-from kapture_ros.localization.motion_filter import SECOND
+from kapture_ros.localization.odometry import SECOND
 from kapture_ros.localization.query import Estimate
 from kapture_ros.localization.sequence_state import State
 from kapture_ros.mapping.visual_map import VisualMap

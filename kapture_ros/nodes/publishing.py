@@ -25,7 +25,7 @@ from sensor_msgs.msg import CompressedImage, NavSatFix, NavSatStatus, PointCloud
 from std_msgs.msg import ColorRGBA, Header
 from visualization_msgs.msg import Marker, MarkerArray
 
-from kapture_ros.localization.motion_filter import SECOND
+from kapture_ros.localization.odometry import SECOND
 from kapture_ros.localization.query import Candidate, Estimate
 from kapture_ros.localization.sequence_state import State, TrackedPose
 from kapture_ros.mapping.images import Camera

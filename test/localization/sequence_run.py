@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from street_world import START, Conditions, Drive, World, make_query
 
-from kapture_ros.localization.motion_filter import SECOND
+from kapture_ros.localization.odometry import SECOND
 from kapture_ros.localization.query import Query
 from kapture_ros.localization.sequence import SequenceLocalizer
 from kapture_ros.localization.sequence_state import State, TrackedPose

@@ -7,7 +7,7 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from kapture_ros.localization.inertial import ImuSample, Inertial, InertialOptions
-from kapture_ros.localization.motion_filter import SECOND
+from kapture_ros.localization.odometry import SECOND
 
 TICK = SECOND // 100
 LEVEL = np.array([0.0, 0.0, 9.81])

@@ -12,15 +12,8 @@ from scipy.stats import chi2
 
 from kapture_ros.errors import ExtrapolationError
 from kapture_ros.localization.inertial import ImuSample, Inertial
-from kapture_ros.localization.motion_filter import (
-    GYRO,
-    SECOND,
-    Fix,
-    MotionFilter,
-    MotionOptions,
-    MotionState,
-    OdometrySample,
-)
+from kapture_ros.localization.motion_filter import Fix, MotionFilter, MotionOptions, MotionState
+from kapture_ros.localization.odometry import GYRO, SECOND, OdometrySample
 from kapture_ros.transforms import Transform
 from kapture_ros.transforms.se3 import difference, disturb
 

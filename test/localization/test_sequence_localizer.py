@@ -27,7 +27,8 @@ from street_world import (
 
 from kapture_ros.localization.guided import GuidedOptions
 from kapture_ros.localization.localizer import Localizer
-from kapture_ros.localization.motion_filter import SECOND, Innovation, MotionOptions, OdometrySample
+from kapture_ros.localization.motion_filter import Innovation, MotionOptions
+from kapture_ros.localization.odometry import SECOND, OdometrySample
 from kapture_ros.localization.query import Query, QueryImage, Reason
 from kapture_ros.localization.refinement import PosePrior
 from kapture_ros.localization.sequence import SequenceLocalizer

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from kapture_ros.localization.drives import whole_motion
-from kapture_ros.localization.motion_filter import SECOND, Fix, MotionOptions, OdometrySample
+from kapture_ros.localization.motion_filter import Fix, MotionOptions
+from kapture_ros.localization.odometry import SECOND, OdometrySample
 from kapture_ros.localization.sequence_state import SequenceOptions
 from kapture_ros.localization.smoothing import smooth
 from kapture_ros.transforms import Transform

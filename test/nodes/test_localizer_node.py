@@ -24,7 +24,7 @@ from room_drive import DATUM, MAP_FROM_ODOM, START_NS, Drive, make_map, pose_at,
 
 from kapture_ros.errors import InputError
 from kapture_ros.localization.localizer import Localizer
-from kapture_ros.localization.motion_filter import OdometrySample
+from kapture_ros.localization.odometry import OdometrySample
 from kapture_ros.localization.query import Query, Reason
 from kapture_ros.localization.sequence_state import SequenceOptions, State
 from kapture_ros.mapping.visual_map import VisualMap

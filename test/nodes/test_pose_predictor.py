@@ -5,12 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from kapture_ros.localization.motion_filter import (
-    SIZE,
-    MotionOptions,
-    MotionState,
-    OdometrySample,
-)
+from kapture_ros.localization.motion_filter import MotionOptions, MotionState
+from kapture_ros.localization.odometry import SIZE, OdometrySample
 from kapture_ros.localization.sequence_state import State, TrackedPose
 from kapture_ros.localization.visual_motion import MotionSource
 from kapture_ros.nodes.predictor import Known, Predictor
