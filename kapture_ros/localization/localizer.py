@@ -320,7 +320,7 @@ class Localizer:
         )
 
     def limits(self, seen: float) -> AcceptanceOptions:
-        """What a pose of that `seen_share` must show."""
+        """What a pose must show, of which `Scores.seen` is known."""
         kept = not self.map.manifest.poses_estimated
         return limits_by(seen, self.options.acceptance, kept=kept)
 
