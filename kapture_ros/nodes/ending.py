@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import signal
+import sys
 import threading
 from collections.abc import Callable, Coroutine
 from types import FrameType
@@ -32,6 +33,7 @@ def end_by_signals() -> None:
     that scripts call it before all else.
     """
     _handle(_interrupt)
+    sys.unraisablehook = _report_unless_interrupted
 
 
 def note_signals() -> None:
@@ -39,8 +41,12 @@ def note_signals() -> None:
 
     rclpy must not handle them: it would shut the context down at once
     (`SignalHandlerOptions.NO`).
+
+    Raises:
+        KeyboardInterrupt: if one has come before, and its exception got lost.
     """
     _handle(_note)
+    end_if_told()
 
 
 def end_if_told() -> None:
@@ -89,6 +95,12 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
     for each in ENDING:  # unlike SIG_IGN, fit for a signal that has arrived already
         signal.signal(each, _note)
     raise KeyboardInterrupt
+
+
+def _report_unless_interrupted(lost: sys.UnraisableHookArgs) -> None:
+    """Python drops exceptions of weak references' callbacks, as imports have; this one is noted."""
+    if lost.exc_type is not KeyboardInterrupt:
+        sys.__unraisablehook__(lost)
 
 
 def _note(number: int, frame: FrameType | None) -> None:

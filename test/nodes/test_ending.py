@@ -67,6 +67,40 @@ def test_a_signal_in_the_midst_of_a_callback_is_not_lost(
     assert done.stdout.split("\n") == ["callbacks are finished", "ended", ""]
 
 
+LOADING = """
+import signal
+import weakref
+from kapture_ros.nodes.ending import end_by_signals, note_signals
+
+
+class Lock:
+    pass
+
+
+end_by_signals()
+lock = Lock()
+watched = weakref.ref(lock, lambda _: signal.raise_signal(signal.{name}))
+del lock
+print("loaded")
+note_signals()
+print("at work")
+"""
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_a_signal_that_an_import_swallows_ends_the_process_before_it_works(
+    name: str, ros_environment: dict[str, str]
+):
+    """Imports let go of their locks by weak references, of which Python drops exceptions."""
+    script = [sys.executable, "-c", LOADING.format(name=name)]
+    done = subprocess.run(
+        script, env=ros_environment, capture_output=True, text=True, timeout=PATIENCE_S
+    )
+    assert done.returncode in INTERRUPTED
+    assert done.stdout == "loaded\n"
+    assert "Exception ignored" not in done.stderr
+
+
 @pytest.mark.parametrize(
     "arguments", [("node", "localize"), ("record",), ("view",), ("play", "/nowhere")]
 )
