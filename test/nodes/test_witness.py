@@ -61,6 +61,19 @@ def link(parent, child):
     return TFMessage(transforms=[transform])
 
 
+client = node.create_client(ListParameters, "/witness/list_parameters")
+
+
+def wait_until_heard():
+    assert all(publisher.wait_for_all_acked() for publisher in publishers)
+    # An answer tells that the executor went around, with a message of each topic that has any.
+    assert client.wait_for_service({patience})
+    for _ in range(10):
+        answer = client.call_async(ListParameters.Request())
+        rclpy.spin_until_future_complete(node, answer, timeout_sec={patience})
+        assert answer.done()
+
+
 def say(second, reason, state, **numbers):
     status = LocalizationStatus(reason=int(reason), state=int(state), **numbers)
     statuses.publish(stamped(status, second))
@@ -71,6 +84,7 @@ tf.publish(link("map", "odom"))
 tf.publish(link("odom", "base_link"))
 for second in range(1, 6):
     images.publish(stamped(CompressedImage(), second))
+wait_until_heard()  # a localizer has to hear an image before it speaks of it
 for second in range(7):
     odometry.publish(stamped(Odometry(), second))
 pose = stamped(PoseWithCovarianceStamped(), 1)
@@ -85,15 +99,7 @@ say(1, Reason.ACCEPTED, State.TRACKING, **found, **times)
 say(2, Reason.TOO_FEW_INLIERS, State.COASTING, inliers=5)
 say(3, Reason.ACCEPTED, State.INITIALIZING, inliers=20)
 say(4, Reason.LATE, State.INITIALIZING)
-
-assert all(publisher.wait_for_all_acked() for publisher in publishers)
-# An answer tells that the executor went around, with a message of each topic that has any.
-client = node.create_client(ListParameters, "/witness/list_parameters")
-assert client.wait_for_service({patience})
-for _ in range(10):
-    answer = client.call_async(ListParameters.Request())
-    rclpy.spin_until_future_complete(node, answer, timeout_sec={patience})
-    assert answer.done()
+wait_until_heard()
 """
 
 
