@@ -32,7 +32,7 @@ def new_output(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
         raise OutputError(f"cannot write {path}: {error.strerror}") from error
     try:
         yield partial
-    except BaseException:
+    except BaseException:  # an interrupt leaves nothing half done behind, either
         shutil.rmtree(partial, ignore_errors=True)
         raise
     if path.is_dir() and not path.is_symlink():

@@ -49,6 +49,14 @@ print("ended")
 """
 
 
+def run(script: str, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    """A Python script, in a process of its own."""
+    command = [sys.executable, "-c", script]
+    return subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=PATIENCE_S
+    )
+
+
 def handles(pid: int, number: int) -> bool:
     """Whether a process catches a signal by now."""
     caught = re.search(r"SigCgt:\s*(\w+)", Path(f"/proc/{pid}/status").read_text())
@@ -59,10 +67,7 @@ def handles(pid: int, number: int) -> bool:
 def test_a_signal_in_the_midst_of_a_callback_is_not_lost(
     name: str, ros_environment: dict[str, str]
 ):
-    script = [sys.executable, "-c", SPINNING.format(name=name)]
-    done = subprocess.run(
-        script, env=ros_environment, capture_output=True, text=True, timeout=PATIENCE_S
-    )
+    done = run(SPINNING.format(name=name), ros_environment)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.split("\n") == ["callbacks are finished", "ended", ""]
 
@@ -92,10 +97,7 @@ def test_a_signal_that_an_import_swallows_ends_the_process_before_it_works(
     name: str, ros_environment: dict[str, str]
 ):
     """Imports let go of their locks by weak references, of which Python drops exceptions."""
-    script = [sys.executable, "-c", LOADING.format(name=name)]
-    done = subprocess.run(
-        script, env=ros_environment, capture_output=True, text=True, timeout=PATIENCE_S
-    )
+    done = run(LOADING.format(name=name), ros_environment)
     assert done.returncode in INTERRUPTED
     assert done.stdout == "loaded\n"
     assert "Exception ignored" not in done.stderr
