@@ -20,7 +20,10 @@ from kapture_ros.transforms.se3 import Array, Transform, cross_matrix, differenc
 Int32 = npt.NDArray[np.int32]
 UPPER = np.array([[0, 1, 2], [1, 3, 4], [2, 4, 5]])  # of a (6,) symmetric matrix
 MEDIAN_OF_RAYLEIGH = 1.1774  # median length of a 2D Gaussian of σ = 1
-LOSS_SCALE = 2.8  # Cauchy's scale in σ: about 95 % efficient on 2D Gaussian residuals
+LOSS_SCALE = (
+    1.0  # Cauchy's scale in σ: residuals of real matches have longer tails than a Gaussian's
+)
+FAR_SCALE = 2.8  # the same where a pose is sought from: what is off there is not noise
 CONVERGED = 0.3  # σ: behind a shorter step a tenth of it is left, not worth another look
 MIN_SIGMA = 0.25  # pixels; no detector is better, and the map's points are not either
 
@@ -160,7 +163,7 @@ def refine_pose(
         the start is not in front of them.
     """
     pose, damping = start, 1e-4
-    state = _linearize(matches, cameras, pose, priors, None)
+    state = _linearize(matches, cameras, pose, priors, FAR_SCALE)
     if state is None:
         return None
     for iteration in range(iterations):
@@ -168,15 +171,16 @@ def refine_pose(
         if step is None:
             return None
         step *= state.stride
-        if step @ state.information @ step < CONVERGED**2:
+        near = iteration >= 2
+        if near and step @ state.information @ step < CONVERGED**2:
             pose = disturb(pose, step)
             break
-        # The noise is estimated along the way, then held so that the cost can converge.
-        sigma = None if iteration < 2 else state.sigma
         trial_pose = disturb(pose, step)
-        trial = _linearize(matches, cameras, trial_pose, priors, sigma)
-        better = trial is not None and (sigma is None or trial.cost <= state.cost * (1 + 1e-9))
-        if trial is None or not better:
+        scale = FAR_SCALE if iteration == 0 else LOSS_SCALE
+        trial = _linearize(matches, cameras, trial_pose, priors, scale)
+        # The noise is estimated anew at each pose; two are compared with that of the first.
+        limit = state.cost(state.sigma) * (1 + 1e-9) if near else np.inf
+        if trial is None or trial.cost(state.sigma) > limit:
             damping *= 10
             if damping > 1e6:
                 break
@@ -225,17 +229,24 @@ class _State:
     """The normal equations at a pose.
 
     Attributes:
-        spread: Huber's correction of the covariance.
+        length: (n,) pixels, of the residuals.
+        spread: of the covariance, see `variance_factor`.
         stride: how much further Newton's step goes than that of the weights held fixed.
     """
 
     information: Array
     gradient: Array
-    cost: float
+    length: Array
     sigma: float
     prior_information: Array
+    prior_cost: float
     spread: float
     stride: float
+
+    def cost(self, sigma: float) -> float:
+        """What is minimized, if the noise is as much as this."""
+        surprise = LOSS_SCALE**2 * np.log(cauchy_weight(self.length / sigma)).sum()
+        return self.prior_cost - float(surprise)
 
 
 def _linearize(
@@ -243,18 +254,16 @@ def _linearize(
     cameras: Sequence[MountedCamera],
     pose: Transform,
     priors: Priors,
-    sigma: float | None,
+    scale: float,
 ) -> _State | None:
     residual, jacobian = linearize(matches, cameras, pose)
     if len(residual) == 0:
         return None
     count = len(residual)
     length = np.linalg.norm(residual, axis=1)
-    if sigma is None:
-        freedom = max(2 * count - 6, 1) / (2 * count)
-        sigma = max(float(np.median(length)) / MEDIAN_OF_RAYLEIGH / freedom**0.5, MIN_SIGMA)
-    ratio = (length / (LOSS_SCALE * sigma)) ** 2
-    weight = 1 / (1 + ratio)
+    freedom = max(2 * count - 6, 1) / (2 * count)
+    sigma = max(float(np.median(length)) / MEDIAN_OF_RAYLEIGH / freedom**0.5, MIN_SIGMA)
+    weight = cauchy_weight(length / sigma, scale)
     rows = jacobian.reshape(-1, 6)
     weighted = rows * np.repeat(weight / sigma**2, 2)[:, None]
     information = weighted.T @ rows
@@ -263,11 +272,12 @@ def _linearize(
     return _State(
         information + prior_information,
         gradient + prior_gradient,
-        float(LOSS_SCALE**2 * np.log1p(ratio).sum()) + prior_cost,
+        length,
         sigma,
         prior_information,
-        _spread(weight, ratio, length / sigma, 2 * count),
-        min(float(weight.mean() / max(_slope(weight, ratio), 1e-9)), 2.0),
+        prior_cost,
+        variance_factor(weight, length / sigma),
+        min(float(weight.mean() / max(_slope(weight), 1e-9)), 2.0),
     )
 
 
@@ -313,23 +323,39 @@ def _whiten(errors: Array, covariance: Array) -> None:
     errors[:, 1] /= c[:, None]
 
 
-def _spread(weight: Array, ratio: Array, length: Array, equations: int) -> float:
-    """Huber's variance factor of an M-estimator (Huber 1981, section 7.6), for 2D residuals.
+def cauchy_weight(length: Array, scale: float = LOSS_SCALE) -> Array:
+    """Weights (n,) of 2D residuals by their length in σ."""
+    weight: Array = 1 / (1 + (length / scale) ** 2)
+    return weight
 
-    Σψ² / (n - 6) over the square of the mean derivative of ψ, both in units of σ; the
-    information that it divides is J'WJ, hence one power of the mean weight more.
+
+def variance_factor(weight: Array, length: Array) -> float:
+    """Huber's variance of an M-estimator (Huber 1981, section 7.6) of a pose, for 2D residuals.
+
+    K² Σψ² / (n - 6) over the square of the mean derivative of ψ, all in units of σ; the
+    information that it divides is J'WJ, hence one power of the mean weight more. K corrects
+    what few equations make of it.
+
+    Args:
+        weight, length: (n,), see `cauchy_weight`.
     """
-    # The noise is estimated too, from few matches badly: the pose then has Student's
-    # distribution, whose variance is larger by ν / (ν - 2).
+    equations, mean = 2 * len(weight), float(weight.mean())
     freedom = max(equations - 6, 3)
-    psi = float(((weight * length) ** 2).sum()) / (freedom - 2)
-    slope = max(_slope(weight, ratio), 0.1)
-    return max(float(np.mean(weight)) * psi / slope**2, 1e-3)
+    # The noise is estimated too, from few matches badly, the fewer the less they weigh: the
+    # pose then has Student's distribution, whose variance is larger by ν / (ν - 2).
+    counted = max(freedom * mean, 3.0)
+    student = counted / (counted - 2)
+    psi = student * float(((weight * length) ** 2).sum()) / freedom
+    slope = max(_slope(weight), 0.1)
+    # Along a residual ψ has the derivative 2w² - w, across it w.
+    uneven = float(((2 * weight**2 - weight) ** 2 + weight**2).mean()) / 2 - _slope(weight) ** 2
+    k = 1 + 6 / equations * uneven / slope**2
+    return max(mean * psi * (k / slope) ** 2, 1e-3)
 
 
-def _slope(weight: Array, ratio: Array) -> float:
-    """The mean derivative of Cauchy's ψ over 2D residuals."""
-    return float(np.mean(weight - ratio * weight**2))
+def _slope(weight: Array) -> float:
+    """The mean derivative of Cauchy's ψ over 2D residuals: w - w(1 - w)."""
+    return float((weight**2).mean())
 
 
 def _priors(priors: Priors, pose: Transform) -> tuple[Array, Array, float]:

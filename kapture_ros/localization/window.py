@@ -22,12 +22,13 @@ from kapture_ros.localization.odometry import SECOND, Motion, reckon
 from kapture_ros.localization.options import PoseOptions
 from kapture_ros.localization.pose import estimate_pose, inlier_mask, lengths
 from kapture_ros.localization.refinement import (
-    LOSS_SCALE,
     MEDIAN_OF_RAYLEIGH,
     MIN_SIGMA,
     Matches,
+    cauchy_weight,
     join,
     linearize,
+    variance_factor,
 )
 from kapture_ros.transforms import Transform
 from kapture_ros.transforms.se3 import Array, difference, disturb
@@ -225,22 +226,18 @@ class _Problem:
         return _Reprojection(*linearize(frame.matches.select(inliers), frame.cameras, pose))
 
     def _images(self, seen: Sequence[_Reprojection], sigma: float) -> tuple[Array, Array, float]:
-        """Information, gradient and how much the residuals exceed the noise assumed."""
+        """Information, gradient and the variance's factor of the loss."""
         information, gradient = np.zeros((self.size, self.size)), np.zeros(self.size)
-        squares = 0.0
-        for number, view in enumerate(seen):
-            length = np.linalg.norm(view.residual, axis=1)
-            weight = 1 / (1 + (length / (LOSS_SCALE * sigma)) ** 2)
+        lengths = [np.linalg.norm(view.residual, axis=1) / sigma for view in seen]
+        weights = [cauchy_weight(length) for length in lengths]
+        for number, (view, weight) in enumerate(zip(seen, weights, strict=True)):
             rows = view.jacobian.reshape(-1, 6)
             weighted = rows * np.repeat(weight / sigma**2, 2)[:, None]
             part = slice(6 * number, 6 * number + 6)
             information[part, part] += weighted.T @ rows
             gradient[part] += weighted.T @ view.residual.ravel()
-            squares += float((weight * (length / sigma) ** 2).sum())
-        equations = 2 * sum(len(view.residual) for view in seen)
-        # Few matches tell their own noise badly: the variance of Student's distribution.
-        freedom = max(equations - 6, 3)
-        return information, gradient, max(squares / (freedom - 2), 1.0)
+        spread = variance_factor(np.concatenate(weights), np.concatenate(lengths))
+        return information, gradient, spread
 
     def _odometry(self, poses: Sequence[Transform], errors: Array) -> tuple[Array, Array]:
         """Information and gradient of the links between keyframes and of scale and bias."""
