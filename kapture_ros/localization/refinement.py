@@ -20,9 +20,7 @@ from kapture_ros.transforms.se3 import Array, Transform, cross_matrix, differenc
 Int32 = npt.NDArray[np.int32]
 UPPER = np.array([[0, 1, 2], [1, 3, 4], [2, 4, 5]])  # of a (6,) symmetric matrix
 MEDIAN_OF_RAYLEIGH = 1.1774  # median length of a 2D Gaussian of σ = 1
-LOSS_SCALE = (
-    1.0  # Cauchy's scale in σ: residuals of real matches have longer tails than a Gaussian's
-)
+LOSS_SCALE = 1.0  # Cauchy's scale in σ: real residuals have longer tails than a Gaussian's
 FAR_SCALE = 2.8  # the same where a pose is sought from: what is off there is not noise
 CONVERGED = 0.3  # σ: behind a shorter step a tenth of it is left, not worth another look
 MIN_SIGMA = 0.25  # pixels; no detector is better, and the map's points are not either
