@@ -7,26 +7,23 @@ arrival, each after its file is whole. What kapture has no column for goes to si
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import re
 import threading
-import time
-from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple
 
 from kapture_ros.dataset import sidecar, tables
 from kapture_ros.dataset.escape import check_id
-from kapture_ros.dataset.filequeue import (
-    FileJob,
-    FileQueue,
-    FileRecord,
-    QueueCounts,
-    WriterOptions,
+from kapture_ros.dataset.filequeue import FileJob, FileQueue, FileRecord, WriterOptions
+from kapture_ros.dataset.journal import (
+    Journal,
+    SensorCounts,
+    WholeFile,
+    WriterStatistics,
+    whole_file,
 )
 from kapture_ros.dataset.records import (
     DepthRecord,
@@ -39,63 +36,23 @@ from kapture_ros.dataset.records import (
 )
 from kapture_ros.dataset.repair import RepairReport, repair_locked
 from kapture_ros.dataset.stamps import StampIndex
-from kapture_ros.dataset.storage import AppendFile, FolderLock, output_error
-from kapture_ros.dataset.tables import TABLES, TRAJECTORY_TABLE, Row, Table
+from kapture_ros.dataset.storage import FolderLock, output_error
+from kapture_ros.dataset.streams import (
+    Stream,
+    new_pose_index,
+    new_stream,
+    read_poses,
+    read_streams,
+)
 from kapture_ros.errors import InputError, OptionError, OutputError
 from kapture_ros.files import write_atomically
 
 __all__ = ["DatasetWriter", "SensorCounts", "WriterOptions", "WriterStatistics"]
 
-QUEUE_FULL, NOT_WRITTEN = "the write queue was full", "could not be written"
+QUEUE_FULL = "the write queue was full"
 GROUP = 32  # whole files whose lines are appended together: two writes, not two for each
 FILE_RECORDS = (ImageRecord, DepthRecord, LidarRecord)
 SUFFIX = re.compile(r"(\.[A-Za-z0-9]+)+")
-
-
-@dataclass(slots=True)
-class SensorCounts:
-    """What became of one sensor's records in this session."""
-
-    written: int = 0
-    duplicates: int = 0
-    dropped: dict[str, int] = field(default_factory=lambda: defaultdict(int))  # by reason
-
-
-@dataclass(slots=True)
-class WriterStatistics:
-    """What a writer did so far; nothing is dropped or delayed without showing here."""
-
-    sensors: dict[str, SensorCounts] = field(default_factory=lambda: defaultdict(SensorCounts))
-    trajectory_rows: int = 0
-    trajectory_duplicates: int = 0
-    bytes_written: int = 0
-    queue: QueueCounts = field(default_factory=QueueCounts)
-
-
-@dataclass(slots=True, eq=False)
-class _Stream:
-    """Where the records of one sensor go."""
-
-    sensor: Sensor
-    table: Table | None  # None: the sidecar alone (odometry)
-    extra: Path  # the sidecar
-    folder: str  # of its files
-    duplicates: str  # folder of the files of duplicates
-    index: StampIndex
-    by_sidecar: bool  # the index describes the sidecar, not the table
-    copies: int = 0  # files of duplicates
-
-
-class _Whole(NamedTuple):
-    """A file that is whole, and the lines that will say so. Its bytes are not kept."""
-
-    stream: _Stream
-    stamp_ns: int
-    duplicate: bool
-    size: int
-    addition: bytes  # to the sidecar
-    row: bytes
-    record: Record | None  # to be acknowledged
 
 
 class DatasetWriter:
@@ -128,18 +85,15 @@ class DatasetWriter:
         self.repaired: RepairReport | None = None
         self._acknowledge = acknowledge
         self._changed = threading.Condition()
-        self._statistics = WriterStatistics()
+        self._journal = Journal(path, self.options.sync_s)
         self._sensors: dict[str, Sensor] = {}
         self._rigs: dict[tuple[str, str], RigRow] = {}
-        self._streams: dict[str, _Stream] = {}
+        self._streams: dict[str, Stream] = {}
         self._poses: dict[str, StampIndex] = {}
-        self._files: dict[Path, AppendFile] = {}
-        self._group: list[_Whole] = []
+        self._group: list[WholeFile] = []
         self._group_size = 1 if self.options.when_full == "drop" else GROUP
         self._committed: list[Record] = []  # to be acknowledged
-        self._failure: OutputError | None = None
         self._closed = False
-        self._last_sync = time.monotonic()
         begun = _holds_something(path)
         if begun and not resume:
             raise OutputError(f"{path} exists already; choose another name or resume it")
@@ -179,7 +133,7 @@ class DatasetWriter:
             self._sensors[sensor.sensor_id] = sensor
             self._write_sensors()
             if known is None:
-                self._streams[sensor.sensor_id] = self._new_stream(sensor)
+                self._streams[sensor.sensor_id] = new_stream(self.path, sensor)
 
     def add_rig(self, row: RigRow) -> None:
         """Place a sensor (or a rig) on a rig; the last call for a pair holds.
@@ -209,15 +163,10 @@ class DatasetWriter:
             self._check_usable()
             if not self._knows_device(row.device_id):
                 raise OptionError(f"trajectory of the unknown device '{row.device_id}'")
-            index = self._pose_index(row.device_id)
-            if row.stamp_ns in index:
-                self._statistics.trajectory_duplicates += 1
-                return False
-            data = tables.lines(row.stamp_ns, row.device_id, [tables.trajectory_row(row)])
-            index.commit(row.stamp_ns, *self._append(TRAJECTORY_TABLE.path, data))
-            self._statistics.trajectory_rows += 1
-            self._sync_if_due()
-            return True
+            index = self._poses.get(row.device_id)
+            if index is None:
+                index = self._poses[row.device_id] = new_pose_index(self.path, row.device_id)
+            return self._journal.add_pose(row, index)
 
     def write(self, record: Record) -> bool:
         """Take a record; False if it was dropped because the queue is full.
@@ -234,9 +183,7 @@ class DatasetWriter:
             return self._queue_file(record)
         with self._changed:
             self._check_usable()
-            stream = self._stream_of(record)
-            self._commit(record, stream)
-            self._sync_if_due()
+            self._journal.add(record, self._stream_of(record))
         if self._acknowledge:
             self._acknowledge(record)
         return True
@@ -265,13 +212,14 @@ class DatasetWriter:
     def statistics(self) -> WriterStatistics:
         """A snapshot of the counts of this session."""
         with self._changed:
-            self._statistics.queue = self._queue.counts
-            return copy.deepcopy(self._statistics)
+            statistics = self._journal.statistics
+            statistics.queue = self._queue.counts
+            return copy.deepcopy(statistics)
 
     @property
     def bytes_written(self) -> int:
         """Rows and files of this session together."""
-        return self._statistics.bytes_written
+        return self._journal.statistics.bytes_written
 
     @property
     def paths(self) -> list[Path]:
@@ -296,7 +244,7 @@ class DatasetWriter:
             self._commit_group()
             self._check_usable()
             if self.options.sync_s is not None:
-                self._sync()
+                self._journal.sync()
         self._acknowledge_committed()
 
     def close(self) -> None:
@@ -313,9 +261,8 @@ class DatasetWriter:
             self.flush()
         finally:
             self._closed = True
-            for file in self._files.values():
-                file.close()
-            self._lock.release(finished=self._failure is None)
+            self._journal.close()
+            self._lock.release(finished=self._journal.failure is None)
 
     def __enter__(self) -> DatasetWriter:
         return self
@@ -341,7 +288,7 @@ class DatasetWriter:
             self._check_usable()
             stream = self._stream_of(record)
             if not self._queue.make_room(record.payload):
-                self._drop(record, QUEUE_FULL)
+                self._journal.drop(record, stream, QUEUE_FULL)
                 return False
             self._check_usable()  # waiting for room may have taken a while
             name = f"{record.stamp_ns:019d}"  # sorts by time: today's stamps have 19 digits
@@ -359,82 +306,27 @@ class DatasetWriter:
 
     def _finish(self, job: FileJob) -> None:
         """A file is whole, or will never be: have its row written, or note why there is none."""
-        stream = self._streams[job.record.sensor_id]
-        self._failure = self._failure or job.error
-        if self._failure is not None:
-            self._give_up(stream, job.record.stamp_ns, job.duplicate)
+        record, journal = job.record, self._journal
+        stream = self._streams[record.sensor_id]
+        journal.failure = journal.failure or job.error
+        if journal.failure is not None:
+            journal.give_up(stream, record.stamp_ns, duplicate=job.duplicate)
         elif job.dropped:
-            self._release(stream, job.record.stamp_ns, job.duplicate)
-            try:
-                self._drop(job.record, job.dropped)
-            except OutputError as error:
-                self._failure = error
+            stream.release(record.stamp_ns, duplicate=job.duplicate)
+            with contextlib.suppress(OutputError):  # the journal keeps it
+                journal.drop(record, stream, job.dropped)
         else:
-            self._group.append(self._whole(job, stream))
+            whole = whole_file(job, stream, acknowledged=self._acknowledge is not None)
+            self._group.append(whole)
             if len(self._group) >= self._group_size:
                 self._commit_group()
 
-    def _whole(self, job: FileJob, stream: _Stream) -> _Whole:
-        record = job.record
-        row: Row = (f"{record.sensor_id}/{job.name}",)  # its path below records_data
-        content = None
-        if job.duplicate:
-            content = sidecar.duplicate_content(record, [row])
-        elif record.extra:
-            content = sidecar.record_content(record)
-        return _Whole(
-            stream,
-            record.stamp_ns,
-            job.duplicate,
-            job.written,
-            addition=sidecar.encode(content) if content else b"",
-            row=b"" if job.duplicate else tables.lines(record.stamp_ns, record.sensor_id, [row]),
-            record=record if self._acknowledge else None,
-        )
-
     def _commit_group(self) -> None:
-        """Append the lines of the files that are whole; as `_commit`, sidecars first."""
+        """Append the lines of the files that are whole."""
         group, self._group = self._group, []
-        try:
-            if self._failure is None:
-                self._append_group(group)
-                self._sync_if_due()
-        except OutputError as error:
-            self._failure = error
-        for whole in group:
-            if self._failure is not None:
-                self._give_up(whole.stream, whole.stamp_ns, whole.duplicate)
-                continue
-            counts = self._statistics.sensors[whole.stream.sensor.sensor_id]
-            counts.duplicates += whole.duplicate
-            counts.written += not whole.duplicate
-            self._statistics.bytes_written += whole.size
-            if whole.record is not None:
-                self._committed.append(whole.record)
-
-    def _append_group(self, group: list[_Whole]) -> None:
-        additions: dict[_Stream, list[bytes]] = defaultdict(list)
-        rows: dict[str, list[_Whole]] = defaultdict(list)  # by kind: cameras share a table
-        for whole in group:
-            if whole.addition:
-                additions[whole.stream].append(whole.addition)
-            if whole.row:
-                rows[whole.stream.sensor.kind].append(whole)
-        for stream, lines in additions.items():
-            self._append(stream.extra, b"".join(lines))
-        for kind, listed in rows.items():
-            end, _ = self._append(TABLES[kind].path, b"".join([whole.row for whole in listed]))
-            for whole in listed:
-                start, end = end, end + len(whole.row)
-                whole.stream.index.commit(whole.stamp_ns, start, end)
-
-    def _give_up(self, stream: _Stream, stamp_ns: int, duplicate: bool) -> None:
-        self._release(stream, stamp_ns, duplicate)
-        self._statistics.sensors[stream.sensor.sensor_id].dropped[NOT_WRITTEN] += 1
-
-    def _release(self, stream: _Stream, stamp_ns: int, duplicate: bool) -> None:
-        if not duplicate:  # the stamp of a duplicate belongs to the first
-            stream.index.release(stamp_ns)
+        self._journal.add_files(group)
+        if self._journal.failure is None:
+            self._committed += [whole.record for whole in group if whole.record is not None]
 
     def _acknowledge_committed(self) -> None:
         """Without the lock."""
@@ -444,48 +336,13 @@ class DatasetWriter:
             for record in committed:
                 self._acknowledge(record)
 
-    def _commit(self, record: Record, stream: _Stream) -> None:
-        """Sidecar first, then the rows: a row says that all of its record is there."""
-        counts = self._statistics.sensors[record.sensor_id]
-        rows = tables.record_rows(record)
-        if record.stamp_ns in stream.index:
-            self._append(stream.extra, sidecar.encode(sidecar.duplicate_content(record, rows)))
-            counts.duplicates += 1
-            return
-        if stream.by_sidecar or record.extra:
-            place = self._append(stream.extra, sidecar.encode(sidecar.record_content(record)))
-        if stream.table is not None and rows:
-            data = tables.lines(record.stamp_ns, record.sensor_id, rows)
-            row_place = self._append(stream.table.path, data)
-            place = place if stream.by_sidecar else row_place
-        stream.index.commit(record.stamp_ns, *place)
-        counts.written += 1
-
-    def _drop(self, record: Record, reason: str) -> None:
-        self._statistics.sensors[record.sensor_id].dropped[reason] += 1
-        extra = self._streams[record.sensor_id].extra
-        self._append(extra, sidecar.encode(sidecar.dropped_content(record, reason)))
-
-    def _append(self, path: Path, data: bytes) -> tuple[int, int]:
-        try:
-            file = self._files.get(path)
-            if file is None:
-                header = tables.HEADERS.get(path, "")
-                file = self._files[path] = AppendFile(self.path / path, header)
-            place = file.append(data)
-        except OutputError as error:
-            self._failure = error
-            raise
-        self._statistics.bytes_written += len(data)
-        return place
-
     def _check_usable(self) -> None:
-        if self._failure is not None:
-            raise self._failure
+        if self._journal.failure is not None:
+            raise self._journal.failure
         if self._closed:
             raise OutputError(f"{self.path} is closed already")
 
-    def _stream_of(self, record: Record) -> _Stream:
+    def _stream_of(self, record: Record) -> Stream:
         stream = self._streams.get(record.sensor_id)
         if stream is None:
             raise OptionError(f"record of the unknown sensor '{record.sensor_id}'")
@@ -507,67 +364,12 @@ class DatasetWriter:
         write_atomically(self.path / sidecar.ORIGINS, sidecar.sensors_text(self._sensors))
         write_atomically(self.path / tables.SENSORS, tables.sensors_text(self._sensors))
 
-    def _new_stream(self, sensor: Sensor) -> _Stream:
-        table = TABLES.get(sensor.kind)
-        by_sidecar = sensor.kind in sidecar.LINE_PER_RECORD
-        read = self._sidecar_stamps if table is None or by_sidecar else self._table_stamps(table)
-        folder = str(self.path / tables.RECORDS_DATA / sensor.sensor_id)
-        duplicates = self.path / sidecar.DUPLICATES / sensor.sensor_id
-        copies = len(list(duplicates.iterdir())) if duplicates.is_dir() else 0
-        index = StampIndex(partial(read, sensor.sensor_id))
-        extra = sidecar.extra_path(sensor.sensor_id)
-        return _Stream(sensor, table, extra, folder, str(duplicates), index, by_sidecar, copies)
-
-    def _pose_index(self, device_id: str) -> StampIndex:
-        index = self._poses.get(device_id)
-        if index is None:
-            read = partial(self._table_stamps(TRAJECTORY_TABLE), device_id)
-            index = self._poses[device_id] = StampIndex(read)
-        return index
-
-    def _table_stamps(self, table: Table) -> Callable[[str, int, int], set[int]]:
-        def stamps(device_id: str, start: int, end: int) -> set[int]:
-            found = tables.read_table(self.path, table, start, end)
-            return {line.stamp_ns for line in found if line.device_id == device_id}
-
-        return stamps
-
-    def _sidecar_stamps(self, sensor_id: str, start: int, end: int) -> set[int]:
-        found = sidecar.read_lines(self.path / sidecar.extra_path(sensor_id), start, end)
-        return {content["stamp"] for content in found if sidecar.is_record(content)}
-
     def _load(self) -> None:
         """What a resumed dataset holds already."""
         self._sensors = sidecar.read_sensors(self.path)
         self._rigs = tables.read_rigs(self.path)
-        self._streams = {key: self._new_stream(sensor) for key, sensor in self._sensors.items()}
-        for stream in self._streams.values():
-            if stream.by_sidecar:
-                path = self.path / stream.extra
-                for start, end, content in sidecar.read_placed_lines(path):
-                    if sidecar.is_record(content):
-                        stream.index.commit(content["stamp"], start, end)
-        in_tables = {key: s.index for key, s in self._streams.items() if not s.by_sidecar}
-        for table in TABLES.values():
-            for line in tables.read_table(self.path, table):
-                if line.device_id in in_tables:
-                    in_tables[line.device_id].commit(line.stamp_ns, line.start, line.end)
-        for line in tables.read_table(self.path, TRAJECTORY_TABLE):
-            self._pose_index(line.device_id).commit(line.stamp_ns, line.start, line.end)
-
-    def _sync_if_due(self) -> None:
-        period = self.options.sync_s
-        if period is not None and time.monotonic() - self._last_sync >= period:
-            self._sync()
-
-    def _sync(self) -> None:
-        try:
-            for file in self._files.values():
-                file.sync()
-        except OutputError as error:
-            self._failure = error
-            raise
-        self._last_sync = time.monotonic()
+        self._streams = read_streams(self.path, self._sensors)
+        self._poses = read_poses(self.path)
 
 
 def _holds_something(path: Path) -> bool:

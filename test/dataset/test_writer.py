@@ -459,7 +459,7 @@ def test_sync_brings_every_record_to_the_disk_before_it_is_acknowledged(tmp_path
         for record in records_at(0):
             writer.write(record)
         writer.flush()
-        assert not any(file.dirty for file in writer._files.values())
+        assert not any(file.dirty for file in writer._journal._files.values())
     assert len(acknowledged) == len(SENSORS)
 
 
