@@ -34,14 +34,15 @@ def find_twins(source: OpenMap, localizer: Localizer, images: Iterable[int]) -> 
         images: rows of the map's images to try; where one has twins, its neighbours are tried
             as well.
     """
-    visual_map = localizer.map
+    visual_map, rows = localizer.map, source.images.rows_by_name()
     waiting = deque(dict.fromkeys(images))
     seen, found = set(waiting), [np.empty((0, 2), np.int32)]
     with tqdm(total=len(waiting), desc="twins", disable=None) as progress:
         while waiting:
             image = waiting.popleft()
             near = _sharing(visual_map, image)
-            pairs = _pairs(source, localizer, image, near)
+            row = rows[visual_map.image_names[image]]
+            pairs = _pairs(source, row, localizer, image, near)
             progress.update()
             if len(pairs) == 0:
                 continue
@@ -61,10 +62,15 @@ def _sharing(visual_map: VisualMap, image: int) -> npt.NDArray[np.bool_]:
     return np.bincount(images, minlength=len(visual_map)) >= MIN_SHARED
 
 
-def _pairs(source: OpenMap, localizer: Localizer, image: int, near: npt.NDArray[np.bool_]) -> Pairs:
-    """Points (T, 2) of an image and those it is taken for elsewhere; none where it is not."""
+def _pairs(
+    source: OpenMap, row: int, localizer: Localizer, image: int, near: npt.NDArray[np.bool_]
+) -> Pairs:
+    """Points (T, 2) of an image and those it is taken for elsewhere; none where it is not.
+
+    Args:
+        row, image: the image's rows in the source and in the localizer's map.
+    """
     visual_map, images = localizer.map, source.images
-    row = images.names.index(visual_map.image_names[image])
     query = query_of(images, [row], images.names, source.folders, source.manifest.features)
     estimate = localizer.localize(query, np.flatnonzero(~near))
     nothing, evidence = np.empty((0, 2), np.int32), estimate.evidence
