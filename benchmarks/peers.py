@@ -2,7 +2,8 @@
 
 Both build their own map of the mapping images (poses given; `--poses auto` lets ours measure
 whether they fit the images, and correct them if not) and localize the query images, each one
-alone: mutual nearest neighbours, 20 most similar images, 12 px. hloc runs in an
+alone: mutual nearest neighbours, 20 most similar images, 12 px. hloc answers with every pose it
+finds; ours refuses what it doubts, so a line more counts those poses, too. hloc runs in an
 interpreter of its own (docs/localization.md says how to set one up) and is left out with a
 message if none is given.
 
@@ -58,7 +59,7 @@ def main() -> None:
 def compare(args: argparse.Namespace, folder: Path) -> None:
     peers = {"ours": sys.executable, "hloc": args.hloc_python}
     export(args, folder)
-    print(f"{'':14}{'map':>8}{'points':>8}{'query':>9}{'memory':>8}  median            mean")
+    print(f"{'':19}{'map':>8}{'points':>8}{'query':>9}{'memory':>8}  median            mean")
     for name, python in peers.items():
         if not python:
             print(f"{name}: skipped, pass --{name}-python (docs/localization.md: peers)")
@@ -79,11 +80,14 @@ def show(name: str, result: dict, folder: Path) -> None:
     mean = errors[np.isfinite(errors[:, 0])].mean(axis=0)
     within = [f"{(errors <= limits).all(axis=1).mean():7.1%}" for limits in THRESHOLDS]
     print(
-        f"{name:14}{result['map_s']:7.1f}s{result['points']:8d}{result['query_s'] * 1e3:7.0f}ms"
+        f"{name:19}{result['map_s']:7.1f}s{result['points']:8d}{result['query_s'] * 1e3:7.0f}ms"
         f"{result['memory_mb']:6.0f}MB  {median[0]:.4f} m {median[1]:.3f}°  "
         f"{mean[0]:.4f} m {mean[1]:.3f}°  recall {' '.join(within)}"
         f"  of {len(errors)}, answered {len(result['poses'])}"
     )
+    if refused := result.get("refused"):
+        everything = {"poses": refused | result["poses"]}
+        show(f"{name}, refused too", result | everything | {"refused": {}}, folder)
 
 
 def pose_error(found: list | None, truth: list) -> tuple[float, float]:
@@ -158,16 +162,18 @@ def ours(args: argparse.Namespace) -> None:
     queries = QuerySet(args.query, source, visual_map.feature_types, rigs=False)
     localizer = Localizer(visual_map, load_preset(args.preset)[0] if args.preset else None)
     localizer.localize(queries[0])  # what is loaded at the first use is not a query's time
-    poses, rows = {}, []
+    poses, refused, rows = {}, {}, []
     start = time.perf_counter()
     for number, info in enumerate(queries.infos):
         estimate = localizer.localize(queries[number])
         rows.append((info.name, estimate.reason.name, estimate.reason_text))
-        if estimate.accepted:
-            poses[info.name] = estimate.cams_from_map[0].matrix().tolist()
+        if estimate.cams_from_map:
+            kept = poses if estimate.accepted else refused
+            kept[info.name] = estimate.cams_from_map[0].matrix().tolist()
     query_s = (time.perf_counter() - start) / len(queries)
     (args.keep / "ours_reasons.json").write_text(json.dumps(rows, indent=0))
-    write_result(args.keep / "ours.json", poses, map_s, query_s, len(visual_map.points))
+    points = len(visual_map.points)
+    write_result(args.keep / "ours.json", poses, map_s, query_s, points, refused)
 
 
 def hloc(args: argparse.Namespace) -> None:
@@ -237,9 +243,12 @@ def hloc(args: argparse.Namespace) -> None:
     write_result(folder / "hloc.json", poses, map_s, query_s, len(model.points3D))
 
 
-def write_result(path: Path, poses: dict, map_s: float, query_s: float, points: int) -> None:
+def write_result(
+    path: Path, poses: dict, map_s: float, query_s: float, points: int, refused: dict | None = None
+) -> None:
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     result = {"poses": poses, "map_s": map_s, "query_s": query_s, "points": points}
+    result["refused"] = refused or {}
     path.write_text(json.dumps(result | {"memory_mb": memory}))
 
 
