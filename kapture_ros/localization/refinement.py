@@ -21,7 +21,6 @@ Int32 = npt.NDArray[np.int32]
 UPPER = np.array([[0, 1, 2], [1, 3, 4], [2, 4, 5]])  # of a (6,) symmetric matrix
 MEDIAN_OF_RAYLEIGH = 1.1774  # median length of a 2D Gaussian of σ = 1
 LOSS_SCALE = 1.0  # Cauchy's scale in σ: real residuals have longer tails than a Gaussian's
-FAR_SCALE = 2.8  # the same where a pose is sought from: what is off there is not noise
 CONVERGED = 0.3  # σ: behind a shorter step a tenth of it is left, not worth another look
 MIN_SIGMA = 0.25  # pixels; no detector is better, and the map's points are not either
 
@@ -161,24 +160,22 @@ def refine_pose(
         the start is not in front of them.
     """
     pose, damping = start, 1e-4
-    state = _linearize(matches, cameras, pose, priors, FAR_SCALE)
+    state = _linearize(matches, cameras, pose, priors)
     if state is None:
         return None
     for iteration in range(iterations):
         step = _solve(state.information, state.gradient, damping)
         if step is None:
             return None
-        step *= state.stride
-        near = iteration >= 2
-        if near and step @ state.information @ step < CONVERGED**2:
+        if iteration > 0:  # a start may be far, and its residuals not noise
+            step *= state.stride
+        if step @ state.information @ step < CONVERGED**2:
             pose = disturb(pose, step)
             break
         trial_pose = disturb(pose, step)
-        scale = FAR_SCALE if iteration == 0 else LOSS_SCALE
-        trial = _linearize(matches, cameras, trial_pose, priors, scale)
+        trial = _linearize(matches, cameras, trial_pose, priors)
         # The noise is estimated anew at each pose; two are compared with that of the first.
-        limit = state.cost(state.sigma) * (1 + 1e-9) if near else np.inf
-        if trial is None or trial.cost(state.sigma) > limit:
+        if trial is None or trial.cost(state.sigma) > state.cost(state.sigma) * (1 + 1e-9):
             damping *= 10
             if damping > 1e6:
                 break
@@ -228,18 +225,22 @@ class _State:
 
     Attributes:
         length: (n,) pixels, of the residuals.
-        spread: of the covariance, see `variance_factor`.
-        stride: how much further Newton's step goes than that of the weights held fixed.
+        weight: (n,) of the loss.
+        sigma: pixels of noise.
     """
 
     information: Array
     gradient: Array
     length: Array
+    weight: Array
     sigma: float
     prior_information: Array
     prior_cost: float
-    spread: float
-    stride: float
+
+    @property
+    def stride(self) -> float:
+        """How much further Newton's step goes than that of the weights held fixed."""
+        return min(float(self.weight.mean() / max(_slope(self.weight), 1e-9)), 2.0)
 
     def cost(self, sigma: float) -> float:
         """What is minimized, if the noise is as much as this."""
@@ -252,7 +253,6 @@ def _linearize(
     cameras: Sequence[MountedCamera],
     pose: Transform,
     priors: Priors,
-    scale: float,
 ) -> _State | None:
     residual, jacobian = linearize(matches, cameras, pose)
     if len(residual) == 0:
@@ -261,7 +261,7 @@ def _linearize(
     length = np.linalg.norm(residual, axis=1)
     freedom = max(2 * count - 6, 1) / (2 * count)
     sigma = max(float(np.median(length)) / MEDIAN_OF_RAYLEIGH / freedom**0.5, MIN_SIGMA)
-    weight = cauchy_weight(length / sigma, scale)
+    weight = cauchy_weight(length / sigma)
     rows = jacobian.reshape(-1, 6)
     weighted = rows * np.repeat(weight / sigma**2, 2)[:, None]
     information = weighted.T @ rows
@@ -271,11 +271,10 @@ def _linearize(
         information + prior_information,
         gradient + prior_gradient,
         length,
+        weight,
         sigma,
         prior_information,
         prior_cost,
-        variance_factor(weight, length / sigma),
-        min(float(weight.mean() / max(_slope(weight), 1e-9)), 2.0),
     )
 
 
@@ -321,9 +320,9 @@ def _whiten(errors: Array, covariance: Array) -> None:
     errors[:, 1] /= c[:, None]
 
 
-def cauchy_weight(length: Array, scale: float = LOSS_SCALE) -> Array:
+def cauchy_weight(length: Array) -> Array:
     """Weights (n,) of 2D residuals by their length in σ."""
-    weight: Array = 1 / (1 + (length / scale) ** 2)
+    weight: Array = 1 / (1 + (length / LOSS_SCALE) ** 2)
     return weight
 
 
@@ -391,7 +390,8 @@ def _solve(information: Array, gradient: Array, damping: float) -> Array | None:
 
 
 def _covariance(state: _State) -> Array | None:
-    visual = (state.information - state.prior_information) / state.spread
+    spread = variance_factor(state.weight, state.length / state.sigma)
+    visual = (state.information - state.prior_information) / spread
     information = visual + state.prior_information
     # Metres and radians differ: scaled to a unit diagonal, rank deficiency is comparable.
     diagonal = np.diag(information)
