@@ -96,8 +96,8 @@ def judge(scores: Scores, options: AcceptanceOptions) -> tuple[Reason, str]:
         (scores.ratio < options.min_ratio, Reason.LOW_INLIER_RATIO,
          f"{ratio} of the matched keypoints agree, {options.min_ratio:.0%} needed"),
         (scores.seen < options.min_seen and scores.agreeing < needed, Reason.LOW_INLIER_RATIO,
-         f"{scores.seen:.0%} of what should be seen agrees, {options.min_seen:.0%} needed; or "
-         f"{needed:.0f} instead of {scores.agreeing} of {scores.expected} that match"),
+         f"{scores.seen:.0%} of what should be seen agrees, {options.min_seen:.0%} needed; nor "
+         f"{needed:.0f} but {scores.agreeing} of the {scores.expected} keypoints that match it"),
         (scores.coverage < options.min_coverage, Reason.POOR_SPREAD,
          f"the inliers cover {coverage} of the image, {options.min_coverage:.0%} needed"),
         (scores.depth_spread < options.min_depth_spread, Reason.POOR_SPREAD,
