@@ -139,8 +139,8 @@ class Drive:
             topic = camera.settings.topic
             kind = CompressedImage if topic.endswith("/compressed") else Image
             info = camera.settings.info_topic
-            made.append(self._hear(kind, topic, self._image_callback(number), SENSOR))
             made.append(self._hear(CameraInfo, info, self._info_callback(number), SENSOR))
+            made.append(self._hear(kind, topic, self._image_callback(number), SENSOR))
         for kind, topic, callback in (
             (Odometry, heard.odometry_topic, inputs.on_odometry),
             (NavSatFix, heard.gnss_topic, inputs.on_gnss),
