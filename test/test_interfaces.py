@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("rclpy", reason="no rclpy: pip install -r requirements/ros-jazzy.txt")
+from processes import end_process
 
 MESSAGES = Path(__file__).parent.parent / "msg"
 
@@ -78,8 +79,7 @@ def test_a_wifi_scan_and_a_transform_arrive_unchanged(ros_environment: dict[str,
             timeout=150,
         )
     finally:
-        publisher.kill()
-        publisher.wait()
+        end_process(publisher)
     assert listener.returncode == 0, listener.stderr
     assert listener.stdout.splitlines() == [
         "1700000002 999999999 antenna 5",

@@ -211,11 +211,15 @@ def main() -> None:
     client = Client(node)
     executor = SingleThreadedExecutor()
     executor.add_node(node)
-    threading.Thread(target=executor.spin, daemon=True).start()
+    spinning = threading.Thread(target=executor.spin, daemon=True)
+    spinning.start()
     for line in sys.stdin:
         request = json.loads(line)
         answer = getattr(client, "do_" + request.pop("do"))(**request)
         print(json.dumps(answer), flush=True)
+    executor.shutdown()
+    spinning.join()
+    rclpy.shutdown()
 
 
 if __name__ == "__main__":

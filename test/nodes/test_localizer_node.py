@@ -20,6 +20,7 @@ import psutil
 import pytest
 
 pytest.importorskip("rclpy", reason="no rclpy: pip install -r requirements/ros-jazzy.txt")
+from processes import end_process
 from room_drive import DATUM, MAP_FROM_ODOM, START_NS, Drive, make_map, pose_at, write_bag
 
 from kapture_ros.errors import InputError
@@ -91,15 +92,14 @@ def truth(stamp_ns: int) -> Transform:
 
 @contextmanager
 def running(environment: dict[str, str], *arguments: str) -> Iterator[subprocess.Popen[str]]:
-    """A process that is killed at the end if it is still there."""
+    """A process that ends with the block."""
     process = subprocess.Popen(
         arguments, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     try:
         yield process
     finally:
-        process.kill()
-        process.communicate()
+        end_process(process)
 
 
 class Client:
@@ -154,6 +154,7 @@ def session(
     listener = (sys.executable, str(HERE / "localizer_client.py"))
     with running(environment, *listener) as heard, running(environment, *node, *ros) as process:
         yield process, Client(heard)
+        heard.communicate(timeout=PATIENCE)  # it ends with its input
 
 
 def playing(environment: dict[str, str], bag: Path, *arguments: str) -> Any:

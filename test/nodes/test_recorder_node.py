@@ -15,6 +15,7 @@ import pytest
 pytest.importorskip("rclpy", reason="no rclpy: pip install -r requirements/ros-jazzy.txt")
 from dataset_comparison import differences
 from kapture.io.csv import kapture_from_dir
+from processes import end_process
 
 from kapture_ros.cli.main import main
 from kapture_ros.dataset.reader import Dataset, open_dataset
@@ -59,7 +60,7 @@ print(node.stop())
 def recorder(
     environment: dict[str, str], output: Path, *arguments: str
 ) -> Iterator[subprocess.Popen[str]]:
-    """A running recorder; killed at the end if it is still there."""
+    """A running recorder; it ends with the block."""
     command = [sys.executable, "-m", "kapture_ros.cli.main", "record", "--output", str(output)]
     process = subprocess.Popen(
         [*command, *arguments], env=environment, stderr=subprocess.PIPE, text=True
@@ -67,8 +68,7 @@ def recorder(
     try:
         yield process
     finally:
-        process.kill()
-        process.communicate()
+        end_process(process)
 
 
 def publish(environment: dict[str, str], seconds: float, *arguments: str) -> list[int]:

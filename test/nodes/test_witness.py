@@ -13,6 +13,8 @@ import pytest
 
 pytest.importorskip("rclpy", reason="no rclpy: pip install -r requirements/ros-jazzy.txt")
 
+from processes import end_process
+
 from kapture_ros.evaluation.estimates import FILE_NAME, read_estimates
 from kapture_ros.nodes.witness import UNCONFIRMED
 
@@ -115,7 +117,7 @@ def written(ros_environment: dict[str, str], tmp_path: Path) -> Path:
             witness.send_signal(signal.SIGINT)
             assert witness.wait(PATIENCE_S) == 0
         finally:
-            witness.kill()
+            end_process(witness)
     return folder
 
 

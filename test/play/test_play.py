@@ -19,6 +19,7 @@ import pytest
 
 pytest.importorskip("rclpy", reason="no rclpy: pip install -r requirements/ros-jazzy.txt")
 from bag_tools import START, STEP, Stream, camera_info, image, make, transforms, write_bag
+from processes import end_process
 
 from kapture_ros.nodes.bag_player import Pace
 from kapture_ros.recording.playback import PlayOptions
@@ -62,14 +63,13 @@ def drive(ros: int) -> Stream:
 def playing(
     environment: dict[str, str], bag: Path, *arguments: str
 ) -> Iterator[subprocess.Popen[str]]:
-    """A running player; killed at the end if it is still there."""
+    """A running player; it ends with the block."""
     command = [sys.executable, "-m", "kapture_ros.cli.main", "play", str(bag), *arguments]
     process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
     try:
         yield process
     finally:
-        process.kill()
-        process.communicate()
+        end_process(process)
 
 
 def listen(environment: dict[str, str], count: int, topics: dict[str, str]) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """A process that publishes what a localizer does: a small town, and a vehicle on its way in it.
 
-It says the same ten times a second until it is killed. Points are magenta, so that a picture
+It says the same ten times a second until it is told to end. Points are magenta, so that a picture
 of the page shows whether they are there.
 """
 
@@ -73,7 +73,7 @@ def main() -> None:
         "debug_image/compressed": CompressedImage(format="jpeg", data=jpeg.tobytes()),
     }
     publishers = {name: node.create_publisher(type(m), f"~/{name}", 10) for name, m in said.items()}
-    while True:
+    while rclpy.ok():
         here.header.stamp = node.get_clock().now().to_msg()
         for name, publisher in publishers.items():
             publisher.publish(said[name])

@@ -18,6 +18,7 @@ from PIL import Image
 
 pytest.importorskip("rclpy", reason="no rclpy: pip install -r requirements/ros-jazzy.txt")
 from browser import PATIENCE_S, find_browser, opened
+from processes import end_process
 from websocket_client import WebSocketClient
 
 HERE = Path(__file__).parent
@@ -41,8 +42,7 @@ def view(environment: dict[str, str]) -> Iterator[tuple[list[subprocess.Popen[st
         yield [publisher, process], said.split()[-1]
     finally:
         for each in (publisher, process):
-            each.kill()
-            each.communicate()
+            end_process(each)
 
 
 def test_all_that_a_localizer_says_reaches_the_browser(
@@ -61,8 +61,7 @@ def test_all_that_a_localizer_says_reaches_the_browser(
         assert heard["status"][0]["fix_age"] is None
         if find_browser():
             _look(url, tmp_path)
-        publisher.kill()  # the view ends though it hears nothing
-        publisher.wait()
+        end_process(publisher)  # the view ends though it hears nothing
         for number in (signal.SIGINT, signal.SIGINT, signal.SIGTERM):  # a shell and ros2 launch
             process.send_signal(number)
         _, errors = process.communicate(timeout=PATIENCE_S)
