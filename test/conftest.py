@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import random
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import hypothesis
@@ -37,20 +40,35 @@ def shared_weights(shared_data: Path) -> Path:
 
 
 @pytest.fixture
-def ros_environment() -> dict[str, str]:
+def ros_environment() -> Iterator[dict[str, str]]:
     """Environment of a test's ROS processes: a domain of its own, on the loopback interface.
 
     Discovery is limited twice: by rmw, and by a Fast DDS profile, since Fast DDS itself
     listens on every interface otherwise.
     """
     profile = REPOSITORY / "config" / "fastdds_loopback.xml"
-    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
-    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
-    domains = range(1 + worker, 100, workers)  # no two workers have one in common
-    return os.environ | {
-        "ROS_DOMAIN_ID": str(random.SystemRandom().choice(domains)),
-        "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
-        "FASTRTPS_DEFAULT_PROFILES_FILE": str(profile),
-        "FASTDDS_DEFAULT_PROFILES_FILE": str(profile),
-        "RMW_IMPLEMENTATION": "rmw_fastrtps_cpp",
-    }
+    with free_domain() as domain:
+        yield os.environ | {
+            "ROS_DOMAIN_ID": str(domain),
+            "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
+            "FASTRTPS_DEFAULT_PROFILES_FILE": str(profile),
+            "FASTDDS_DEFAULT_PROFILES_FILE": str(profile),
+            "RMW_IMPLEMENTATION": "rmw_fastrtps_cpp",
+        }
+
+
+@contextmanager
+def free_domain() -> Iterator[int]:
+    """A ROS domain that no other test of this machine has meanwhile.
+
+    Whoever has it has a name in the kernel, which goes with the process.
+    """
+    for domain in random.SystemRandom().sample(range(1, 100), 99):
+        with socket.socket(socket.AF_UNIX) as name:
+            try:
+                name.bind(f"\0kapture_ros_test_domain_{domain}")
+            except OSError:
+                continue
+            yield domain
+            return
+    pytest.fail("99 tests with ROS processes are running on this machine")
