@@ -75,7 +75,7 @@ class LocalSearch:
         if reason is Reason.ACCEPTED and not significant(scores.inliers, scores.matched, chance):
             reason, text = Reason.LOW_INLIER_RATIO, "as many would agree by chance"
         pose = solution.map_from_base
-        of_map = self.localizer.map_covariance(pose, cameras)
+        of_map = self.localizer.map_covariance(pose, cameras, solution.covariance)
         numbers = tuple(view.number for view in views)
         return replace(
             nothing,
@@ -111,8 +111,9 @@ class LocalSearch:
         if not significant(solution.count, solution.matched, chance):
             return None
         estimate = _window_estimate(frames[-1].stamp_ns, solution)
-        of_map = self.localizer.map_covariance(solution.map_from_base, frames[-1].cameras)
-        covariance = solution.covariance + of_map
+        found, own = solution.map_from_base, solution.covariance
+        of_map = self.localizer.map_covariance(found, frames[-1].cameras, own)
+        covariance = own + of_map
         estimate = replace(estimate, covariance=covariance, map_covariance=of_map)
         sigma = self.localizer.options.acceptance.max_position_sigma
         return estimate if estimate.scores.position_sigma <= sigma else None

@@ -300,7 +300,7 @@ class Localizer:
         scores = self.expect(scores, known, solution)
         reason, text = judge(scores, self.limits(scores.seen))
         pose = solution.map_from_base
-        of_map = self.map_covariance(pose, known.cameras)
+        of_map = self.map_covariance(pose, known.cameras, solution.covariance)
         return replace(
             answer,
             reason=reason,
@@ -324,10 +324,16 @@ class Localizer:
         kept = not self.map.manifest.poses_estimated
         return limits_by(seen, self.options.acceptance, kept=kept)
 
-    def map_covariance(self, map_from_base: Transform, cameras: Sequence[MountedCamera]) -> Array:
-        """(6, 6) of (δp, δθ): what the map itself is wrong by there, added to every pose's."""
+    def map_covariance(
+        self, map_from_base: Transform, cameras: Sequence[MountedCamera], own: Array
+    ) -> Array:
+        """(6, 6) of (δp, δθ): what the map itself is wrong by there, added to every pose's.
+
+        Args:
+            own: (6, 6), the pose's covariance if the map were exact.
+        """
         center = map_from_base @ cameras[0].cam_from_base.inverse()
-        return self.map_error.covariance(center.translation)
+        return self.map_error.covariance(center.translation, own)
 
     def solve(self, query: Query, known: Correspondences, priors: Priors) -> PoseSolution | None:
         """The pose with most inliers among the places that the candidates show."""

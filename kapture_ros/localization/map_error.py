@@ -1,14 +1,16 @@
 """The map's own error around a pose, by what was measured when the map was made.
 
 `mapping.held_out` localized instants of the map without themselves and their neighbours. Their
-errors grow with the distance to the nearest image that the map still had, and differ from place
-to place: a few places may be ten times worse than all the others (poses that contradict each
-other), and neither must they make the rest look bad nor the rest hide them. So the variance of a
-place is that of the growth times a factor with an inverse-gamma prior; over all places the errors
-have a Student distribution, to which the growth is fitted (Lange et al., JASA 1989), and around a
-place the factor follows from the errors there. The localizer adds what follows to the covariance
-of every pose. What bends a place as a whole does not show so: where mapping estimated the poses,
-as much is added as is assumed of a map that was not measured.
+errors have the shape of the covariances that their poses were told with, only larger: points are
+wrong as keypoints are, and a view that tells little of a direction tells little of it however
+wrong they are. They may grow with the distance to the nearest image that the map still had, too,
+and differ from place to place: a few places may be ten times worse than all the others (poses that
+contradict each other), and neither must they make the rest look bad nor the rest hide them. So the
+covariance at a place is that of most places times a factor with an inverse-gamma prior; over all
+places the errors have a Student distribution, to which that of most places is fitted (Lange et
+al., JASA 1989), and around a place the factor follows from the errors there. The localizer adds
+what follows to the covariance of every pose. What bends a place as a whole does not show so: where
+mapping estimated the poses, as much is added as is assumed of a map that was not measured.
 """
 
 from __future__ import annotations
@@ -18,10 +20,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import minimize
+from scipy.optimize import Bounds, minimize
 
 from kapture_ros.mapping.visual_map import VisualMap
-from kapture_ros.transforms.se3 import Array
+from kapture_ros.transforms.se3 import Array, symmetric_root
 
 ENOUGH = 15  # instants that were held out: fewer do not tell how wrong a map is
 REACH = 20.0  # metres from the nearest image; further away the error is taken as there
@@ -30,43 +32,60 @@ FREEDOM = 3.0  # degrees of freedom: how alike places are
 UNMEASURED = (0.05, math.radians(0.1))  # one sigma of what does not show: metres, radians
 LEAST = (1e-4, 1e-5)  # one sigma: metres, radians
 LENGTHS = np.geomspace(0.02, 200.0, 60)  # metres in which errors may become others
-BOUNDS = (-16.0, 2.0)  # of the logarithms of what is fitted
+BOUNDS = (-16.0, 10.0)  # of the logarithms of what is fitted
+UPPER = np.triu_indices(6)
+DEGREES = np.repeat([1.0, math.radians(1.0)], 3)  # metres and degrees of a table
+TINY = 1e-12  # a variance
 
 
 @dataclass(frozen=True, slots=True)
-class Growth:
-    """A standard deviation by the distance to the nearest image: √(start² + (slope · d)²).
+class Spread:
+    """What the error of most places is: times · own covariance + start² + (slope · distance)².
 
-    Of a place as good as most; its variance times a place's factor is that of the errors there.
+    Its covariance times a place's factor is that of the errors there.
 
     Attributes:
-        start: metres or radians.
-        slope: the same, a metre.
+        times: the covariance that a pose has if the map is exact.
+        start: (2,) metres and radians, one sigma of every axis.
+        slope: (2,) the same, a metre to the nearest image.
     """
 
-    start: float
-    slope: float
+    times: float
+    start: Array
+    slope: Array
 
     @classmethod
-    def fitted(cls, distance: Array, error: Array) -> Growth:
-        """The most probable one; `error` (M,) is the root mean square over three axes."""
-        square, far = np.maximum(error, LEAST[1]) ** 2, distance**2
+    def fitted(cls, distance: Array, errors: Array, own: Array) -> Spread:
+        """The most probable one.
+
+        Args:
+            distance: (H,) to the nearest image; errors: (H, 6) of (δp, δθ);
+            own: (H, 6, 6), zeros where nobody knows it.
+        """
 
         def surprise(logs: Array) -> float:
-            variance = np.exp(2 * logs[0]) + np.exp(2 * logs[1]) * far
-            tail = (FREEDOM + 3) * np.log1p(3 * square / (FREEDOM * variance))
-            return float((3 * np.log(variance) + tail).sum())
+            covariance = cls._of(logs).covariance(distance, own)
+            tail = (FREEDOM + 6) * np.log1p(_squares(errors, covariance) / FREEDOM)
+            return float((np.linalg.slogdet(covariance)[1] + tail).sum())
 
-        usual = 0.5 * math.log(float(np.median(square)))
-        begin = [usual, usual - 0.5 * math.log(max(float(far.mean()), 1e-12))]
-        bounds = [(BOUNDS[0] + usual, BOUNDS[1] + start) for start in begin]
-        found = minimize(surprise, begin, method="L-BFGS-B", bounds=bounds).x
-        return cls(*np.exp(found).tolist())
+        usual = np.log(np.maximum(np.median(np.abs(errors).reshape(-1, 2, 3), axis=(0, 2)), LEAST))
+        far = math.log(max(float(np.median(distance)), 1e-6))
+        least, most = [*BOUNDS[:1], *np.log(LEAST), *BOUNDS[:1] * 2], [BOUNDS[1]] * 5
+        if not own.any():
+            most[0] = least[0]
+        begin = np.clip([0.0, *usual, *usual - far], least, most)
+        return cls._of(minimize(surprise, begin, bounds=Bounds(least, most)).x)
 
-    def sigma(self, distance: Array) -> Array:
-        """Standard deviations at distances (n,)."""
-        sigmas: Array = np.hypot(self.start, self.slope * distance)
-        return sigmas
+    @classmethod
+    def _of(cls, logs: Array) -> Spread:
+        values = np.exp(logs)
+        return cls(float(values[0]), values[1:3], values[3:5])
+
+    def covariance(self, distance: Array, own: Array) -> Array:
+        """(n, 6, 6) of (δp, δθ), by distances (n,) and own covariances (n, 6, 6)."""
+        variances = self.start**2 + (self.slope * distance[:, None]) ** 2
+        found: Array = self.times * own + np.repeat(variances, 3, axis=1)[:, :, None] * np.eye(6)
+        return found
 
 
 class MapError:
@@ -79,6 +98,8 @@ class MapError:
         measured: whether instants were held out.
         alike: metres at which half of the measured error is another one; infinite where the
             table does not tell.
+        usual_own: (6, 6), what a pose near the map's images would have as its covariance if the
+            map were exact; only where instants were held out.
     """
 
     def __init__(
@@ -97,16 +118,17 @@ class MapError:
         if not self.measured:
             return
         self._places, distance = rows[:, :3], rows[:, 3]
-        errors = rows[:, 4], np.radians(rows[:, 5])
-        self._growth = [Growth.fitted(distance, error) for error in errors]
-        squares = [
-            3 * (error / np.maximum(growth.sigma(distance), least)) ** 2
-            for error, growth, least in zip(errors, self._growth, LEAST, strict=True)
-        ]
-        self._squares = squares[0] + squares[1]
-        self.alike = _alike(rows, self._growth)
-        # Nearer than half way to the next image nothing was tried.
+        errors, own = _errors(rows), _own(rows)
+        self._most = Spread.fitted(distance, errors, own)
+        covariance = self._most.covariance(distance, own)
+        self._squares = _squares(errors, covariance)
+        if np.isfinite(rows[:, 6:12]).all():
+            self.alike = _alike(self._places, errors, covariance, own)
+        # Nearer than half way to the next image nothing was tried, nor with a worse view.
         self._nearest = float(np.quantile(distance, 0.25)) / 2
+        self._widest = _sizes(own).max(axis=0)
+        close = own[np.argsort(distance, kind="stable")[: len(own) // 4]]
+        self.usual_own = close[np.argsort(_sizes(close)[:, 0])[len(close) // 2]]
         self._around = AROUND * max(float(np.median(distance)), 1e-3)
 
     @property
@@ -119,24 +141,24 @@ class MapError:
         """(6, 6) of (δp, δθ), the part that was given or assumed: the same everywhere."""
         return _diagonal(self._bent)
 
-    def covariance(self, center: Array) -> Array:
-        """(6, 6) of (δp, δθ) for a camera at `center` (3,), in the map."""
+    def covariance(self, center: Array, own: Array) -> Array:
+        """(6, 6) of (δp, δθ) for a camera at `center` (3,), in the map.
+
+        Args:
+            own: (6, 6), the pose's covariance if the map were exact.
+        """
         if None not in self._given or not self.measured:
             return self.constant
         near = self._map.image_grid.within(center, REACH)
         offsets = self._map.image_centers[near] - center
         distance = math.sqrt((offsets**2).sum(axis=1).min()) if len(near) else REACH
         distance = max(distance, self._nearest)
-        factor = self._factor(center)
-        measured = [
-            max(float(growth.sigma(np.array(distance))) * math.sqrt(factor), least)
-            for growth, least in zip(self._growth, LEAST, strict=True)
-        ]
-        here = [
-            sigma if given is None else 0.0
-            for sigma, given in zip(measured, self._given, strict=True)
-        ]
-        return _diagonal(here) + self.constant
+        wide = np.maximum(np.sqrt(_sizes(own[None])[0] / np.maximum(self._widest, TINY)), 1.0)
+        tried = own / np.outer(np.repeat(wide, 3), np.repeat(wide, 3))
+        measured = self._most.covariance(np.array([distance]), tried[None])[0]
+        kept = np.repeat([given is None for given in self._given], 3)
+        here: Array = self._factor(center) * measured * np.outer(kept, kept)
+        return here + self.constant
 
     def _factor(self, center: Array) -> float:
         """The mean of what a place's variance is times that of most places."""
@@ -152,27 +174,55 @@ def alike_share(metres: Array, alike: Array | float) -> Array:
     return share
 
 
-def _alike(rows: Array, growth: Sequence[Growth]) -> float:
-    """Metres over which errors are alike: the most that the directions of the errors (H, 6) allow.
+def _alike(places: Array, errors: Array, covariance: Array, own: Array) -> float:
+    """Metres over which errors are alike: the most that the directions of the errors allow.
 
-    Directions are alike, however much worse one place is than another. The scalar product of two
-    that have nothing in common has a variance of 1/6.
+    Directions are alike, however much worse one place is than another, but for what they have of
+    the poses' own errors. The scalar product of two that have nothing in common has a variance of
+    1/6.
+
+    Args:
+        places: (H, 3), errors: (H, 6) there, covariance: (H, 6, 6) of most of them, and what of it
+            is their own: (H, 6, 6).
     """
-    sigmas = [
-        np.maximum(g.sigma(rows[:, 3]), least) for g, least in zip(growth, LEAST, strict=True)
-    ]
-    errors = np.hstack(
-        [rows[:, 6:9] / sigmas[0][:, None], np.radians(rows[:, 9:]) / sigmas[1][:, None]]
-    )
-    if not np.isfinite(errors).all():
-        return math.inf
-    directions = errors / np.maximum(np.linalg.norm(errors, axis=1, keepdims=True), 1e-12)
-    first, second = np.triu_indices(len(rows), 1)
-    apart = np.linalg.norm(rows[first, :3] - rows[second, :3], axis=1)
+    white = np.linalg.solve(symmetric_root(covariance), errors[..., None])[..., 0]
+    directions = white / np.maximum(np.linalg.norm(white, axis=1, keepdims=True), 1e-12)
+    theirs = np.trace(np.linalg.solve(covariance, own), axis1=1, axis2=2) / 6
+    common = np.sqrt(np.maximum(1 - theirs, 0.0))
+    first, second = np.triu_indices(len(places), 1)
+    apart = np.linalg.norm(places[first] - places[second], axis=1)
     found = (directions[first] * directions[second]).sum(axis=1)
-    expected = alike_share(apart, LENGTHS[:, None])
+    expected = common[first] * common[second] * alike_share(apart, LENGTHS[:, None])
     surprise = 3 * ((found - expected) ** 2).sum(axis=1)
     return float(LENGTHS[surprise <= surprise.min() + 0.5][-1])
+
+
+def _squares(errors: Array, covariance: Array) -> Array:
+    """(n,) Mahalanobis distances squared of (n, 6)."""
+    weighed = np.linalg.solve(covariance, errors[..., None])[..., 0]
+    squares: Array = (errors * weighed).sum(axis=1)
+    return squares
+
+
+def _errors(rows: Array) -> Array:
+    """(H, 6) of (δp, δθ): in older tables their size only."""
+    errors = np.where(np.isfinite(rows[:, 6:12]), rows[:, 6:12], np.repeat(rows[:, 4:6], 3, axis=1))
+    found: Array = errors * DEGREES
+    return found
+
+
+def _own(rows: Array) -> Array:
+    """(H, 6, 6) of (δp, δθ): zeros in older tables."""
+    own = np.zeros((len(rows), 6, 6))
+    own[:, UPPER[0], UPPER[1]] = own[:, UPPER[1], UPPER[0]] = np.nan_to_num(rows[:, 12:])
+    own *= np.outer(DEGREES, DEGREES)
+    return own
+
+
+def _sizes(covariance: Array) -> Array:
+    """(n, 2), the mean variance of position and orientation of (n, 6, 6)."""
+    variances: Array = np.diagonal(covariance, axis1=1, axis2=2).reshape(-1, 2, 3).mean(axis=2)
+    return variances
 
 
 def _diagonal(sigmas: Sequence[float]) -> Array:

@@ -9,6 +9,7 @@ make those smaller. An error that bends everything around a place alike cannot b
 from __future__ import annotations
 
 import logging
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -40,7 +41,8 @@ from kapture_ros.transforms.se3 import Array, difference
 log = logging.getLogger(__name__)
 
 INSTANTS = 60  # tried at most, evenly over the map
-NEIGHBOURS = (0, 1, 2)  # left out with an instant on either side, in turn: further and further
+# Tried two by two, as queries in one and the same map: how alike errors next to each other are.
+NEIGHBOURS = (0, 1, 2)  # left out with two instants on either side, in turn: further and further
 ELSEWHERE = 5.0  # metres off: it was found in another place that looks the same
 LEAST_INFORMATION = 1e-9  # of the largest eigenvalue: rays that still cross
 
@@ -64,18 +66,20 @@ def measure_map(map_dir: Path, instants: int = INSTANTS) -> None:
         return
     exact = AnswerOptions(map_sigma=0.0, map_sigma_degrees=0.0)
     localizer = Localizer(visual_map, LocalizerOptions(answer=exact))
-    evenly = np.linspace(0, len(frames) - 1, min(instants, len(frames)))
+    evenly = np.linspace(0, len(frames) - 2, (min(instants, len(frames)) + 1) // 2)
     chosen = np.unique(evenly.round()).astype(int)
     rows = []
     for number, place in enumerate(tqdm(chosen, "hold out", disable=None)):
         reach = NEIGHBOURS[number % len(NEIGHBOURS)]
-        without = frames[max(place - reach, 0) : place + reach + 1]
-        row = _try(source, localizer, int(frames[place]), without)
-        if row is not None:
-            rows.append(row)
+        without = frames[max(place - reach, 0) : place + reach + 2]
+        tried = [
+            _try(source, localizer, frame, without) for frame in frames[place : place + 2].tolist()
+        ]
+        rows += [row for row in tried if row is not None]
     write_table(map_dir / HELD_OUT, HELD_OUT_COLUMNS, rows)
-    log.info("held out: %d of %d instants localized", len(rows), len(chosen))
-    images = np.flatnonzero(np.isin(visual_map.image_frames, frames[chosen]))
+    log.info("held out: %d of %d instants localized", len(rows), 2 * len(chosen))
+    tried_frames = frames[np.union1d(chosen, chosen + 1)]
+    images = np.flatnonzero(np.isin(visual_map.image_frames, tried_frames))
     twins = find_twins(source, localizer, images.tolist())
     write_table(map_dir / TWINS, TWIN_COLUMNS, twins)
     log.info("twins: %d points look like others elsewhere", len(np.unique(twins[:, 0])))
@@ -112,7 +116,10 @@ def _try(
     # All of it, though the pose has errors of its own: other drives, in other light, have more.
     metres, radians = np.sqrt((error.reshape(2, 3) ** 2).mean(axis=1))
     size = float(nearest), float(metres), float(np.degrees(radians))
-    return (*center.tolist(), *size, *error[:3].tolist(), *np.degrees(error[3:]).tolist())
+    degrees = np.repeat([1.0, math.degrees(1.0)], 3)
+    assert estimate.covariance is not None  # accepted
+    told = (estimate.covariance * np.outer(degrees, degrees))[np.triu_indices(6)]
+    return (*center.tolist(), *size, *(error * degrees).tolist(), *told.tolist())
 
 
 def localize_without(localizer: Localizer, query: Query, frames: Rows) -> Estimate:

@@ -55,7 +55,7 @@ def _error_line(loaded: VisualMap) -> str:
     if not error.measured:
         return "  own error not measured: `kapture_ros map measure`"
     some = loaded.image_centers[:: max(len(loaded) // SAMPLED, 1)]
-    found = [np.diagonal(error.covariance(center))[[0, 3]] for center in some]
+    found = [np.diagonal(error.covariance(center, error.usual_own))[[0, 3]] for center in some]
     metres, radians = np.sqrt(np.median(found, axis=0))
     return f"  own error {metres:.3f} m, {np.degrees(radians):.2f}° near its images (one sigma)"
 

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -27,11 +28,13 @@ from kapture_ros.transforms.geodesy import Datum
 from kapture_ros.transforms.se3 import Transform
 
 HELD_OUT = "held_out.csv"
+AXES = ("x", "y", "z", "rx", "ry", "rz")
 HELD_OUT_COLUMNS = (
     *("x", "y", "z", "nearest_m", "error_m", "error_deg"),
     *("dx_m", "dy_m", "dz_m", "rx_deg", "ry_deg", "rz_deg"),
+    *(f"own_{a}_{b}" for a, b in itertools.combinations_with_replacement(AXES, 2)),
 )
-SIGNED = 6  # the last of them, which older tables do not have
+ADDED = (21, 21 + 6)  # so many of the last of them older tables do not have
 TWINS = "twins.csv"
 TWIN_COLUMNS = ("point", "twin")
 
@@ -222,16 +225,18 @@ class VisualMap:
 
     @cached_property
     def held_out(self) -> Array:
-        """How wrong the map is (H, 12), an instant that was localized without itself a row.
+        """How wrong the map is (H, 33), an instant that was localized without itself a row.
 
         Camera centre (3), the distance to the nearest image left, root mean square of the error
-        over the three axes of position and, in degrees, of orientation; the error itself (6),
-        which older tables lack (NaN). Empty where it was not measured.
+        over the three axes of position and, in degrees, of orientation; the error itself (6) and
+        the covariance that its pose was told with, the map taken as exact (21, the upper
+        triangle in metres and degrees), which older tables lack (NaN). Empty where it was not
+        measured.
 
         Raises:
             InputError: if the table is damaged.
         """
-        return _table(self.path / HELD_OUT, HELD_OUT_COLUMNS, np.float64, optional=SIGNED)
+        return _table(self.path / HELD_OUT, HELD_OUT_COLUMNS, np.float64, ADDED)
 
     @cached_property
     def twins(self) -> Int32:
@@ -306,12 +311,12 @@ def write_table(path: Path, columns: Sequence[str], rows: Iterable[Iterable[floa
 
 
 def _table(
-    path: Path, columns: Sequence[str], dtype: type[Any], optional: int = 0
+    path: Path, columns: Sequence[str], dtype: type[Any], added: Sequence[int] = ()
 ) -> npt.NDArray[Any]:
     """Rows (n, columns) of a table with a header; none where there is no table.
 
     Args:
-        optional: so many of the last columns may not be there: NaN.
+        added: so many of the last columns may not be there: NaN.
 
     Raises:
         InputError: if it is damaged.
@@ -320,8 +325,9 @@ def _table(
         return np.empty((0, len(columns)), dtype)
     try:
         rows = [line.split(",") for line in path.read_text(encoding="utf-8").splitlines()[1:]]
-        if rows and len(rows[0]) == len(columns) - optional:
-            rows = [[*row, *["nan"] * optional] for row in rows]
+        missing = len(columns) - len(rows[0]) if rows else 0
+        if missing in added:
+            rows = [[*row, *["nan"] * missing] for row in rows]
         return np.array(rows, dtype).reshape(-1, len(columns))
     except ValueError as error:
         raise InputError(f"{path} is damaged: {error}") from error

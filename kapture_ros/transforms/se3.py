@@ -227,6 +227,13 @@ def cross_matrix(v: Array) -> Array:
     return np.array([[0.0, -v[2], v[1]], [v[2], 0.0, -v[0]], [-v[1], v[0], 0.0]])
 
 
+def symmetric_root(covariance: Array) -> Array:
+    """The symmetric square root of covariances (..., n, n), which turns with their axes."""
+    variances, axes = np.linalg.eigh(covariance)
+    root: Array = (axes * np.sqrt(np.maximum(variances, 0.0))[..., None, :]) @ axes.swapaxes(-1, -2)
+    return root
+
+
 def _quaternion(vector: Array) -> Quaternion:
     """Of a rotation vector (3,)."""
     a, b, c = vector.tolist()

@@ -13,7 +13,7 @@ from street_world import CAMERA, POINTS_SIGMA, Trip, make_drive, make_query, mak
 from kapture_ros.errors import InputError
 from kapture_ros.localization.cameras import MountedCamera
 from kapture_ros.localization.localizer import Localizer
-from kapture_ros.localization.map_error import FREEDOM, UNMEASURED, Growth, MapError
+from kapture_ros.localization.map_error import FREEDOM, UNMEASURED, MapError, Spread
 from kapture_ros.localization.options import AnswerOptions, LocalizerOptions
 from kapture_ros.mapping.held_out import measure_map, points_without
 from kapture_ros.mapping.visual_map import HELD_OUT, HELD_OUT_COLUMNS, VisualMap
@@ -34,10 +34,15 @@ def worlds(tmp_path_factory):
     return made
 
 
+NOTHING = np.zeros((6, 6))
+OWN = np.diag(np.repeat([0.01, 0.0005], 3) ** 2)  # about that of the street's poses
+DEGREES = np.repeat([1.0, np.degrees(1.0)], 3)
+
+
 def sigmas_along(world, centers):
     error = MapError(VisualMap.load(world.map.path))
     assert error.measured
-    return np.sqrt([np.diagonal(error.covariance(center))[[0, 3]] for center in centers])
+    return np.sqrt([np.diagonal(error.covariance(center, OWN))[[0, 3]] for center in centers])
 
 
 def test_a_bent_map_knows_that_it_is_and_a_straight_one_that_it_is_not(worlds):
@@ -51,8 +56,9 @@ def test_a_bent_map_knows_that_it_is_and_a_straight_one_that_it_is_not(worlds):
 
 @pytest.mark.parametrize(
     ("name", "least"),
-    # Without errors of the map's own, those of the poses held out are taken for it.
-    [("bent", 3.0), ("straight", 1.5)],
+    # Instants held out two by two have fewer points than a query, and places next to each other
+    # one error; without errors of the map's own, those of the poses held out are taken for it.
+    [("bent", 2.5), ("straight", 1.5)],
 )
 def test_poses_in_a_measured_map_are_as_wrong_as_they_say(worlds, name, least):
     world = worlds[name]
@@ -70,6 +76,12 @@ def test_poses_in_a_measured_map_are_as_wrong_as_they_say(worlds, name, least):
     assert least < np.mean(squares) < 10.0
 
 
+def padded(rows):
+    """Rows of an older table, which had fewer columns."""
+    missing = len(HELD_OUT_COLUMNS) - rows.shape[1]
+    return np.pad(rows, [(0, 0), (0, missing)], constant_values=np.nan)
+
+
 def made_up(rows, *, estimated=False):
     """A map of images every metre along x, and these held-out instants."""
     centers = np.stack([np.arange(100.0), np.zeros(100), np.zeros(100)], axis=1)
@@ -77,7 +89,7 @@ def made_up(rows, *, estimated=False):
         within=lambda at, radius: np.flatnonzero(np.linalg.norm(centers - at, axis=1) < radius)
     )
     return SimpleNamespace(
-        held_out=np.pad(np.reshape(rows, (-1, 6)), [(0, 0), (0, 6)], constant_values=np.nan),
+        held_out=padded(np.reshape(rows, (-1, 6))),
         image_grid=grid,
         image_centers=centers,
         manifest=SimpleNamespace(poses_estimated=estimated),
@@ -98,7 +110,9 @@ def test_the_error_grows_with_the_distance_to_the_images():
     rng = np.random.default_rng(1)
     measured = made_up(rows_of(rng, lambda _, near: (0.02 * near, 0.001 * near), 400))
     error = MapError(measured)
-    sigmas = [np.sqrt(np.diagonal(error.covariance([50.0, y, 0.0]))[[0, 3]]) for y in (1.0, 3.0)]
+    sigmas = [
+        np.sqrt(np.diagonal(error.covariance([50.0, y, 0.0], NOTHING))[[0, 3]]) for y in (1.0, 3.0)
+    ]
     assert sigmas[0] == pytest.approx([0.02, 0.001], rel=0.4)
     assert sigmas[1] == pytest.approx([0.06, 0.003], rel=0.4)
 
@@ -107,36 +121,86 @@ def test_a_place_that_is_worse_than_the_others_is_known():
     rng = np.random.default_rng(2)
     bad = lambda x: 10.0 if 40 < x < 60 else 1.0  # noqa: E731
     error = MapError(made_up(rows_of(rng, lambda x, _: (0.01 * bad(x), 0.001 * bad(x)))))
-    here, there = (np.sqrt(error.covariance(np.array([x, 1.5, 0]))[0, 0]) for x in (50.0, 80.0))
+    here, there = (
+        np.sqrt(error.covariance(np.array([x, 1.5, 0]), NOTHING)[0, 0]) for x in (50.0, 80.0)
+    )
     assert here > 2 * there
     assert there == pytest.approx(0.01, rel=0.4), "the others do not look worse for it"
 
 
-def test_growth_of_most_places_is_found_again():
+def shapes(rng, count):
+    """Covariances (count, 6, 6) of poses that know some directions far better than others."""
+    axes = np.linalg.qr(rng.normal(size=(count, 6, 6)))[0] * np.exp(rng.normal(size=(count, 1, 6)))
+    sizes = np.repeat([0.01, 0.0005], 3)
+    return sizes[:, None] * (axes @ axes.swapaxes(1, 2)) * sizes
+
+
+def test_what_most_places_are_wrong_by_is_found_again():
     rng = np.random.default_rng(3)
-    near = rng.uniform(0.2, 5.0, 3000)
-    error = np.hypot(0.03, 0.02 * near) * np.linalg.norm(rng.normal(size=(3000, 3)), axis=1)
-    error *= np.sqrt(FREEDOM / rng.chisquare(FREEDOM, 3000))  # some places are far worse
-    found = Growth.fitted(near, error / np.sqrt(3))
-    assert found.start == pytest.approx(0.03, rel=0.1)
-    assert found.slope == pytest.approx(0.02, rel=0.1)
+    near, own = rng.uniform(0.2, 5.0, 3000), shapes(rng, 3000)
+    truth = Spread(7.0, np.array([0.03, 0.002]), np.array([0.02, 0.001]))
+    errors = normal(rng, truth.covariance(near, own))
+    errors *= np.sqrt(FREEDOM / rng.chisquare(FREEDOM, 3000))[:, None]  # some places are far worse
+    found = Spread.fitted(near, errors, own)
+    assert found.times == pytest.approx(7.0, rel=0.15)
+    assert found.start == pytest.approx(truth.start, rel=0.15)
+    assert found.slope == pytest.approx(truth.slope, rel=0.15)
+    unknown = Spread.fitted(near, errors, np.zeros_like(own))
+    assert unknown.times < 1e-6, "an older table does not tell of it"
+
+
+def normal(rng, covariance):
+    """A sample (n, 6) of covariances (n, 6, 6)."""
+    white = rng.normal(size=(len(covariance), 6, 1))
+    return (np.linalg.cholesky(covariance) @ white)[:, :, 0]
+
+
+def rows_with_shapes(rng, times, count=400):
+    """Instants whose errors are so many times their own covariances."""
+    own = shapes(rng, count)
+    errors = normal(rng, times * own) * DEGREES
+    sizes = np.sqrt((errors.reshape(count, 2, 3) ** 2).mean(axis=2))
+    rows, columns = np.triu_indices(6)
+    told = (own * np.outer(DEGREES, DEGREES))[:, rows, columns]
+    at = np.tile([0, 0, 0, 1.0], (count, 1))
+    at[:, 0] = np.linspace(0, 99, count)
+    return np.hstack([at, sizes, errors, told]), own
+
+
+def test_the_map_is_wrong_where_a_view_tells_little():
+    rows, own = rows_with_shapes(np.random.default_rng(7), times=30.0)
+    measured = made_up(np.empty((0, 6)))
+    measured.held_out = rows
+    error = MapError(measured)
+    at = np.array([50.0, 1.0, 0.0])
+    told = error.covariance(at, own[0])
+    scale = np.sqrt(np.diagonal(told) / np.diagonal(own[0]))
+    assert scale**2 == pytest.approx(30.0, rel=0.3)
+    np.testing.assert_allclose(
+        told, own[0] * np.outer(scale, scale), rtol=0.1, atol=0.1 * told.max()
+    )
+    few = 1e4 * own[0]  # fewer keypoints than any instant had that was tried
+    widest = np.diagonal(own, axis1=1, axis2=2)[:, :3].mean(axis=1).max()
+    assert np.diagonal(error.covariance(at, few))[:3].mean() < 60 * widest
 
 
 def test_a_map_that_was_not_measured_and_options_that_say_otherwise():
     unmeasured = MapError(made_up(np.empty((0, 6))))
     assert not unmeasured.measured
-    assert np.sqrt(unmeasured.covariance(np.zeros(3))[[0, 3], [0, 3]]) == pytest.approx(UNMEASURED)
+    assert np.sqrt(unmeasured.covariance(np.zeros(3), NOTHING)[[0, 3], [0, 3]]) == pytest.approx(
+        UNMEASURED
+    )
     rows = rows_of(np.random.default_rng(5), lambda *_: (0.01, 0.001))
     told = MapError(made_up(rows), metres=0.5)
-    assert told.covariance(np.zeros(3))[0, 0] == pytest.approx(0.25)
-    assert told.covariance(np.zeros(3))[3, 3] < 0.01**2, "the other one is as measured"
+    assert told.covariance(np.zeros(3), NOTHING)[0, 0] == pytest.approx(0.25)
+    assert told.covariance(np.zeros(3), NOTHING)[3, 3] < 0.01**2, "the other one is as measured"
 
 
 def test_where_poses_were_estimated_a_bend_is_assumed_that_does_not_show():
     rows = rows_of(np.random.default_rng(5), lambda *_: (0.01, 0.001))
     given, estimated = (MapError(made_up(rows, estimated=bent)) for bent in (False, True))
     at = np.array([50.0, 1.0, 0.0])
-    added = np.diagonal(estimated.covariance(at) - given.covariance(at))
+    added = np.diagonal(estimated.covariance(at, NOTHING) - given.covariance(at, NOTHING))
     assert np.sqrt(added[[0, 3]]) == pytest.approx(UNMEASURED)
 
 
@@ -152,7 +216,7 @@ def signed_rows(rng, alike):
 @pytest.mark.parametrize("alike", [1.0, 8.0])
 def test_the_table_tells_over_how_many_metres_the_error_is_alike(alike):
     measured = made_up(np.empty((0, 6)))
-    measured.held_out = signed_rows(np.random.default_rng(6), alike)
+    measured.held_out = padded(signed_rows(np.random.default_rng(6), alike))
     found = MapError(measured).alike
     assert 0.6 * alike < found < 2.5 * alike
 
