@@ -30,7 +30,9 @@ from scipy.stats import chi2
 
 from kapture_ros.localization.map_error import alike_share
 from kapture_ros.localization.motion_filter import (
+    ERRORS,
     Fix,
+    MapChange,
     MotionFilter,
     MotionOptions,
     MotionState,
@@ -74,14 +76,13 @@ class FixErrors:
     """Factors on the covariances of the fixes of one drive.
 
     Args:
-        constant: (6, 6), the part of the map's error that is not learned.
-        alike: metres over which the other part stays what it is (`MapError.alike`).
+        of_map: the constant part of the map's error is not learned, the other one where it is
+            known how it changes.
     """
 
-    def __init__(self, options: MotionOptions, constant: Array, alike: float) -> None:
+    def __init__(self, options: MotionOptions, of_map: MapChange) -> None:
         self._options = options
-        self._constant = constant
-        self._alike = alike
+        self._constant, self._alike = of_map.constant, of_map.alike
         self._logs: Array = np.zeros(3)  # of the factors of own, map's and odometry's variances
         self._information: Array = np.eye(3) / PRIOR**2
         self.forget()
@@ -155,7 +156,7 @@ class FixErrors:
         odometry[:3, :3] += lever @ turns @ lever.T / 3
         odometry[:3, 3:] += lever @ turns / 2
         odometry[3:, :3] = odometry[:3, 3:].T
-        drift = by_errors @ state.covariance[6:, 6:] @ by_errors.T
+        drift = by_errors @ state.covariance[ERRORS, ERRORS] @ by_errors.T
         alike = float(alike_share(np.array(metres), self._alike))
         measured, here = (fix.map_covariance - self._constant for fix in (first, second))
         of_map = difference_between(measured, here, alike, carried)

@@ -14,10 +14,13 @@ p + δp, rotation Exp(δθ) R, both in the axes of the map (Solà et al., A micr
 for the Jacobians). Fixes that come late are fused at their own stamp, and what came after them
 is replayed.
 
-Fixes are wrong in two ways: by themselves, and by the map, whose error the next fix has too. The
-second is not filtered, since no number of fixes makes it smaller: what it was at the newest fix is
-carried along with the pose and added to the covariance that is told, and by as much as it may be
-another one where the next fix is, the pose may differ from it.
+Fixes are wrong in two ways: by themselves, and by the map, whose error the next fix has too, the
+less the further it is away. How that changes along the way was measured with its size: it is a
+state of the filter as well, in units of its sigma where a fix is, so that fixes next to each other
+are not taken for many. Of the part that is only assumed nobody knows how it changes. It is not
+filtered, since no number of fixes makes it smaller: what it was at the newest fix is carried along
+with the pose and added to the covariance that is told, and by as much as it may be another one
+where the next fix is, the pose may differ from it.
 """
 
 from __future__ import annotations
@@ -46,8 +49,9 @@ from kapture_ros.localization.odometry import (
 )
 from kapture_ros.options import option
 from kapture_ros.transforms import Transform
-from kapture_ros.transforms.se3 import Array, difference, disturb
+from kapture_ros.transforms.se3 import Array, difference, disturb, symmetric_root
 
+ERRORS, MAP = slice(6, SIZE), slice(SIZE, SIZE + 6)  # rows of a state behind its pose
 CHECKPOINT_NS = SECOND // 2
 LEARNING = 2.0  # seconds after a fix in which the gyro turns the pose, so that its bias is learned
 COMPARED_NS = SECOND  # over so long gyro and odometry are compared:
@@ -97,7 +101,11 @@ class MotionOptions:
         minimum=0,
     )
     map_correlation: float = option(
-        20.0, "way over which the map's own error becomes another one", unit="m", minimum=0.1
+        20.0,
+        "way over which the map's own error becomes another one, where instants held out of "
+        "the map do not tell it",
+        unit="m",
+        minimum=0.1,
     )
     history: float = option(
         10.0, "how late a fix may come and still be fused", unit="s", minimum=0.1
@@ -110,18 +118,15 @@ class MotionOptions:
         rotation = self.odometry_rotation_noise**2 * (metres + turned)
         return position, rotation + self.rotation_wander**2 * seconds
 
+    def map_share(self, metres: float) -> float:
+        """Correlation of the map's error between two places, where it was not measured."""
+        return math.exp(-metres / self.map_correlation)
+
     @property
     def error_sigmas(self) -> Array:
         """(6,) of `MotionState.errors` before anything is known of them."""
         odometry = self.odometry_scale, self.odometry_yaw_bias
         return np.array([*odometry, *[self.gyro_bias] * 3, self.gyro_scale])
-
-    def map_share(self, metres: float) -> float:
-        """Correlation of the map's error between two places.
-
-        A first-order Gauss-Markov process: over a long way it is independent again.
-        """
-        return math.exp(-metres / self.map_correlation)
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,13 +150,48 @@ class Fix:
 
 
 @dataclass(frozen=True, slots=True)
+class MapChange:
+    """How the map's error changes along the way.
+
+    First-order Gauss-Markov processes: over a long way it is independent again.
+
+    Attributes:
+        constant: (6, 6) of (δp, δθ), the part that was given or assumed, about the same everywhere.
+        alike: metres at which half of the rest, which was measured, is another one; infinite:
+            nobody knows, and it is taken for constant, too.
+    """
+
+    constant: Array = field(default_factory=lambda: np.zeros((6, 6)))
+    alike: float = math.inf
+
+    def parts(self, map_covariance: Array) -> tuple[Array, Array]:
+        """Of a fix's: what is about the same everywhere, and what changes as was measured."""
+        if not math.isfinite(self.alike):
+            return map_covariance, np.zeros((6, 6))
+        return self.constant, map_covariance - self.constant
+
+    def share(self, metres: float) -> float:
+        """Correlation of what was measured; in the mean over all ways that of `map_error`."""
+        return math.exp(-metres / (math.pi / 2 * self.alike))
+
+    def between(self, before: Array, after: Array, metres: float, options: MotionOptions) -> Array:
+        """(6, 6) by which the map's errors (6, 6) at two fixes differ."""
+        constant, changing = zip(self.parts(before), self.parts(after), strict=True)
+        slowly = options.map_share(metres)
+        changed = difference_between(*constant, slowly, np.eye(6))
+        return changed + difference_between(*changing, self.share(metres), np.eye(6))
+
+
+@dataclass(frozen=True, slots=True)
 class MotionState:
     """The filter at one stamp.
 
     Attributes:
         fix_ns: the stamp of the newest fix in it.
-        covariance: (12, 12) of (δp, δθ) and the `errors`, the map taken as exact.
-        map_covariance: (6, 6) of (δp, δθ), of the map's own error where the newest fix was.
+        covariance: (18, 18) of (δp, δθ), the `errors` and the `deviation`, where the map's
+            constant error is zero.
+        deviation: (6,) of the map's measured error, in its symmetric root at a fix.
+        constant: (6, 6) of (δp, δθ), of the map's constant error where the newest fix was.
         carried: (6, 6), what a disturbance of the pose there is by now.
         metres: the way since then.
         gyro_bias: (3,) rad/s, what the gyro says too much, and
@@ -165,7 +205,8 @@ class MotionState:
     scale: float
     yaw_bias: float
     covariance: Array
-    map_covariance: Array = field(default_factory=lambda: np.zeros((6, 6)))
+    deviation: Array = field(default_factory=lambda: np.zeros(6))
+    constant: Array = field(default_factory=lambda: np.zeros((6, 6)))
     carried: Array = field(default_factory=lambda: np.eye(6))
     metres: float = 0.0
     gyro_bias: Array = field(default_factory=lambda: np.zeros(3))
@@ -180,7 +221,7 @@ class MotionState:
     @property
     def pose_covariance(self) -> Array:
         """(6, 6) of (δp, δθ): what ROS's PoseWithCovariance holds."""
-        of_map: Array = self.carried @ self.map_covariance @ self.carried.T
+        of_map: Array = self.carried @ self.constant @ self.carried.T
         return self.covariance[:6, :6] + of_map
 
 
@@ -206,7 +247,7 @@ def difference_between(before: Array, after: Array, share: float, carried: Array
         share: their correlation.
         carried: (6, 6), what a disturbance of the pose at the first place is at the second.
     """
-    first, second = carried @ _root(before), _root(after)
+    first, second = carried @ symmetric_root(before), symmetric_root(after)
     common = share * first @ second.T
     spread: Array = first @ first.T + second @ second.T - common - common.T
     return spread
@@ -217,10 +258,17 @@ class MotionFilter:
 
     Args:
         gyro: turns the pose where it is known better than odometry.
+        of_map: how the map's error changes along the way.
     """
 
-    def __init__(self, options: MotionOptions = MotionOptions(), gyro: Turns | None = None) -> None:
+    def __init__(
+        self,
+        options: MotionOptions = MotionOptions(),
+        gyro: Turns | None = None,
+        of_map: MapChange = MapChange(),
+    ) -> None:
         self.options = options
+        self.of_map = of_map
         self._gyro = gyro
         history_ns = int(options.history * SECOND)
         self.odometry = Odometry(2 * history_ns)
@@ -249,12 +297,15 @@ class MotionFilter:
     def initialize(self, fix: Fix, like: MotionState | None = None) -> None:
         """Begin at a fix; what was learned of the odometry (`like`) may be kept."""
         stamp, pose = fix.stamp_ns, fix.map_from_base
-        covariance = np.zeros((SIZE, SIZE))
-        covariance[:6, :6] = fix.own_covariance
-        covariance[6:, 6:] = np.diag(self.options.error_sigmas**2)
-        state = MotionState(stamp, stamp, pose, 0.0, 0.0, covariance, fix.map_covariance)
+        constant, changing = self.of_map.parts(fix.map_covariance)
+        root = symmetric_root(changing)
+        covariance = np.eye(SIZE + 6)
+        covariance[:6, :6] = fix.own_covariance + changing
+        covariance[:6, MAP], covariance[MAP, :6] = -root, -root
+        covariance[ERRORS, ERRORS] = np.diag(self.options.error_sigmas**2)
+        state = MotionState(stamp, stamp, pose, 0.0, 0.0, covariance, constant=constant)
         if like is not None:
-            covariance[6:, 6:] = like.covariance[6:, 6:]
+            covariance[ERRORS, ERRORS] = like.covariance[ERRORS, ERRORS]
             state = replace(
                 state,
                 scale=like.scale,
@@ -335,23 +386,22 @@ class MotionFilter:
         elapsed_ns = max(fix.stamp_ns - state.fix_ns, 1)
         correlated = self.options.fix_correlation * SECOND / elapsed_ns
         noise = fix.own_covariance * max(1.0, correlated)
-        error = difference(fix.map_from_base, state.map_from_base)
+        constant, changing = self.of_map.parts(fix.map_covariance)
         prior = state.covariance.copy()
-        prior[:6, :6] += difference_between(
-            state.map_covariance,
-            fix.map_covariance,
-            self.options.map_share(state.metres),
-            state.carried,
-        )
-        gain = np.linalg.solve(prior[:6, :6] + noise, prior[:6]).T
+        share = self.options.map_share(state.metres)
+        prior[:6, :6] += difference_between(state.constant, constant, share, state.carried)
+        seen = np.eye(6, SIZE + 6)
+        seen[:, MAP] = root = symmetric_root(changing)
+        error = difference(fix.map_from_base, state.map_from_base) - root @ state.deviation
+        gain = np.linalg.solve(seen @ prior @ seen.T + noise, seen @ prior).T
         correction = gain @ error
-        remaining = np.eye(SIZE)
-        remaining[:, :6] -= gain
+        remaining = np.eye(SIZE + 6) - gain @ seen
         covariance = remaining @ prior @ remaining.T + gain @ noise @ gain.T
         return replace(
             state,
             fix_ns=fix.stamp_ns,
-            map_covariance=fix.map_covariance,
+            deviation=state.deviation + correction[MAP],
+            constant=constant,
             carried=np.eye(6),
             metres=0.0,
             map_from_base=disturb(state.map_from_base, correction[:6]),
@@ -464,20 +514,25 @@ class MotionFilter:
         """One piece of the motion, as the vehicle's frame at its start saw it."""
         end, derivatives = reckon(state.map_from_base, piece, state.errors)
         axes = state.map_from_base.rotation_matrix()
-        jacobian = np.eye(SIZE)
-        jacobian[:6] = derivatives
+        metres = float(np.linalg.norm(piece.start_from_end.translation))
+        alike = self.of_map.share(metres)
+        jacobian = np.eye(SIZE + 6)
+        jacobian[:6, :SIZE] = derivatives
+        jacobian[MAP, MAP] *= alike
         covariance = jacobian @ state.covariance @ jacobian.T
         noise = piece.noise.reshape(2, 3, 2, 3).transpose(0, 2, 1, 3)
         turned = (axes @ noise @ axes.T).transpose(0, 2, 1, 3).reshape(6, 6)
         covariance[:6, :6] += turned
         covariance[GYRO, GYRO] += self.options.gyro_bias_wander**2 * piece.seconds * np.eye(3)
+        covariance[MAP, MAP] += (1 - alike**2) * np.eye(6)
         return replace(
             state,
+            deviation=alike * state.deviation,
             stamp_ns=piece.end_ns,
             map_from_base=end,
             covariance=covariance,
             carried=derivatives[:, :6] @ state.carried,
-            metres=state.metres + float(np.linalg.norm(piece.start_from_end.translation)),
+            metres=state.metres + metres,
             by_gyro=piece.by_gyro,
         )
 
@@ -487,13 +542,6 @@ class MotionFilter:
         first = max(0, bisect_right(self._states, oldest, key=lambda s: s.stamp_ns) - 1)
         self._states = self._states[first:]
         self._fixes = [fix for fix in self._fixes if fix.stamp_ns >= self._states[0].stamp_ns]
-
-
-def _root(covariance: Array) -> Array:
-    """The symmetric square root."""
-    variances, axes = np.linalg.eigh(covariance)
-    root: Array = (axes * np.sqrt(np.maximum(variances, 0.0))) @ axes.T
-    return root
 
 
 def _turn_noise(motion: Motion) -> float:

@@ -21,7 +21,7 @@ from kapture_ros.localization.fix_errors import FixErrors
 from kapture_ros.localization.inertial import ImuSample, Inertial
 from kapture_ros.localization.local_search import LocalSearch
 from kapture_ros.localization.localizer import Localizer
-from kapture_ros.localization.motion_filter import Fix, MotionFilter, MotionState
+from kapture_ros.localization.motion_filter import Fix, MapChange, MotionFilter, MotionState
 from kapture_ros.localization.odometry import SECOND, OdometrySample
 from kapture_ros.localization.place_filter import PlaceFilter
 from kapture_ros.localization.query import Candidate, Estimate, Evidence, Query, Reason, Rejected
@@ -60,9 +60,9 @@ class SequenceLocalizer:
     def reset(self) -> None:
         """Forget everything, odometry and hints too: the clock jumped, or another drive begins."""
         self.inertial = Inertial(self.options.inertial)
-        self.motion = MotionFilter(self.options.motion, self.inertial)
-        of_map = self.localizer.map_error
-        self.fix_errors = FixErrors(self.options.motion, of_map.constant, of_map.alike)
+        of_map = MapChange(self.localizer.map_error.constant, self.localizer.map_error.alike)
+        self.motion = MotionFilter(self.options.motion, self.inertial, of_map)
+        self.fix_errors = FixErrors(self.options.motion, of_map)
         self.places = PlaceFilter(self.localizer.map, self.options.place)
         self._vision: VisualMotion | None = None
         self._stamps: deque[int] = deque(maxlen=REMEMBERED)
@@ -112,7 +112,7 @@ class SequenceLocalizer:
         if self._vision is not None:  # it was thought that there is none
             self._vision = None
             self._lose()
-            self.motion = MotionFilter(self.options.motion, self.inertial)
+            self.motion = MotionFilter(self.options.motion, self.inertial, self.motion.of_map)
         return self.motion.add_odometry(sample)
 
     def add_imu(self, sample: ImuSample) -> bool:

@@ -9,7 +9,7 @@ import pytest
 from test_motion_filter import FIX_SIGMA, INDEPENDENT, drive, gyro_of, turned
 
 from kapture_ros.localization.fix_errors import FixErrors
-from kapture_ros.localization.motion_filter import Fix, MotionFilter, MotionOptions
+from kapture_ros.localization.motion_filter import Fix, MapChange, MotionFilter, MotionOptions
 from kapture_ros.transforms import Transform
 from kapture_ros.transforms.se3 import disturb
 
@@ -24,7 +24,7 @@ def learned(seed, error, told, *, options=INDEPENDENT, constant=NOTHING, alike=n
     Returns what was learned, and the NEES after a third of the drive.
     """
     case = drive(seed)
-    motion, errors = MotionFilter(options), FixErrors(options, constant, alike)
+    motion, errors = MotionFilter(options), FixErrors(options, MapChange(constant, alike))
     nees = []
     for number, sample in enumerate(case.odometry):
         motion.add_odometry(sample)
@@ -60,7 +60,7 @@ def test_where_odometry_tells_nothing_the_covariance_is_left_alone():
     poor = replace(INDEPENDENT, odometry_position_noise=3.0, odometry_rotation_noise=0.3)
     options = replace(poor, odometry_scale=0.3)
     case = drive(0, options=options)
-    errors, motion = FixErrors(options, NOTHING, np.inf), MotionFilter(options)
+    errors, motion = FixErrors(options, MapChange()), MotionFilter(options)
     for number, sample in enumerate(case.odometry):
         motion.add_odometry(sample)
         if number % 3 == 0:
@@ -123,7 +123,7 @@ def test_a_gyro_of_unknown_bias_does_not_make_fixes_or_odometry_look_worse():
     found = []
     for seed in range(DRIVES):
         case = drive(seed, seconds=20)
-        errors = FixErrors(INDEPENDENT, NOTHING, np.inf)
+        errors = FixErrors(INDEPENDENT, MapChange())
         motion = MotionFilter(INDEPENDENT, gyro_of(turned(case)))
         for number, sample in enumerate(case.odometry):
             motion.add_odometry(sample)
@@ -143,7 +143,7 @@ def test_a_gyro_of_unknown_bias_does_not_make_fixes_or_odometry_look_worse():
 
 def test_late_fixes_and_new_chains_tell_nothing():
     case = drive(0, seconds=3)
-    motion, errors = MotionFilter(MotionOptions()), FixErrors(MotionOptions(), NOTHING, np.inf)
+    motion, errors = MotionFilter(MotionOptions()), FixErrors(MotionOptions(), MapChange())
     for sample in case.odometry:
         motion.add_odometry(sample)
     first, *_, last = sorted(case.truth)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -12,7 +13,13 @@ from scipy.stats import chi2
 
 from kapture_ros.errors import ExtrapolationError
 from kapture_ros.localization.inertial import ImuSample, Inertial
-from kapture_ros.localization.motion_filter import Fix, MotionFilter, MotionOptions, MotionState
+from kapture_ros.localization.motion_filter import (
+    Fix,
+    MapChange,
+    MotionFilter,
+    MotionOptions,
+    MotionState,
+)
 from kapture_ros.localization.odometry import GYRO, SECOND, OdometrySample
 from kapture_ros.transforms import Transform
 from kapture_ros.transforms.se3 import difference, disturb
@@ -149,29 +156,65 @@ def test_a_gyro_beside_odometry_keeps_half_a_minute_and_stays_honest():
     assert (np.median(beside, axis=0) < 0.7 * np.median(alone, axis=0)).all()
 
 
-def test_the_maps_error_at_the_newest_fix_is_carried_through_silence():
+def bent(case: Drive, of_map: np.ndarray, share: float) -> Callable[[int], Fix]:
+    """Fixes of a map whose error is alike by this share from one fix to the next."""
+    sigmas = np.sqrt(np.diagonal(of_map))
+    error = case.rng.normal(0, sigmas)
+
+    def fix_at(stamp_ns: int) -> Fix:
+        nonlocal error
+        error = share * error + np.sqrt(1 - share**2) * case.rng.normal(0, sigmas)
+        fix = case.fix(stamp_ns)
+        pose = disturb(fix.map_from_base, error)
+        return Fix(stamp_ns, pose, fix.covariance + of_map, of_map)
+
+    return fix_at
+
+
+def take(motion: MotionFilter, fix: Fix) -> None:
+    if motion.initialized:
+        motion.update(fix)
+    else:
+        motion.initialize(fix)
+
+
+@pytest.mark.parametrize("alike", [np.inf, 3.0], ids=["as the options say", "as measured"])
+def test_the_maps_error_at_the_newest_fix_is_carried_through_silence(alike):
     """It turns the way on, as long as that is: no less is told, and no more."""
     of_map, nees = np.diag(np.repeat([0.1, 0.01], 3) ** 2), []
-    share = INDEPENDENT.map_share(2.5)  # metres between fixes
+    way = INDEPENDENT.map_correlation if np.isinf(alike) else np.pi / 2 * alike
+    share = np.exp(-2.5 / way)  # metres between fixes
     for seed in range(12):
         case = drive(seed, seconds=20)
-        motion = MotionFilter(INDEPENDENT, gyro_of(turned(case)))
-        error = case.rng.normal(0, np.sqrt(np.diagonal(of_map)))
+        motion = MotionFilter(INDEPENDENT, gyro_of(turned(case)), MapChange(alike=alike))
+        bend = bent(case, of_map, share)
         for number, sample in enumerate(case.odometry):
             motion.add_odometry(sample)
             if number % 5 == 0 and number < 100:
-                new = np.sqrt(1 - share**2) * case.rng.normal(0, np.sqrt(np.diagonal(of_map)))
-                error = share * error + new
-                fix = case.fix(sample.stamp_ns)
-                bent = disturb(fix.map_from_base, error)
-                fix = Fix(sample.stamp_ns, bent, fix.covariance + of_map, of_map)
-                if motion.initialized:
-                    motion.update(fix)
-                else:
-                    motion.initialize(fix)
+                take(motion, bend(sample.stamp_ns))
         nees.append(case.nees(motion.at(case.odometry[-1].stamp_ns)))
     low, high = chi2.ppf([0.005, 0.995], 6 * len(nees)) / len(nees)
     assert low < np.mean(nees) < high
+
+
+def test_fixes_that_err_alike_are_not_taken_for_many():
+    """By the map, over some metres: the pose is as wrong as it says, less than one of them."""
+    of_map, alike = np.diag(np.repeat([0.2, 0.01], 3) ** 2), 3.0
+    sigmas, share = np.sqrt(np.diagonal(of_map)), np.exp(-0.5 / (np.pi / 2 * alike))
+    nees, squares = [], []
+    for seed in range(8):
+        case = drive(seed, seconds=30)
+        motion = MotionFilter(INDEPENDENT, gyro_of(turned(case)), MapChange(alike=alike))
+        bend = bent(case, of_map, share)
+        for number, sample in enumerate(case.odometry):  # half a metre apart
+            motion.add_odometry(sample)
+            take(motion, bend(sample.stamp_ns))
+            if number > 20:
+                state = motion.at(sample.stamp_ns)
+                nees.append(case.nees(state))
+                squares.append(difference(state.map_from_base, case.truth[sample.stamp_ns]) ** 2)
+    assert 4.5 < np.mean(nees) < 7.5
+    assert (np.sqrt(np.mean(squares, axis=0)) < 0.8 * sigmas).all()
 
 
 def test_a_gyro_of_unknown_bias_does_not_carry_through_silence():
