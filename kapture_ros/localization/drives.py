@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from kapture_ros.localization.inertial import ImuSample, Inertial
 from kapture_ros.localization.localizer import Localizer
-from kapture_ros.localization.motion_filter import Fix, MapChange, MotionFilter
+from kapture_ros.localization.motion_filter import Fix, MotionFilter
 from kapture_ros.localization.odometry import SECOND, OdometrySample
 from kapture_ros.localization.query import Estimate, Query, Reason, Rejected
 from kapture_ros.localization.query_set import QuerySet
@@ -110,7 +110,7 @@ def localize_drive(
     tracker = SequenceLocalizer(localizer, options)
     estimates, odometry = _forwards(tracker, queries, drive)
     samples = drive.odometry or odometry
-    motion = whole_motion(samples, drive.imu, tracker.options, tracker.motion.of_map)
+    motion = whole_motion(samples, drive.imu, tracker.options)
     fixes = [fix_of(estimate) for estimate in estimates if estimate.accepted]
     for part, run in _parts([e.stamp_ns for e in estimates], _runs(fixes, motion)):
         numbers = drive.numbers[part]
@@ -145,17 +145,14 @@ def _smoothed(
 
 
 def whole_motion(
-    odometry: Sequence[OdometrySample],
-    imu: Sequence[ImuSample],
-    options: SequenceOptions,
-    of_map: MapChange,
+    odometry: Sequence[OdometrySample], imu: Sequence[ImuSample], options: SequenceOptions
 ) -> MotionFilter:
     """The motion of a drive from end to end."""
     forever = replace(options.motion, history=FOREVER)
     gyro = Inertial(options.inertial, keep_ns=int(2 * FOREVER * SECOND))
     for measurement in imu:
         gyro.add(measurement)
-    motion = MotionFilter(forever, gyro, of_map)
+    motion = MotionFilter(forever, gyro)
     for sample in odometry:
         motion.add_odometry(sample)
     return motion

@@ -174,13 +174,6 @@ class MapChange:
         """Correlation of what was measured; in the mean over all ways that of `map_error`."""
         return math.exp(-metres / (math.pi / 2 * self.alike))
 
-    def between(self, before: Array, after: Array, metres: float, options: MotionOptions) -> Array:
-        """(6, 6) by which the map's errors (6, 6) at two fixes differ."""
-        constant, changing = zip(self.parts(before), self.parts(after), strict=True)
-        slowly = options.map_share(metres)
-        changed = difference_between(*constant, slowly, np.eye(6))
-        return changed + difference_between(*changing, self.share(metres), np.eye(6))
-
 
 @dataclass(frozen=True, slots=True)
 class MotionState:

@@ -16,7 +16,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.stats import chi2
 
-from kapture_ros.localization.motion_filter import Fix, MotionFilter, MotionOptions
+from kapture_ros.localization.motion_filter import (
+    Fix,
+    MotionFilter,
+    MotionOptions,
+    difference_between,
+)
 from kapture_ros.localization.odometry import SECOND, SIZE, Motion
 from kapture_ros.localization.window import odometry_link
 from kapture_ros.transforms import Transform
@@ -100,7 +105,8 @@ def _links(
     for n, (first, second) in enumerate(itertools.pairwise(stamps)):
         moved = motion.between(first, second)
         metres = float(np.linalg.norm(moved.start_from_end.translation))
-        change = motion.of_map.between(of_map[n], of_map[n + 1], metres, motion.options)
+        share = motion.options.map_share(metres)
+        change = difference_between(of_map[n], of_map[n + 1], share, np.eye(6))
         links.append(_Link(moved, change))
         poses.append(poses[-1] @ moved.start_from_end)
     return links, poses
