@@ -103,7 +103,7 @@ class MotionOptions:
     map_correlation: float = option(
         20.0,
         "way over which the map's own error becomes another one, where instants held out of "
-        "the map do not tell it",
+        "the map do not tell it, and in smoothing",
         unit="m",
         minimum=0.1,
     )
