@@ -7,6 +7,7 @@ covariances are of that disturbance, in ROS' order and axes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
@@ -257,15 +258,10 @@ def _linearize(
     residual, jacobian = linearize(matches, cameras, pose)
     if len(residual) == 0:
         return None
-    count = len(residual)
     length = np.linalg.norm(residual, axis=1)
-    freedom = max(2 * count - 6, 1) / (2 * count)
-    sigma = max(float(np.median(length)) / MEDIAN_OF_RAYLEIGH / freedom**0.5, MIN_SIGMA)
+    sigma = robust_sigma(length)
     weight = cauchy_weight(length / sigma)
-    rows = jacobian.reshape(-1, 6)
-    weighted = rows * np.repeat(weight / sigma**2, 2)[:, None]
-    information = weighted.T @ rows
-    gradient = weighted.T @ residual.ravel()
+    information, gradient = normal_equations(residual, jacobian, weight / sigma**2)
     prior_information, prior_gradient, prior_cost = _priors(priors, pose)
     return _State(
         information + prior_information,
@@ -318,6 +314,20 @@ def _whiten(errors: Array, covariance: Array) -> None:
     errors[:, 0] /= a[:, None]
     errors[:, 1] -= b[:, None] * errors[:, 0]
     errors[:, 1] /= c[:, None]
+
+
+def robust_sigma(length: Array) -> float:
+    """Pixels of noise of a coordinate, by the lengths (n,) of the residuals of a pose."""
+    equations = 2 * len(length)
+    freedom = max(equations - 6, 1) / equations
+    return max(float(np.median(length)) / MEDIAN_OF_RAYLEIGH / math.sqrt(freedom), MIN_SIGMA)
+
+
+def normal_equations(residual: Array, jacobian: Array, weight: Array) -> tuple[Array, Array]:
+    """Information (6, 6) and gradient (6,) of residuals (n, 2), each with its weight (n,)."""
+    rows = jacobian.reshape(-1, 6)
+    weighted = rows * np.repeat(weight, 2)[:, None]
+    return weighted.T @ rows, weighted.T @ residual.ravel()
 
 
 def cauchy_weight(length: Array) -> Array:

@@ -22,12 +22,12 @@ from kapture_ros.localization.odometry import SECOND, Motion, reckon
 from kapture_ros.localization.options import PoseOptions
 from kapture_ros.localization.pose import estimate_pose, inlier_mask, lengths
 from kapture_ros.localization.refinement import (
-    MEDIAN_OF_RAYLEIGH,
-    MIN_SIGMA,
     Matches,
     cauchy_weight,
     join,
     linearize,
+    normal_equations,
+    robust_sigma,
     variance_factor,
 )
 from kapture_ros.transforms import Transform
@@ -178,8 +178,7 @@ class _Problem:
             seen = [self._look(n, poses[n], inliers[n]) for n in range(len(poses))]
             if sum(len(view.residual) for view in seen) < SAMPLE:
                 return None
-            sigma = _robust_sigma(seen)
-            visual, gradient, spread = self._images(seen, sigma)
+            visual, gradient, sigma, spread = self._images(seen)
             links, link_gradient = self._odometry(poses, errors)
             information = visual / spread + links
             try:
@@ -225,19 +224,19 @@ class _Problem:
         frame = self.frames[number]
         return _Reprojection(*linearize(frame.matches.select(inliers), frame.cameras, pose))
 
-    def _images(self, seen: Sequence[_Reprojection], sigma: float) -> tuple[Array, Array, float]:
-        """Information, gradient and the variance's factor of the loss."""
+    def _images(self, seen: Sequence[_Reprojection]) -> tuple[Array, Array, float, float]:
+        """Information, gradient, noise in pixels and the variance's factor of the loss."""
         information, gradient = np.zeros((self.size, self.size)), np.zeros(self.size)
-        lengths = [np.linalg.norm(view.residual, axis=1) / sigma for view in seen]
-        weights = [cauchy_weight(length) for length in lengths]
-        for number, (view, weight) in enumerate(zip(seen, weights, strict=True)):
-            rows = view.jacobian.reshape(-1, 6)
-            weighted = rows * np.repeat(weight / sigma**2, 2)[:, None]
+        length = np.linalg.norm(np.concatenate([view.residual for view in seen]), axis=1)
+        sigma = robust_sigma(length)
+        weight = cauchy_weight(length / sigma)
+        ends = np.cumsum([len(view.residual) for view in seen])[:-1]
+        for number, (view, of_it) in enumerate(zip(seen, np.split(weight, ends), strict=True)):
             part = slice(6 * number, 6 * number + 6)
-            information[part, part] += weighted.T @ rows
-            gradient[part] += weighted.T @ view.residual.ravel()
-        spread = variance_factor(np.concatenate(weights), np.concatenate(lengths))
-        return information, gradient, spread
+            information[part, part], gradient[part] = normal_equations(
+                view.residual, view.jacobian, of_it / sigma**2
+            )
+        return information, gradient, sigma, variance_factor(weight, length / sigma)
 
     def _odometry(self, poses: Sequence[Transform], errors: Array) -> tuple[Array, Array]:
         """Information and gradient of the links between keyframes and of scale and bias."""
@@ -274,12 +273,3 @@ class _Problem:
         # On the way the heading wanders: a third of its final variance, over the whole way.
         position += rotation * metres**2 / 3
         return np.diag(np.repeat([position + 1e-8, rotation + 1e-10], 3))
-
-
-def _robust_sigma(seen: Sequence[_Reprojection]) -> float:
-    """Pixels of noise."""
-    length = np.concatenate([np.linalg.norm(view.residual, axis=1) for view in seen])
-    equations = 2 * len(length)
-    freedom = max(equations - 6, 1) / equations
-    sigma = float(np.median(length)) / MEDIAN_OF_RAYLEIGH / float(np.sqrt(freedom))
-    return max(sigma, MIN_SIGMA)
