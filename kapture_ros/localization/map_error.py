@@ -33,7 +33,7 @@ UNMEASURED = (0.05, math.radians(0.1))  # one sigma of what does not show: metre
 LEAST = (1e-4, 1e-5)  # one sigma: metres, radians
 LENGTHS = np.geomspace(0.02, 200.0, 60)  # metres in which errors may become others
 BOUNDS = (-16.0, 10.0)  # of the logarithms of what is fitted
-UPPER = np.triu_indices(6)
+PACKED = np.triu_indices(6)  # of a covariance, in a table
 DEGREES = np.repeat([1.0, math.radians(1.0)], 3)  # metres and degrees of a table
 TINY = 1e-12  # a variance
 
@@ -214,7 +214,7 @@ def _errors(rows: Array) -> Array:
 def _own(rows: Array) -> Array:
     """(H, 6, 6) of (δp, δθ): zeros in older tables."""
     own = np.zeros((len(rows), 6, 6))
-    own[:, UPPER[0], UPPER[1]] = own[:, UPPER[1], UPPER[0]] = np.nan_to_num(rows[:, 12:])
+    own[:, PACKED[0], PACKED[1]] = own[:, PACKED[1], PACKED[0]] = np.nan_to_num(rows[:, 12:])
     own *= np.outer(DEGREES, DEGREES)
     return own
 

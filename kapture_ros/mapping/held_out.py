@@ -9,7 +9,6 @@ make those smaller. An error that bends everything around a place alike cannot b
 from __future__ import annotations
 
 import logging
-import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from tqdm import tqdm
 
 from kapture_ros.localization.cameras import MountedCamera
 from kapture_ros.localization.localizer import Localizer
-from kapture_ros.localization.map_error import ENOUGH
+from kapture_ros.localization.map_error import DEGREES, ENOUGH, PACKED
 from kapture_ros.localization.options import AnswerOptions, LocalizerOptions
 from kapture_ros.localization.query import Estimate, Query, Reason, Rejected
 from kapture_ros.localization.refinement import UPPER, Matches
@@ -116,10 +115,9 @@ def _try(
     # All of it, though the pose has errors of its own: other drives, in other light, have more.
     metres, radians = np.sqrt((error.reshape(2, 3) ** 2).mean(axis=1))
     size = float(nearest), float(metres), float(np.degrees(radians))
-    degrees = np.repeat([1.0, math.degrees(1.0)], 3)
     assert estimate.covariance is not None  # accepted
-    told = (estimate.covariance * np.outer(degrees, degrees))[np.triu_indices(6)]
-    return (*center.tolist(), *size, *(error * degrees).tolist(), *told.tolist())
+    told = (estimate.covariance / np.outer(DEGREES, DEGREES))[PACKED]
+    return (*center.tolist(), *size, *(error / DEGREES).tolist(), *told.tolist())
 
 
 def localize_without(localizer: Localizer, query: Query, frames: Rows) -> Estimate:

@@ -139,6 +139,7 @@ class Drive:
             topic = camera.settings.topic
             kind = CompressedImage if topic.endswith("/compressed") else Image
             info = camera.settings.info_topic
+            # Before its images, of which the first might else come before it, and be refused.
             made.append(self._hear(CameraInfo, info, self._info_callback(number), SENSOR))
             made.append(self._hear(kind, topic, self._image_callback(number), SENSOR))
         for kind, topic, callback in (
