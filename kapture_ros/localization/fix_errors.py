@@ -28,15 +28,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.stats import chi2
 
-from kapture_ros.localization.map_error import alike_share
+from kapture_ros.localization.map_change import MapChange, alike_share, difference_between
 from kapture_ros.localization.motion_filter import (
     ERRORS,
     Fix,
-    MapChange,
     MotionFilter,
     MotionOptions,
     MotionState,
-    difference_between,
 )
 from kapture_ros.localization.odometry import SECOND, Motion, reckon
 from kapture_ros.transforms import Transform

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import Bounds, minimize
 
+from kapture_ros.localization.map_change import MapChange, alike_share
 from kapture_ros.mapping.visual_map import VisualMap
 from kapture_ros.transforms.se3 import Array, symmetric_root
 
@@ -141,6 +142,11 @@ class MapError:
         """(6, 6) of (δp, δθ), the part that was given or assumed: the same everywhere."""
         return _diagonal(self._bent)
 
+    @property
+    def change(self) -> MapChange:
+        """How it changes along the way."""
+        return MapChange(self.constant, self.alike)
+
     def covariance(self, center: Array, own: Array) -> Array:
         """(6, 6) of (δp, δθ) for a camera at `center` (3,), in the map.
 
@@ -166,12 +172,6 @@ class MapError:
         weight = np.exp(-away)
         squares, freedom = float(weight @ self._squares), 6 * float(weight.sum())
         return (FREEDOM + squares) / (FREEDOM + freedom - 2)
-
-
-def alike_share(metres: Array, alike: Array | float) -> Array:
-    """Correlation of the map's error between places: smooth, with a long tail."""
-    share: Array = 1 / (1 + (metres / alike) ** 2)
-    return share
 
 
 def _alike(places: Array, errors: Array, covariance: Array, own: Array) -> float:

@@ -34,6 +34,7 @@ import numpy as np
 from scipy.stats import chi2
 
 from kapture_ros.errors import ExtrapolationError
+from kapture_ros.localization.map_change import UNKNOWN, MapChange, difference_between
 from kapture_ros.localization.odometry import (
     BIAS,
     GYRO,
@@ -150,32 +151,6 @@ class Fix:
 
 
 @dataclass(frozen=True, slots=True)
-class MapChange:
-    """How the map's error changes along the way.
-
-    First-order Gauss-Markov processes: over a long way it is independent again.
-
-    Attributes:
-        constant: (6, 6) of (δp, δθ), the part that was given or assumed, about the same everywhere.
-        alike: metres at which half of the rest, which was measured, is another one; infinite:
-            nobody knows, and it is taken for constant, too.
-    """
-
-    constant: Array = field(default_factory=lambda: np.zeros((6, 6)))
-    alike: float = math.inf
-
-    def parts(self, map_covariance: Array) -> tuple[Array, Array]:
-        """Of a fix's: what is about the same everywhere, and what changes as was measured."""
-        if not math.isfinite(self.alike):
-            return map_covariance, np.zeros((6, 6))
-        return self.constant, map_covariance - self.constant
-
-    def share(self, metres: float) -> float:
-        """Correlation of what was measured; in the mean over all ways that of `map_error`."""
-        return math.exp(-metres / (math.pi / 2 * self.alike))
-
-
-@dataclass(frozen=True, slots=True)
 class MotionState:
     """The filter at one stamp.
 
@@ -232,20 +207,6 @@ class Innovation:
     accepted: bool
 
 
-def difference_between(before: Array, after: Array, share: float, carried: Array) -> Array:
-    """(6, 6) by which an error at one place differs from that at another, carried there.
-
-    Args:
-        before, after: (6, 6), of the errors.
-        share: their correlation.
-        carried: (6, 6), what a disturbance of the pose at the first place is at the second.
-    """
-    first, second = carried @ symmetric_root(before), symmetric_root(after)
-    common = share * first @ second.T
-    spread: Array = first @ first.T + second @ second.T - common - common.T
-    return spread
-
-
 class MotionFilter:
     """The filter; nothing is known before `initialize`.
 
@@ -258,7 +219,7 @@ class MotionFilter:
         self,
         options: MotionOptions = MotionOptions(),
         gyro: Turns | None = None,
-        of_map: MapChange = MapChange(),
+        of_map: MapChange = UNKNOWN,
     ) -> None:
         self.options = options
         self.of_map = of_map

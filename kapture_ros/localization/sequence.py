@@ -21,7 +21,7 @@ from kapture_ros.localization.fix_errors import FixErrors
 from kapture_ros.localization.inertial import ImuSample, Inertial
 from kapture_ros.localization.local_search import LocalSearch
 from kapture_ros.localization.localizer import Localizer
-from kapture_ros.localization.motion_filter import Fix, MapChange, MotionFilter, MotionState
+from kapture_ros.localization.motion_filter import Fix, MotionFilter, MotionState
 from kapture_ros.localization.odometry import SECOND, OdometrySample
 from kapture_ros.localization.place_filter import PlaceFilter
 from kapture_ros.localization.query import Candidate, Estimate, Evidence, Query, Reason, Rejected
@@ -60,7 +60,7 @@ class SequenceLocalizer:
     def reset(self) -> None:
         """Forget everything, odometry and hints too: the clock jumped, or another drive begins."""
         self.inertial = Inertial(self.options.inertial)
-        of_map = MapChange(self.localizer.map_error.constant, self.localizer.map_error.alike)
+        of_map = self.localizer.map_error.change
         self.motion = MotionFilter(self.options.motion, self.inertial, of_map)
         self.fix_errors = FixErrors(self.options.motion, of_map)
         self.places = PlaceFilter(self.localizer.map, self.options.place)

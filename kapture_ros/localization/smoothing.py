@@ -16,11 +16,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.stats import chi2
 
+from kapture_ros.localization.map_change import difference_between
 from kapture_ros.localization.motion_filter import (
     Fix,
     MotionFilter,
     MotionOptions,
-    difference_between,
 )
 from kapture_ros.localization.odometry import SECOND, SIZE, Motion
 from kapture_ros.localization.window import odometry_link

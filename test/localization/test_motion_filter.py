@@ -13,9 +13,9 @@ from scipy.stats import chi2
 
 from kapture_ros.errors import ExtrapolationError
 from kapture_ros.localization.inertial import ImuSample, Inertial
+from kapture_ros.localization.map_change import MapChange
 from kapture_ros.localization.motion_filter import (
     Fix,
-    MapChange,
     MotionFilter,
     MotionOptions,
     MotionState,
