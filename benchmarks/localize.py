@@ -64,6 +64,7 @@ class SyntheticMap:
     wifi = SimpleNamespace(positions=())
     manifest = SimpleNamespace(poses_estimated=False)
     held_out = np.empty((0, 6))  # its own error is not known
+    weighs_points = True
     twins = np.empty((0, 2))
 
     def __init__(self, seen: QueryFeatures, camera: Camera, retrieval: RetrievalIndex):

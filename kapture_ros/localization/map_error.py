@@ -214,7 +214,7 @@ def _errors(rows: Array) -> Array:
 def _own(rows: Array) -> Array:
     """(H, 6, 6) of (δp, δθ): zeros in older tables."""
     own = np.zeros((len(rows), 6, 6))
-    own[:, PACKED[0], PACKED[1]] = own[:, PACKED[1], PACKED[0]] = np.nan_to_num(rows[:, 12:])
+    own[:, PACKED[0], PACKED[1]] = own[:, PACKED[1], PACKED[0]] = np.nan_to_num(rows[:, 12:33])
     own *= np.outer(DEGREES, DEGREES)
     return own
 

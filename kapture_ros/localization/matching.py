@@ -164,10 +164,15 @@ def gather(
     pixels = np.concatenate(
         [f.keypoints[m.keypoint, :2] for f, m in zip(features, found, strict=True)]
     )
+    covariance = _covariances(visual_map, point) if visual_map.weighs_points else None
+    xyz = np.asarray(visual_map.points.xyz[point], dtype=float)
+    similarity = np.concatenate([m.similarity for m in found])
+    return Matches(pixels.astype(float), xyz, camera, keypoint, point, covariance, similarity)
+
+
+def _covariances(visual_map: VisualMap, point: npt.NDArray[np.int32]) -> npt.NDArray[np.float64]:
     covariance = np.asarray(visual_map.points.covariance[point], dtype=float)
     # Of a point seen by one ray nothing but the direction is known.
     lone = ~np.isfinite(covariance).all(axis=1)
     covariance[lone] = MAX_POINT_VARIANCE * np.array([1.0, 0.0, 0.0, 1.0, 0.0, 1.0])
-    xyz = np.asarray(visual_map.points.xyz[point], dtype=float)
-    similarity = np.concatenate([m.similarity for m in found])
-    return Matches(pixels.astype(float), xyz, camera, keypoint, point, covariance, similarity)
+    return covariance

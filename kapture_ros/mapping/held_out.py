@@ -4,13 +4,20 @@ Read from a finished map, written beside `map.yaml` as `held_out.csv`, a row an 
 localizer adds what it tells to the covariance of every pose (`localization.map_error`), since
 the points of a place share the errors of the poses they were made from: more matches do not
 make those smaller. An error that bends everything around a place alike cannot be seen so.
+
+For the same reason it may not pay to weigh a match by the covariance of its point, which takes
+the poses as exact: the points that it trusts most are then wrong together. So each instant is
+localized both ways, and the map keeps the way that finds its instants nearer to their poses.
 """
 
 from __future__ import annotations
 
 import logging
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -35,7 +42,7 @@ from kapture_ros.mapping.visual_map import (
     VisualMap,
     write_table,
 )
-from kapture_ros.transforms.se3 import Array, difference
+from kapture_ros.transforms.se3 import Array, Transform, difference
 
 log = logging.getLogger(__name__)
 
@@ -44,8 +51,11 @@ INSTANTS = 60  # tried at most, evenly over the map
 NEIGHBOURS = (0, 1, 2)  # left out with two instants on either side, in turn: further and further
 ELSEWHERE = 5.0  # metres off: it was found in another place that looks the same
 LEAST_INFORMATION = 1e-9  # of the largest eigenvalue: rays that still cross
+SURE = 2.0  # standard errors by which points that all weigh alike must find instants nearer
+LEAST_ERROR = 1e-6  # metres, of which there is a logarithm
 
 Rows = npt.NDArray[np.int32]
+Row: TypeAlias = tuple[float, ...]  # of the table
 
 
 def measure_map(map_dir: Path, instants: int = INSTANTS) -> None:
@@ -57,7 +67,8 @@ def measure_map(map_dir: Path, instants: int = INSTANTS) -> None:
         InputError: if it is no map.
         OutputError: if the table cannot be written.
     """
-    (map_dir / TWINS).unlink(missing_ok=True)  # what was found before must not speak against it
+    for found_before in (HELD_OUT, TWINS):  # must not speak against it
+        (map_dir / found_before).unlink(missing_ok=True)
     source, visual_map = open_map(map_dir), VisualMap.load(map_dir)
     frames = _in_order_of_time(visual_map)
     if min(instants, len(frames)) < ENOUGH or len(visual_map.points) == 0:
@@ -74,8 +85,8 @@ def measure_map(map_dir: Path, instants: int = INSTANTS) -> None:
         tried = [
             _try(source, localizer, frame, without) for frame in frames[place : place + 2].tolist()
         ]
-        rows += [row for row in tried if row is not None]
-    write_table(map_dir / HELD_OUT, HELD_OUT_COLUMNS, rows)
+        rows += [both for both in tried if both is not None]
+    write_table(map_dir / HELD_OUT, HELD_OUT_COLUMNS, nearer(rows))
     log.info("held out: %d of %d instants localized", len(rows), 2 * len(chosen))
     tried_frames = frames[np.union1d(chosen, chosen + 1)]
     images = np.flatnonzero(np.isin(visual_map.image_frames, tried_frames))
@@ -93,8 +104,10 @@ def _in_order_of_time(visual_map: VisualMap) -> Rows:
 
 def _try(
     source: OpenMap, localizer: Localizer, frame: int, without: Rows
-) -> tuple[float, ...] | None:
-    """A row of the table; None if the instant was not localized."""
+) -> tuple[Row, Row] | None:
+    """Rows of the table, with matches weighed by their points' covariances and with all alike;
+    None if the instant was not localized.
+    """
     own = np.flatnonzero(localizer.map.image_frames == frame)
     others = np.flatnonzero(~np.isin(localizer.map.image_frames, without))
     if len(others) == 0:
@@ -103,36 +116,63 @@ def _try(
     rows = [place[localizer.map.image_names[row]] for row in own]
     images = source.images
     query = query_of(images, rows, images.names, source.folders, source.manifest.features)
-    estimate = localize_without(localizer, query, without)
-    if not estimate.accepted or estimate.map_from_base is None:
-        return None
-    pose = map_from_rig(images, rows[0])
-    error = difference(estimate.map_from_base, pose)
-    if np.linalg.norm(error[:3]) > ELSEWHERE:
+    nothing = Estimate(query.stamp_ns, Reason.NO_POSE, "")
+    try:
+        weighed = match_without(localizer, query, without)
+        alike = replace(weighed, matches=replace(weighed.matches, point_covariance=None))
+        answers = [localizer.answer(query, known, nothing) for known in (weighed, alike)]
+    except Rejected:
         return None
     center = localizer.map.image_centers[own[0]]
     nearest = np.linalg.norm(localizer.map.image_centers[others] - center, axis=1).min()
+    pose = map_from_rig(images, rows[0])
+    first, second = (_measured(answer, pose) for answer in answers)
+    if first is None or second is None:
+        return None
+    where = (*center.tolist(), float(nearest))
+    return (*where, *first, 1.0), (*where, *second, 0.0)
+
+
+def _measured(estimate: Estimate, pose: Transform) -> Row | None:
+    """Error and covariance of an instant's pose, as the table has them; None: not localized."""
+    if not estimate.accepted or estimate.map_from_base is None or estimate.covariance is None:
+        return None
+    error = difference(estimate.map_from_base, pose)
+    if np.linalg.norm(error[:3]) > ELSEWHERE:
+        return None
     # All of it, though the pose has errors of its own: other drives, in other light, have more.
     metres, radians = np.sqrt((error.reshape(2, 3) ** 2).mean(axis=1))
-    size = float(nearest), float(metres), float(np.degrees(radians))
-    assert estimate.covariance is not None  # accepted
     told = (estimate.covariance / np.outer(DEGREES, DEGREES))[PACKED]
-    return (*center.tolist(), *size, *(error / DEGREES).tolist(), *told.tolist())
+    size = float(metres), float(np.degrees(radians))
+    return (*size, *(error / DEGREES).tolist(), *told.tolist())
 
 
-def localize_without(localizer: Localizer, query: Query, frames: Rows) -> Estimate:
-    """The pose of an instant in the map as it would be without some of its instants."""
+def nearer(rows: Sequence[tuple[Row, Row]]) -> list[Row]:
+    """The rows of the way that finds instants nearer to their poses; weighed, if it may be."""
+    weighed, alike = [first for first, _ in rows], [second for _, second in rows]
+    column = HELD_OUT_COLUMNS.index("error_m")
+    errors = np.array([(first[column], second[column]) for first, second in rows]).reshape(-1, 2)
+    gain = np.diff(np.log(np.maximum(errors, LEAST_ERROR)), axis=1)[:, 0]
+    if len(gain) < ENOUGH or gain.mean() + SURE * gain.std() / math.sqrt(len(gain)) >= 0:
+        return weighed
+    percent = 100 * (1 - math.exp(gain.mean()))
+    log.info("held out: %.0f %% nearer with all points alike than weighed", percent)
+    return alike
+
+
+def match_without(localizer: Localizer, query: Query, frames: Rows) -> Correspondences:
+    """The matches of an instant with the map as it would be without some of its instants.
+
+    Raises:
+        Rejected: if there are too few.
+    """
     left_out = np.isin(localizer.map.image_frames, frames)
     left = points_without(localizer.map, np.flatnonzero(left_out))
-    nothing = Estimate(query.stamp_ns, Reason.NO_POSE, "")
-    try:
-        sights = localizer.look(query)
-        offers = localizer.prepare(localizer.retrieve(query, sights, np.flatnonzero(~left_out)))
-        known = left.corrected(localizer.match(localizer.views(sights), offers))
-        localizer.require_matches(known.found)
-        return localizer.answer(query, known, nothing)
-    except Rejected as rejection:
-        return replace(nothing, reason=rejection.reason, reason_text=str(rejection))
+    sights = localizer.look(query)
+    offers = localizer.prepare(localizer.retrieve(query, sights, np.flatnonzero(~left_out)))
+    known = left.corrected(localizer.match(localizer.views(sights), offers))
+    localizer.require_matches(known.found)
+    return known
 
 
 @dataclass(frozen=True, slots=True)

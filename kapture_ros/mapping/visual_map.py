@@ -33,8 +33,9 @@ HELD_OUT_COLUMNS = (
     *("x", "y", "z", "nearest_m", "error_m", "error_deg"),
     *("dx_m", "dy_m", "dz_m", "rx_deg", "ry_deg", "rz_deg"),
     *(f"own_{a}_{b}" for a, b in itertools.combinations_with_replacement(AXES, 2)),
+    "weighed",
 )
-ADDED = (21, 21 + 6)  # so many of the last of them older tables do not have
+ADDED = (1, 1 + 21, 1 + 21 + 6)  # so many of the last of them older tables do not have
 TWINS = "twins.csv"
 TWIN_COLUMNS = ("point", "twin")
 
@@ -225,18 +226,23 @@ class VisualMap:
 
     @cached_property
     def held_out(self) -> Array:
-        """How wrong the map is (H, 33), an instant that was localized without itself a row.
+        """How wrong the map is (H, 34), an instant that was localized without itself a row.
 
         Camera centre (3), the distance to the nearest image left, root mean square of the error
         over the three axes of position and, in degrees, of orientation; the error itself (6) and
         the covariance that its pose was told with, the map taken as exact (21, the upper
-        triangle in metres and degrees), which older tables lack (NaN). Empty where it was not
-        measured.
+        triangle in metres and degrees); whether its points were weighed (`weighs_points`).
+        Older tables lack the last of these (NaN). Empty where it was not measured.
 
         Raises:
             InputError: if the table is damaged.
         """
         return _table(self.path / HELD_OUT, HELD_OUT_COLUMNS, np.float64, ADDED)
+
+    @cached_property
+    def weighs_points(self) -> bool:
+        """Whether a match weighs by the covariance of its point (`mapping.held_out`)."""
+        return not (self.held_out[:, -1] == 0).any()
 
     @cached_property
     def twins(self) -> Int32:

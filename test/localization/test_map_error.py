@@ -15,7 +15,7 @@ from kapture_ros.localization.cameras import MountedCamera
 from kapture_ros.localization.localizer import Localizer
 from kapture_ros.localization.map_error import FREEDOM, UNMEASURED, MapError, Spread
 from kapture_ros.localization.options import AnswerOptions, LocalizerOptions
-from kapture_ros.mapping.held_out import measure_map, points_without
+from kapture_ros.mapping.held_out import measure_map, nearer, points_without
 from kapture_ros.mapping.visual_map import HELD_OUT, HELD_OUT_COLUMNS, VisualMap
 from kapture_ros.transforms import Transform
 from kapture_ros.transforms.se3 import difference
@@ -229,6 +229,40 @@ def test_a_table_without_the_errors_themselves_does_not_tell_it(worlds, tmp_path
     old = MapError(VisualMap.load(copy))
     assert old.measured
     assert old.alike == np.inf
+    assert VisualMap.load(copy).weighs_points
+
+
+@pytest.mark.parametrize(("gain", "weighed"), [(0.3, 1.0), (0.0, 1.0), (-0.02, 1.0), (-0.3, 0.0)])
+def test_points_weigh_alike_only_where_that_surely_finds_instants_nearer(gain, weighed):
+    rng = np.random.default_rng(1)
+    column = HELD_OUT_COLUMNS.index("error_m")
+    both = []
+    for error in 0.02 * np.exp(rng.normal(size=60)):
+        first, second = np.ones(len(HELD_OUT_COLUMNS)), np.zeros(len(HELD_OUT_COLUMNS))
+        first[column] = error
+        second[column] = error * np.exp(gain + 0.2 * rng.normal())
+        both.append((tuple(first), tuple(second)))
+    assert [row[-1] for row in nearer(both)] == [weighed] * 60
+    assert nearer(both[:5])[0][-1] == 1.0, "five do not tell"
+    assert nearer([]) == []
+
+
+def test_what_measuring_found_decides_how_points_weigh(worlds, tmp_path):
+    world = worlds["straight"]
+    copy = shutil.copytree(world.map.path, tmp_path / "map")
+    lines = (copy / HELD_OUT).read_text().splitlines()
+    assert all(line.endswith(",1") for line in lines[1:]), "points are as wrong as they say"
+    (copy / HELD_OUT).write_text("\n".join([lines[0], *(row[:-1] + "0" for row in lines[1:])]))
+    drive = make_drive(np.random.default_rng(0), Trip(start=30, end=40))
+    stamp = drive.frames[0]
+    query = make_query(world, drive.truth[stamp], stamp, np.random.default_rng(0))
+    maps = (VisualMap.load(world.map.path), VisualMap.load(copy))
+    weighed, alike = (Localizer(loaded).localize(query) for loaded in maps)
+    assert weighed.evidence.matches.point_covariance is not None
+    assert alike.evidence.matches.point_covariance is None
+    for estimate in (weighed, alike):
+        assert estimate.accepted
+        assert difference(estimate.map_from_base, drive.truth[stamp]) == pytest.approx(0, abs=0.05)
 
 
 def test_the_option_overrides_what_was_measured(worlds):
