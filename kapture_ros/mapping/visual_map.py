@@ -38,6 +38,7 @@ HELD_OUT_COLUMNS = (
 ADDED = (1, 1 + 21, 1 + 21 + 6)  # so many of the last of them older tables do not have
 TWINS = "twins.csv"
 TWIN_COLUMNS = ("point", "twin")
+log = logging.getLogger(__name__)
 
 Array = npt.NDArray[np.float64]
 Int32 = npt.NDArray[np.int32]
@@ -190,7 +191,7 @@ class VisualMap:
         try:
             return cls(path, manifest, index.read_header(path, manifest))
         except index.StaleIndexError as reason:
-            logging.warning("%s: building the index (%s)", path, reason)
+            log.warning("%s: building the index (%s)", path, reason)
         index.build_index(path)
         try:
             return cls(path, manifest, index.read_header(path, manifest))

@@ -34,6 +34,7 @@ from std_srvs.srv import Trigger
 from kapture_ros.errors import KaptureRosError, OptionError
 from kapture_ros.localization.extractor import extractor_for
 from kapture_ros.localization.localizer import Localizer
+from kapture_ros.mapping.matching import eight_bit_search
 from kapture_ros.mapping.visual_map import VisualMap
 from kapture_ros.nodes import diagnosis
 from kapture_ros.nodes.drive import Drive
@@ -210,6 +211,7 @@ class LocalizerNode(LifecycleNode):
             parts["networks"],
         )
         localizer = Localizer(visual_map, settings.localizer, WatchedExtractor(extractor))
+        eight_bit_search()  # compiled now, not while the first image of a drive waits
         self.get_logger().info(
             f"map {map_dir}: {len(visual_map)} images, {len(visual_map.points)} points; "
             f"loaded with its networks in {time.monotonic() - start:.1f} s"

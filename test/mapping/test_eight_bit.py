@@ -19,7 +19,7 @@ from kapture_ros.mapping.matching import mutual_matches_with_each, search_by_flo
 from kapture_ros.mapping.options import MatchOptions
 from kapture_ros.workers import Workspace
 
-if matching._eight_bit_search() is None:
+if matching.eight_bit_search() is None:
     pytest.skip("single precision is used on this machine", allow_module_level=True)
 
 from kapture_ros.mapping.eight_bit import Rounded, largest_number, multiply, search_among
@@ -142,19 +142,19 @@ def no_numba(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for name in ("compiled", "mapping.eight_bit"):
         monkeypatch.delitem(sys.modules, f"kapture_ros.{name}", raising=False)
     monkeypatch.setitem(sys.modules, "numba", None)  # importing it raises ImportError
-    matching._eight_bit_search.cache_clear()
+    matching.eight_bit_search.cache_clear()
     yield
-    matching._eight_bit_search.cache_clear()
+    matching.eight_bit_search.cache_clear()
 
 
 def test_without_numba_single_precision_finds_the_same(no_numba, monkeypatch):
     first, second = described("random", 300, 128, 0), described("random", 200, 128, 1)
     found = mutual_matches_with_each(first, [second], MatchOptions())[0]
-    assert matching._eight_bit_search() is None
+    assert matching.eight_bit_search() is None
     monkeypatch.undo()
-    matching._eight_bit_search.cache_clear()
+    matching.eight_bit_search.cache_clear()
     wanted = mutual_matches_with_each(first, [second], MatchOptions())[0]
-    assert matching._eight_bit_search() is not None
+    assert matching.eight_bit_search() is not None
     assert found[0].tolist() == wanted[0].tolist()
     assert found[1] == pytest.approx(wanted[1], abs=1e-6)
 
