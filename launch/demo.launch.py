@@ -33,6 +33,7 @@ ARGUMENTS = {
     "view": ("true", "show it in a browser, at http://127.0.0.1:8080/"),
     "rviz": ("false", "show it in RViz"),
 }
+CHOICES = dict.fromkeys(("loop", "view", "rviz"), ("true", "false", "True", "False"))
 
 
 def entities(context: LaunchContext) -> list[LaunchDescriptionEntity]:
@@ -85,7 +86,9 @@ def command(*words: str, on_exit: list[LaunchDescriptionEntity] | None = None) -
 
 def generate_launch_description() -> LaunchDescription:
     declared = [
-        DeclareLaunchArgument(name, default_value=value, description=text)
+        DeclareLaunchArgument(
+            name, default_value=value, description=text, choices=CHOICES.get(name)
+        )
         for name, (value, text) in ARGUMENTS.items()
     ]
     return LaunchDescription([*declared, OpaqueFunction(function=entities)])

@@ -20,24 +20,31 @@ ARGUMENTS = {
     "config": (str(SHARE / "config" / "localize.yaml"), "parameter file"),
     "odometry_topic": ("", "nav_msgs/Odometry; empty: as config says"),
     "base_frame": ("", "frame whose pose is estimated; empty: as config says"),
-    "publish_tf": ("", "map_to_odom, map_to_base or none; empty: as config says"),
+    "publish_tf": ("", "which transform goes to /tf; empty: as config says"),
     "rviz": ("false", "show map, pose and images in RViz"),
     "bag": ("", "bag to play, for which the node waits with use_sim_time:=true"),
     "use_sim_time": ("false", "take the time from /clock"),
     "autostart": ("true", "configure and activate at once; else wait for lifecycle"),
     "namespace": ("", "namespace of the node"),
 }
+CHOICES = {
+    **dict.fromkeys(("rviz", "use_sim_time", "autostart"), ("true", "false", "True", "False")),
+    "publish_tf": ("", "map_to_odom", "map_to_base", "none"),
+}
 
 
 def nodes(context: LaunchContext) -> list[Node]:
     """The nodes for the arguments as given."""
     given = {name: LaunchConfiguration(name).perform(context) for name in ARGUMENTS}
+    config = Path(given["config"]).expanduser()
+    if not config.is_file():  # launch_ros would go on without it
+        raise FileNotFoundError(f"config:={config} is no file")
     sim_time = {"use_sim_time": given["use_sim_time"].lower() == "true"}
     named = {name: given[name] for name in ("odometry_topic", "base_frame", "publish_tf")}
     parameters = {name: value for name, value in named.items() if value} | sim_time
     parameters["autostart"] = given["autostart"].lower() == "true"
     if given["map"]:
-        parameters["map"] = str(Path(given["map"]).expanduser())
+        parameters["map"] = given["map"]
     if given["image_topic"]:
         parameters["image_topics"] = given["image_topic"].split()
     started: list[Node] = [
@@ -46,7 +53,7 @@ def nodes(context: LaunchContext) -> list[Node]:
             executable="localizer",
             name="localizer",
             namespace=given["namespace"],
-            parameters=[given["config"], parameters],
+            parameters=[config, parameters],
             output="screen",
             # The image that is being worked on is waited for.
             sigterm_timeout="15",
@@ -76,7 +83,9 @@ def nodes(context: LaunchContext) -> list[Node]:
 
 def generate_launch_description() -> LaunchDescription:
     declared = [
-        DeclareLaunchArgument(name, default_value=value, description=text)
+        DeclareLaunchArgument(
+            name, default_value=value, description=text, choices=CHOICES.get(name)
+        )
         for name, (value, text) in ARGUMENTS.items()
     ]
     return LaunchDescription([*declared, OpaqueFunction(function=nodes)])

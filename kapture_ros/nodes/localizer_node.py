@@ -196,7 +196,7 @@ class LocalizerNode(LifecycleNode):
             camera_settings(settings.inputs)
             if not settings.inputs.map:
                 raise OptionError("'map' is empty; set it to the folder of a visual map")
-            return settings, self._load(Path(settings.inputs.map), settings)
+            return settings, self._load(Path(settings.inputs.map).expanduser(), settings)
         except KaptureRosError as error:
             return error
 
@@ -282,7 +282,7 @@ class LocalizerNode(LifecycleNode):
             response.result = LoadMap.Response.RESULT_UNDEFINED_FAILURE
             self.get_logger().error("~/load_map: the localizer is not configured")
             return response
-        path = Path(request.map_url.removeprefix("file://"))
+        path = Path(request.map_url.removeprefix("file://")).expanduser()
         try:
             localizer = await self._beside(lambda: self._load(path, settings))
         except KaptureRosError as error:

@@ -127,7 +127,7 @@ class RecorderNode(LifecycleNode):
 
     def _read_settings(self) -> RecordingSettings:
         recorder: RecorderOptions = options_of(self, RecorderOptions)
-        in_file = Path(recorder.config) if recorder.config else None
+        in_file = Path(recorder.config).expanduser() if recorder.config else None
         given = {
             name: getattr(options_of(self, RecordingOptions), name)
             for name in self._parameter_overrides

@@ -302,7 +302,7 @@ def check_space(folder: Path, options: RecorderOptions) -> int:
 
 def new_dataset_path(options: RecorderOptions) -> Path:
     """Where a recording that starts now goes: named by the time, never an existing folder."""
-    base = Path(options.output) / f"{options.name}_{datetime.now():%Y-%m-%d_%H-%M-%S}"
+    base = Path(options.output).expanduser() / f"{options.name}_{datetime.now():%Y-%m-%d_%H-%M-%S}"
     path, number = base, 2
     while path.exists() or any(path.parent.glob(f"{path.name}_[0-9][0-9][0-9]")):
         path, number = base.with_name(f"{base.name}_{number}"), number + 1

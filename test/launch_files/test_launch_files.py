@@ -167,14 +167,35 @@ def test_every_argument_is_explained(file: str, environment: dict[str, str]):
     assert done.stdout.count("(default: ") >= 5
 
 
+@pytest.mark.parametrize(
+    ("file", "argument", "told"),
+    [
+        ("record", "params:=/nowhere.yaml", "params:=/nowhere.yaml is no file"),
+        ("localize", "config:=~/nowhere.yaml", "config:=/.*/nowhere.yaml is no file"),
+        ("record", "autostart:=perhaps", '"autostart".*"perhaps" is not valid'),
+        ("localize", "publish_tf:=both", '"publish_tf".*"both" is not valid'),
+        ("demo", "loop:=1", '"loop".*"1" is not valid'),
+    ],
+)
+def test_a_wrong_argument_is_named_and_nothing_starts(
+    file: str, argument: str, told: str, environment: dict[str, str]
+):
+    command = ["ros2", "launch", "kapture_ros", f"{file}.launch.py", argument]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=90)
+    said = done.stdout + done.stderr
+    assert done.returncode == 1, said
+    assert re.search(told, said), said
+    assert "process started" not in said
+
+
 def test_recording_starts_with_its_arguments(environment: dict[str, str], tmp_path: Path):
-    output = tmp_path / "drives"
+    home = environment | {"HOME": str(tmp_path)}  # no shell replaces the ~ in output:=~
     with launched(
-        environment, tmp_path / "said", "record.launch.py", f"output:={output}", "name:=city"
+        home, tmp_path / "said", "record.launch.py", "output:=~/drives", "name:=city"
     ) as run:
-        run.wait_for(f"recording to {output}/city_")
+        run.wait_for(f"recording to {tmp_path}/drives/city_")
         run.ends_cleanly()
-    assert len(list(output.iterdir())) == 1
+    assert len(list((tmp_path / "drives").iterdir())) == 1
 
 
 def test_a_bag_is_localized_as_the_arguments_say(
@@ -236,10 +257,11 @@ def test_ctrl_c_while_libraries_are_loaded_is_no_failure(
 
 
 def test_localizing_without_a_map_says_so_and_waits(environment: dict[str, str], tmp_path: Path):
+    home = environment | {"HOME": str(tmp_path)}
     with launched(
-        environment, tmp_path / "said", "localize.launch.py", "map:=/nowhere", "image_topic:=/a /b"
+        home, tmp_path / "said", "localize.launch.py", "map:=~/nowhere", "image_topic:=/a /b"
     ) as run:
-        run.wait_for("cannot configure: .*/nowhere")
+        run.wait_for(f"cannot configure: {tmp_path}/nowhere is no map")
         run.ends_cleanly()
 
 

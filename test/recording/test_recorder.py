@@ -229,6 +229,12 @@ def test_topics_are_chosen_by_name_with_wildcards() -> None:
     assert RecorderOptions().wants("/anything")
 
 
+def test_a_recording_is_put_into_the_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/somebody")  # no shell replaces the ~ of a parameter file
+    path = new_dataset_path(RecorderOptions(output="~/drives", name="city"))
+    assert path.parent == Path("/home/somebody/drives")
+
+
 def test_two_starts_in_one_second_do_not_meet(tmp_path: Path) -> None:
     options = RecorderOptions(output=str(tmp_path), name="city")
     first = new_dataset_path(options)
