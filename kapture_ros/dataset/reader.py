@@ -182,6 +182,8 @@ def open_dataset(path: Path) -> Dataset:
     if needs_repair(path):
         repaired = repair(path)
         log.warning("the recording was not ended properly: %s", repaired)
+    if not (path / "sensors" / "sensors.txt").is_file():
+        raise InputError(f"{path} is not a kapture dataset: sensors/sensors.txt is missing")
     return Dataset(path, repaired)
 
 

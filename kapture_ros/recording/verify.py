@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from kapture_ros.dataset.reader import Dataset
 from kapture_ros.dataset.records import JsonValue, OdometryRecord, Record, Sensor
+from kapture_ros.errors import InputError
 from kapture_ros.messages import depth
 from kapture_ros.messages.common import (
     Message,
@@ -85,7 +86,7 @@ def verify(bag: Bag, dataset: Dataset, config: RecordingConfig | None = None) ->
         config: for Wi-Fi messages that are only known by the configuration.
 
     Raises:
-        InputError: if the dataset cannot be read.
+        InputError: if the dataset cannot be read, or was not made by `convert`.
     """
     window, options, topics = _conversion(dataset.path)
     wifi = config.wifi if config else {}
@@ -100,10 +101,13 @@ def verify(bag: Bag, dataset: Dataset, config: RecordingConfig | None = None) ->
 def _conversion(
     dataset: Path,
 ) -> tuple[WindowOptions, RecordingOptions, Mapping[str, TopicOptions]]:
-    """The settings that the dataset was made with; the defaults for a live recording."""
+    """The settings that the dataset was made with."""
     path = dataset / CONVERSION
     if not path.exists():
-        return WindowOptions(), RecordingOptions(), {}
+        raise InputError(
+            f"{dataset} was not made by convert ({CONVERSION} is missing); in a recording of live "
+            "topics messages arrived at other times than in the bag, so they cannot be compared"
+        )
     content = json.loads(path.read_text("utf-8"))
     where = str(path)
     topics = {

@@ -261,6 +261,14 @@ def test_verify_names_a_changed_pixel(bag, tmp_path, capsys) -> None:
     assert f"at {START + 7 * STEP + 2}: different: data" in text
 
 
+def test_verify_says_that_it_is_for_conversions_only(bag, tmp_path, capsys) -> None:
+    out = tmp_path / "out"
+    assert convert(bag, out) == 0
+    (out / "kapture_ros" / "conversion.json").unlink()  # a live recording has none
+    assert main(["verify", str(bag), str(out)]) == 1
+    assert "was not made by convert" in capsys.readouterr().err
+
+
 def test_verify_names_a_missing_and_an_invented_record(bag, tmp_path, capsys) -> None:
     out = tmp_path / "out"
     assert convert(bag, out) == 0

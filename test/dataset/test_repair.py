@@ -151,6 +151,9 @@ def test_what_is_no_dataset_is_refused(tmp_path: Path) -> None:
         open_dataset(tmp_path)
     with pytest.raises(InputError, match="no folder 'sensors'"):
         open_dataset(tmp_path / "nowhere")
+    (tmp_path / "half" / "sensors").mkdir(parents=True)
+    with pytest.raises(InputError, match=r"sensors/sensors\.txt is missing"):
+        open_dataset(tmp_path / "half")
 
 
 def test_a_dataset_of_others_opens_and_is_not_changed(shared_data: Path, tmp_path: Path) -> None:
