@@ -117,7 +117,7 @@ def judge(scores: Scores, options: AcceptanceOptions) -> tuple[Reason, str]:
         if failed:
             return reason, text
     sigma = scores.position_sigma
-    return Reason.ACCEPTED, f"{scores.inliers} inliers ({ratio}), position to {sigma:.2f} m"
+    return Reason.ACCEPTED, f"{scores.inliers} inliers ({ratio}) tell the position to {sigma:.2f} m"
 
 
 def mahalanobis(error: Array, covariance: Array) -> float:
