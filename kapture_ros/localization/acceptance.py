@@ -116,8 +116,8 @@ def judge(scores: Scores, options: AcceptanceOptions) -> tuple[Reason, str]:
     for failed, reason, text in tests:
         if failed:
             return reason, text
-    sigma = scores.position_sigma
-    return Reason.ACCEPTED, f"{scores.inliers} inliers ({ratio}) tell the position to {sigma:.2f} m"
+    told = f"which tell the position to {scores.position_sigma:.2f} m"  # in the map as it is
+    return Reason.ACCEPTED, f"{scores.inliers} inliers ({ratio}), {told}"
 
 
 def mahalanobis(error: Array, covariance: Array) -> float:
