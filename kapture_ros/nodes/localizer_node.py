@@ -37,6 +37,7 @@ from kapture_ros.localization.localizer import Localizer
 from kapture_ros.mapping.matching import eight_bit_search
 from kapture_ros.mapping.visual_map import VisualMap
 from kapture_ros.nodes import diagnosis
+from kapture_ros.nodes.core_log import core_logged_by
 from kapture_ros.nodes.drive import Drive
 from kapture_ros.nodes.ending import note_signals, spin
 from kapture_ros.nodes.inference import WatchedExtractor
@@ -361,12 +362,13 @@ def run(node_of: Callable[[], LocalizerNode], ros_arguments: Sequence[str] | Non
     sys.setswitchinterval(SWITCH_S)
     give_large_blocks_back()
     node = node_of()
-    try:
-        spin(node, node.bring_up if node.get_parameter("autostart").value else None)
-    finally:
-        node.stop()
-        node.destroy_node()
-        rclpy.try_shutdown()
+    with core_logged_by(node):
+        try:
+            spin(node, node.bring_up if node.get_parameter("autostart").value else None)
+        finally:
+            node.stop()
+            node.destroy_node()
+            rclpy.try_shutdown()
     return 0
 
 

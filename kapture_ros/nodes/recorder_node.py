@@ -28,6 +28,7 @@ from kapture_ros.dataset.filequeue import WriterOptions
 from kapture_ros.dataset.splitting import SplitOptions
 from kapture_ros.errors import KaptureRosError, OptionError
 from kapture_ros.messages import Message
+from kapture_ros.nodes.core_log import core_logged_by
 from kapture_ros.nodes.ending import note_signals, spin
 from kapture_ros.nodes.parameters import declare_options, options_of
 from kapture_ros.recording.config import RecordingOptions, load_config
@@ -389,14 +390,15 @@ def run(node_of: Callable[[], RecorderNode], ros_arguments: Sequence[str] | None
         signal_handler_options=SignalHandlerOptions.NO,
     )
     node = node_of()
-    try:
-        if node.get_parameter("autostart").value and not _bring_up(node):
-            return 1
-        spin(node)
-    finally:
-        node.stop()
-        node.destroy_node()
-        rclpy.try_shutdown()
+    with core_logged_by(node):
+        try:
+            if node.get_parameter("autostart").value and not _bring_up(node):
+                return 1
+            spin(node)
+        finally:
+            node.stop()
+            node.destroy_node()
+            rclpy.try_shutdown()
     return 0
 
 

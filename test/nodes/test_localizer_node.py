@@ -315,6 +315,7 @@ def check_lives(client: Client, process: psutil.Process) -> None:
     for _ in range(10):
         assert client.ask("change", transition="configure")
         client.becomes("publishers", lambda names: set(names) - set(idle) >= topics)
+        client.until("rosout", lambda m: "how wrong the map is was not measured" in m[1])
         client.ask("forget")
         assert client.ask("change", transition="activate")
         client.becomes("subscriptions", lambda names: "/front/image/compressed" in names)
