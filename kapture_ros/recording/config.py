@@ -7,6 +7,7 @@ The YAML file holds the options by their names, and under `topics`, `extrinsics`
 from __future__ import annotations
 
 import dataclasses
+import fnmatch
 import xml.etree.ElementTree
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +24,9 @@ from kapture_ros.options import from_mapping, load_yaml, option
 from kapture_ros.transforms.se3 import Array, Transform
 
 SECTIONS = ("topics", "extrinsics", "urdf", "wifi")
+# Left out unless `topics` has them: a map made of them would have pictures without calibration
+# for a camera's, and its own pose for a receiver's fix, which would bear it out.
+MADE_BY_LOCALIZER = tuple(f"*/localizer/{name}" for name in ("debug_image/*", "fix", "map_points"))
 
 
 @dataclass(frozen=True)
@@ -79,7 +83,8 @@ class RecordingConfig:
 
     def topic(self, name: str) -> TopicOptions:
         """What is said about a topic; the defaults if nothing."""
-        return self.topics.get(name, TopicOptions())
+        made_here = any(fnmatch.fnmatchcase(name, pattern) for pattern in MADE_BY_LOCALIZER)
+        return self.topics.get(name, TopicOptions(ignore=made_here))
 
 
 def load_config(path: Path | None, given: Mapping[str, Any] | None = None) -> RecordingConfig:

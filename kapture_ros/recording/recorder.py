@@ -35,7 +35,6 @@ SPACE_CHECK_S = 1.0
 INBOX_FULL = "the recorder was too slow"
 UNDECODABLE = "cannot be decoded"
 INTERNAL = "internal error"
-MADE_BY_LOCALIZER = tuple(f"*/localizer/{name}" for name in ("debug_image/*", "fix", "map_points"))
 
 Decoder = Callable[[str, bytes], Message]
 """(type name, serialized message) -> message; raises ValueError if it cannot be decoded."""
@@ -48,11 +47,7 @@ class RecorderOptions:
     output: str = option("recordings", "folder that gets a new dataset for each start")
     name: str = option("drive", "first part of the datasets' names; the time follows")
     topics: tuple[str, ...] = option((), "topics to record, * allowed; none: all that are known")
-    exclude: tuple[str, ...] = option(
-        MADE_BY_LOCALIZER,
-        "topics to leave out, * allowed, unless `topics` has their whole name; by default what "
-        "the localizer makes and no map must be made of",
-    )
+    exclude: tuple[str, ...] = option((), "topics to leave out, * allowed")
     config: str = option("", "YAML file with settings of topics, extrinsics and Wi-Fi types")
     autostart: bool = option(True, "record at once; else the node waits for lifecycle and ~/start")
     discovery_s: float = option(1.0, "how often new topics are looked for", unit="s", minimum=0.1)
@@ -69,8 +64,6 @@ class RecorderOptions:
 
     def wants(self, topic: str) -> bool:
         """Whether a topic is to be recorded, by its name."""
-        if topic in self.topics:
-            return True
         if any(fnmatch.fnmatchcase(topic, pattern) for pattern in self.exclude):
             return False
         return not self.topics or any(fnmatch.fnmatchcase(topic, p) for p in self.topics)

@@ -478,6 +478,23 @@ def test_topics_can_be_ignored_and_renamed() -> None:
     assert player.topic("/a/image")["skipped"] == {"ignored": 1}
 
 
+@pytest.mark.parametrize("node", ["/localizer", "/car/localizer"])
+def test_what_the_localizer_makes_is_no_sensor_unless_the_configuration_names_it(node: str) -> None:
+    """Pictures without calibration; its pose as a fix, which would bear out the map it is of."""
+    picture = f"{node}/debug_image/compressed"
+    for said, found in (({}, ["eye.image"]), ({picture: TopicOptions(name="seen")}, ["seen"])):
+        player = Player(topics=said)
+        player.image(START, topic=picture)
+        player.image(START, topic="/eye/image")
+        assert set(found) <= set(player.finish().sensors)
+        assert player.topic(picture)["skipped"] == ({} if said else {"ignored": 1})
+    session = Player().session
+    for topic, used in (("fix", False), ("map_points", False), ("pose", True), ("odometry", True)):
+        kind = {"fix": "sensor_msgs/msg/NavSatFix", "map_points": "sensor_msgs/msg/PointCloud2"}
+        reason = session.unused_because(f"{node}/{topic}", kind.get(topic, "nav_msgs/msg/Odometry"))
+        assert bool(reason) is not used
+
+
 def test_two_topics_never_share_a_sensor() -> None:
     said = {"/a/image": TopicOptions(name="b.image")}
     player = Player(topics=said)

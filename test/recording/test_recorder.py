@@ -227,16 +227,6 @@ def test_topics_are_chosen_by_name_with_wildcards() -> None:
     wanted = [t for t in ("/camera/front", "/camera/debug", "/fix", "/fix2") if options.wants(t)]
     assert wanted == ["/camera/front", "/fix"]
     assert RecorderOptions().wants("/anything")
-    assert RecorderOptions(topics=("/fix",), exclude=("*",)).wants("/fix")
-
-
-def test_what_the_localizer_makes_does_not_get_into_a_map() -> None:
-    """Pictures without calibration; its pose as a fix, which would bear out the map it is of."""
-    topics = ("debug_image/compressed", "fix", "map_points", "pose", "odometry")
-    options = RecorderOptions()
-    for node in ("/localizer", "/car/localizer"):
-        assert [t for t in topics if options.wants(f"{node}/{t}")] == ["pose", "odometry"]
-    assert RecorderOptions(topics=("/localizer/fix",)).wants("/localizer/fix")
 
 
 def test_a_recording_is_put_into_the_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
