@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from kapture_ros.errors import MissingDependencyError
+from kapture_ros.nodes.ending import importing
 from kapture_ros.options import describe, from_arguments
 
 
@@ -19,7 +20,8 @@ def needs_ros(what: str) -> Iterator[None]:
         MissingDependencyError: naming the module that is not installed.
     """
     try:
-        yield
+        with importing():
+            yield
     except ImportError as error:
         raise MissingDependencyError(
             f"{what} needs ROS 2 and {error.name} is not installed; source a ROS installation, "

@@ -11,7 +11,8 @@ import atexit
 import signal
 import sys
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -53,6 +54,20 @@ def end_if_told() -> None:
     """Raise KeyboardInterrupt if a signal has come: where work may be broken off."""
     if _told.is_set():
         raise KeyboardInterrupt
+
+
+@contextmanager
+def importing() -> Iterator[None]:
+    """Around imports: modules of machine code make an ImportError of what interrupts them.
+
+    Raises:
+        KeyboardInterrupt: in its place.
+    """
+    try:
+        yield
+    except ImportError:
+        end_if_told()
+        raise
 
 
 def spin(node: Node, begin_with: Callable[[], Coroutine[Any, Any, None]] | None = None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import subprocess
@@ -130,3 +131,25 @@ def test_a_background_job_can_be_interrupted_while_it_loads(
         process.wait()
     assert errors == "kapture_ros: interrupted\n"
     assert process.returncode in INTERRUPTED
+
+
+IMPORTING = """
+import signal
+from kapture_ros.nodes.commands import needs_ros
+from kapture_ros.nodes.ending import end_by_signals
+
+end_by_signals()
+with needs_ros("this"):
+    try:
+        {happens}
+    except BaseException as error:  # as pybind11 does
+        raise ImportError("initialization failed") from error
+"""
+
+
+def test_an_interrupt_that_an_import_made_another_error_of_is_one() -> None:
+    done = run(IMPORTING.format(happens="signal.raise_signal(signal.SIGINT)"), dict(os.environ))
+    assert done.returncode in INTERRUPTED
+    assert done.stderr.strip().endswith("KeyboardInterrupt")
+    done = run(IMPORTING.format(happens="raise RuntimeError"), dict(os.environ))
+    assert done.returncode == 1 and "MissingDependencyError" in done.stderr
