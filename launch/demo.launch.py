@@ -9,15 +9,11 @@ from pathlib import Path
 
 from ament_index_python.packages import get_package_share_directory
 from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
-from launch.actions import (
-    DeclareLaunchArgument,
-    IncludeLaunchDescription,
-    OpaqueFunction,
-    Shutdown,
-)
+from launch.actions import IncludeLaunchDescription, OpaqueFunction, Shutdown
 from launch.launch_description_sources import PythonLaunchDescriptionSource
-from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
+
+from kapture_ros.nodes.launch_arguments import BOOLEAN, declared, is_true, values_of
 
 ARGUMENTS = {
     "demo": ("out/demo", "folder that `make demo` made"),
@@ -33,12 +29,12 @@ ARGUMENTS = {
     "view": ("true", "show it in a browser, at http://127.0.0.1:8080/"),
     "rviz": ("false", "show it in RViz"),
 }
-CHOICES = dict.fromkeys(("loop", "view", "rviz"), ("true", "false", "True", "False"))
+CHOICES = dict.fromkeys(("loop", "view", "rviz"), BOOLEAN)
 
 
 def entities(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     """The localizer, the player and the view, for the arguments as given."""
-    given = {name: LaunchConfiguration(name).perform(context) for name in ARGUMENTS}
+    given = values_of(context, ARGUMENTS)
     demo = Path(given["demo"]).expanduser()
     localize = {
         "map": given["map"] or str(demo / "map"),
@@ -49,7 +45,7 @@ def entities(context: LaunchContext) -> list[LaunchDescriptionEntity]:
         "bag": "",  # played below, with rate and loop
     }
     bag = Path(given["bag"]).expanduser() if given["bag"] else demo / "drive" / "lap2"
-    loop = given["loop"].lower() == "true"
+    loop = is_true(given["loop"])
     folder = Path(get_package_share_directory("kapture_ros")) / "launch"
     started: list[LaunchDescriptionEntity] = [
         IncludeLaunchDescription(
@@ -63,7 +59,7 @@ def entities(context: LaunchContext) -> list[LaunchDescriptionEntity]:
             on_exit=[OpaqueFunction(function=end)],
         ),
     ]
-    if given["view"].lower() == "true":
+    if is_true(given["view"]):
         started.append(command("view"))
     return started
 
@@ -85,10 +81,4 @@ def command(*words: str, on_exit: list[LaunchDescriptionEntity] | None = None) -
 
 
 def generate_launch_description() -> LaunchDescription:
-    declared = [
-        DeclareLaunchArgument(
-            name, default_value=value, description=text, choices=CHOICES.get(name)
-        )
-        for name, (value, text) in ARGUMENTS.items()
-    ]
-    return LaunchDescription([*declared, OpaqueFunction(function=entities)])
+    return LaunchDescription([*declared(ARGUMENTS, CHOICES), OpaqueFunction(function=entities)])

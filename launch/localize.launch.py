@@ -9,9 +9,10 @@ from pathlib import Path
 
 from ament_index_python.packages import get_package_share_directory
 from launch import LaunchContext, LaunchDescription
-from launch.actions import DeclareLaunchArgument, OpaqueFunction
-from launch.substitutions import LaunchConfiguration
+from launch.actions import OpaqueFunction
 from launch_ros.actions import LifecycleNode, Node
+
+from kapture_ros.nodes.launch_arguments import BOOLEAN, declared, file_of, is_true, values_of
 
 SHARE = Path(get_package_share_directory("kapture_ros"))
 ARGUMENTS = {
@@ -28,21 +29,19 @@ ARGUMENTS = {
     "namespace": ("", "namespace of the node"),
 }
 CHOICES = {
-    **dict.fromkeys(("rviz", "use_sim_time", "autostart"), ("true", "false", "True", "False")),
+    **dict.fromkeys(("rviz", "use_sim_time", "autostart"), BOOLEAN),
     "publish_tf": ("", "map_to_odom", "map_to_base", "none"),
 }
 
 
 def nodes(context: LaunchContext) -> list[Node]:
     """The nodes for the arguments as given."""
-    given = {name: LaunchConfiguration(name).perform(context) for name in ARGUMENTS}
-    config = Path(given["config"]).expanduser()
-    if not config.is_file():  # launch_ros would go on without it
-        raise FileNotFoundError(f"config:={config} is no file")
-    sim_time = {"use_sim_time": given["use_sim_time"].lower() == "true"}
+    given = values_of(context, ARGUMENTS)
+    config = file_of("config", given["config"])
+    sim_time = {"use_sim_time": is_true(given["use_sim_time"])}
     named = {name: given[name] for name in ("odometry_topic", "base_frame", "publish_tf")}
     parameters = {name: value for name, value in named.items() if value} | sim_time
-    parameters["autostart"] = given["autostart"].lower() == "true"
+    parameters["autostart"] = is_true(given["autostart"])
     if given["map"]:
         parameters["map"] = given["map"]
     if given["image_topic"]:
@@ -71,7 +70,7 @@ def nodes(context: LaunchContext) -> list[Node]:
                 output="screen",
             )
         )
-    if given["rviz"].lower() == "true":
+    if is_true(given["rviz"]):
         layout = str(SHARE / "config" / "localize.rviz")
         started.append(
             Node(
@@ -82,10 +81,4 @@ def nodes(context: LaunchContext) -> list[Node]:
 
 
 def generate_launch_description() -> LaunchDescription:
-    declared = [
-        DeclareLaunchArgument(
-            name, default_value=value, description=text, choices=CHOICES.get(name)
-        )
-        for name, (value, text) in ARGUMENTS.items()
-    ]
-    return LaunchDescription([*declared, OpaqueFunction(function=nodes)])
+    return LaunchDescription([*declared(ARGUMENTS, CHOICES), OpaqueFunction(function=nodes)])

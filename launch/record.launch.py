@@ -8,9 +8,10 @@ from pathlib import Path
 
 from ament_index_python.packages import get_package_share_directory
 from launch import LaunchContext, LaunchDescription
-from launch.actions import DeclareLaunchArgument, OpaqueFunction
-from launch.substitutions import LaunchConfiguration
+from launch.actions import OpaqueFunction
 from launch_ros.actions import LifecycleNode
+
+from kapture_ros.nodes.launch_arguments import BOOLEAN, declared, file_of, is_true, values_of
 
 SHARE = Path(get_package_share_directory("kapture_ros"))
 ARGUMENTS = {
@@ -21,17 +22,15 @@ ARGUMENTS = {
     "namespace": ("", "namespace of the node"),
     "use_sim_time": ("false", "take the time from /clock"),
 }
-CHOICES = dict.fromkeys(("autostart", "use_sim_time"), ("true", "false", "True", "False"))
+CHOICES = dict.fromkeys(("autostart", "use_sim_time"), BOOLEAN)
 
 
 def recorder(context: LaunchContext) -> list[LifecycleNode]:
     """The node for the arguments as given."""
-    given = {name: LaunchConfiguration(name).perform(context) for name in ARGUMENTS}
-    params = Path(given["params"]).expanduser()
-    if not params.is_file():  # launch_ros would go on without it
-        raise FileNotFoundError(f"params:={params} is no file")
+    given = values_of(context, ARGUMENTS)
+    params = file_of("params", given["params"])
     said: dict[str, str | bool] = {name: given[name] for name in ("output", "name")}
-    said |= {name: given[name].lower() == "true" for name in CHOICES}
+    said |= {name: is_true(given[name]) for name in CHOICES}
     return [
         LifecycleNode(
             package="kapture_ros",
@@ -47,10 +46,4 @@ def recorder(context: LaunchContext) -> list[LifecycleNode]:
 
 
 def generate_launch_description() -> LaunchDescription:
-    declared = [
-        DeclareLaunchArgument(
-            name, default_value=value, description=text, choices=CHOICES.get(name)
-        )
-        for name, (value, text) in ARGUMENTS.items()
-    ]
-    return LaunchDescription([*declared, OpaqueFunction(function=recorder)])
+    return LaunchDescription([*declared(ARGUMENTS, CHOICES), OpaqueFunction(function=recorder)])

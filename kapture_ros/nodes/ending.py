@@ -8,16 +8,20 @@ another one on its way through a library.
 from __future__ import annotations
 
 import atexit
+import importlib
+import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from rclpy.node import Node
+
+    AnyNode = TypeVar("AnyNode", bound=Node)
 
 ENDING = (signal.SIGINT, signal.SIGTERM)
 WAKE_S = 0.25
@@ -35,6 +39,19 @@ def end_by_signals() -> None:
     """
     _handle(_interrupt)
     sys.unraisablehook = _report_unless_interrupted
+
+
+def run_main(module: str) -> None:
+    """Import a module, which takes some seconds, and run its `main`; a signal ends both."""
+    end_by_signals()
+    try:
+        with importing():
+            main = importlib.import_module(module).main
+    except KeyboardInterrupt:
+        # Python may end as killed by a signal that it caught, where a library had it run code.
+        os._exit(0)
+    with suppress(KeyboardInterrupt):
+        main()
 
 
 def note_signals() -> None:
@@ -68,6 +85,32 @@ def importing() -> Iterator[None]:
     except ImportError:
         end_if_told()
         raise
+
+
+@contextmanager
+def alive(node_of: Callable[[], AnyNode], ros_arguments: Sequence[str] | None) -> Iterator[AnyNode]:
+    """A node, between the begin of ROS and its end; signals are noted, the core's log is its own.
+
+    Args:
+        ros_arguments: None: those of the process.
+    """
+    import rclpy
+    from rclpy.signals import SignalHandlerOptions
+
+    from kapture_ros.nodes.core_log import core_logged_by
+
+    note_signals()
+    rclpy.init(
+        args=list(ros_arguments) if ros_arguments is not None else None,
+        signal_handler_options=SignalHandlerOptions.NO,
+    )
+    node = node_of()
+    with core_logged_by(node):
+        try:
+            yield node
+        finally:
+            node.destroy_node()
+            rclpy.try_shutdown()
 
 
 def spin(node: Node, begin_with: Callable[[], Coroutine[Any, Any, None]] | None = None) -> None:

@@ -17,7 +17,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
-import rclpy
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
@@ -27,7 +26,6 @@ from rclpy.callback_groups import CallbackGroup, MutuallyExclusiveCallbackGroup
 from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
-from rclpy.signals import SignalHandlerOptions
 from rclpy.task import Future
 from std_srvs.srv import Trigger
 
@@ -37,9 +35,8 @@ from kapture_ros.localization.localizer import Localizer
 from kapture_ros.mapping.matching import eight_bit_search
 from kapture_ros.mapping.visual_map import VisualMap
 from kapture_ros.nodes import diagnosis
-from kapture_ros.nodes.core_log import core_logged_by
 from kapture_ros.nodes.drive import Drive
-from kapture_ros.nodes.ending import note_signals, spin
+from kapture_ros.nodes.ending import alive, spin
 from kapture_ros.nodes.inference import WatchedExtractor
 from kapture_ros.nodes.localizer_options import camera_settings
 from kapture_ros.nodes.outputs import Outputs
@@ -354,21 +351,13 @@ def run(node_of: Callable[[], LocalizerNode], ros_arguments: Sequence[str] | Non
     With `autostart` the node configures and activates itself; where it cannot, it stays
     unconfigured and tells why, to be corrected and configured again.
     """
-    note_signals()
-    rclpy.init(
-        args=list(ros_arguments) if ros_arguments is not None else None,
-        signal_handler_options=SignalHandlerOptions.NO,
-    )
     sys.setswitchinterval(SWITCH_S)
     give_large_blocks_back()
-    node = node_of()
-    with core_logged_by(node):
+    with alive(node_of, ros_arguments) as node:
         try:
             spin(node, node.bring_up if node.get_parameter("autostart").value else None)
         finally:
             node.stop()
-            node.destroy_node()
-            rclpy.try_shutdown()
     return 0
 
 

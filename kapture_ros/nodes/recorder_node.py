@@ -14,22 +14,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import rclpy
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.event_handler import SubscriptionEventCallbacks
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.serialization import deserialize_message
-from rclpy.signals import SignalHandlerOptions
 from std_srvs.srv import SetBool, Trigger
 
 from kapture_ros.dataset.filequeue import WriterOptions
 from kapture_ros.dataset.splitting import SplitOptions
 from kapture_ros.errors import KaptureRosError, OptionError
 from kapture_ros.messages import Message
-from kapture_ros.nodes.core_log import core_logged_by
-from kapture_ros.nodes.ending import note_signals, spin
+from kapture_ros.nodes.ending import alive, spin
 from kapture_ros.nodes.parameters import declare_options, options_of
 from kapture_ros.recording.config import RecordingOptions, load_config
 from kapture_ros.recording.health import HealthOptions
@@ -384,21 +381,13 @@ def run(node_of: Callable[[], RecorderNode], ros_arguments: Sequence[str] | None
     A signal ends the recording cleanly. With `autostart` the node configures and activates
     itself, and the process fails if it cannot.
     """
-    note_signals()
-    rclpy.init(
-        args=list(ros_arguments) if ros_arguments is not None else None,
-        signal_handler_options=SignalHandlerOptions.NO,
-    )
-    node = node_of()
-    with core_logged_by(node):
+    with alive(node_of, ros_arguments) as node:
         try:
             if node.get_parameter("autostart").value and not _bring_up(node):
                 return 1
             spin(node)
         finally:
             node.stop()
-            node.destroy_node()
-            rclpy.try_shutdown()
     return 0
 
 
