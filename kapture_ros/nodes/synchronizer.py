@@ -9,15 +9,16 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
-from statistics import median
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
 SILENT_AFTER = 5  # instants without an image of a camera: it is not waited for
-INTERVALS = 20  # newest, of which the median counts
-SLOP_SHARE = 0.45  # of the shortest interval: no image is near two of another camera
-FIRST_SLOP_NS = 20_000_000  # until an interval was measured
+INTERVALS = 20  # newest of a camera, of which a short one counts
+FEWEST_INTERVALS = 4  # where images are lost the first may be several periods
+SHORT = 0.1  # share of the intervals that are shorter than its period by jitter
+SLOP_SHARE = 0.45  # of the shortest period: no image is near two of another camera
+FIRST_SLOP_NS = 20_000_000  # until a period was measured
 MAX_OPEN = 2  # instants that wait for images; a third lets the first go
 
 
@@ -42,8 +43,8 @@ class Synchronizer(Generic[T]):
     """Groups images of some cameras.
 
     Args:
-        slop_ns: stamps of one instant differ by this at most; 0: by nearly half the shortest
-            interval measured between the images of a camera.
+        slop_ns: stamps of one instant differ by this at most; 0: by nearly half the
+            shortest period measured of a camera.
 
     Attributes:
         spreads_ns: between first and last stamp of the newest instants.
@@ -64,8 +65,12 @@ class Synchronizer(Generic[T]):
         """The slop in use."""
         if self._slop_ns:
             return self._slop_ns
-        known = [median(intervals) for intervals in self._intervals if intervals]
-        return int(SLOP_SHARE * min(known)) if known else FIRST_SLOP_NS
+        periods = [
+            sorted(intervals)[int(SHORT * len(intervals))]
+            for intervals in self._intervals
+            if len(intervals) >= FEWEST_INTERVALS
+        ]
+        return int(SLOP_SHARE * min(periods)) if periods else FIRST_SLOP_NS
 
     @property
     def silent(self) -> tuple[int, ...]:
