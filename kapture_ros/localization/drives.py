@@ -25,7 +25,7 @@ from kapture_ros.localization.odometry import SECOND, OdometrySample
 from kapture_ros.localization.query import Estimate, Query, Reason, Rejected
 from kapture_ros.localization.query_set import QuerySet
 from kapture_ros.localization.refinement import PosePrior
-from kapture_ros.localization.sequence import SequenceLocalizer, fix_of
+from kapture_ros.localization.sequence import SequenceLocalizer
 from kapture_ros.localization.sequence_state import SequenceOptions
 from kapture_ros.localization.smoothing import SmoothedPose, smooth
 
@@ -111,7 +111,7 @@ def localize_drive(
     estimates, odometry = _forwards(tracker, queries, drive)
     samples = drive.odometry or odometry
     motion = whole_motion(samples, drive.imu, tracker.options)
-    fixes = [fix_of(estimate) for estimate in estimates if estimate.accepted]
+    fixes = [tracker.fix_of(estimate) for estimate in estimates if estimate.accepted]
     for part, run in _parts([e.stamp_ns for e in estimates], _runs(fixes, motion)):
         numbers = drive.numbers[part]
         smoothed = _smoothed(tracker, queries, numbers, estimates[part], motion, run)
@@ -133,7 +133,7 @@ def _smoothed(
     """The poses of instants that motion links, from fixes that agree."""
     stamps = [estimate.stamp_ns for estimate in estimates]
     weighed = tracker.fix_errors.weighed
-    fixes = [weighed(fix_of(estimate)) for estimate in estimates if estimate.accepted]
+    fixes = [weighed(tracker.fix_of(estimate)) for estimate in estimates if estimate.accepted]
     agreed = {fix.stamp_ns: fix.map_from_base for fix in run}
     begin = [agreed.get(stamp) for stamp in stamps]
     smoothed = smooth(stamps, motion, fixes, begin)
@@ -257,7 +257,7 @@ def _search_again(
         matches = tracker.near.match(views, prior)
         estimate = tracker.near.solve(query, views, matches, prior)
         if estimate.accepted:
-            found.append(tracker.fix_errors.weighed(fix_of(estimate)))
+            found.append(tracker.fix_errors.weighed(tracker.fix_of(estimate)))
     return found
 
 

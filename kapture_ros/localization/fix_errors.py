@@ -74,13 +74,12 @@ class FixErrors:
     """Factors on the covariances of the fixes of one drive.
 
     Args:
-        of_map: the constant part of the map's error is not learned, the other one where it is
-            known how it changes.
+        of_map: how the map's error changes along the way.
     """
 
     def __init__(self, options: MotionOptions, of_map: MapChange) -> None:
         self._options = options
-        self._constant, self._alike = of_map.constant, of_map.alike
+        self._alike = np.repeat(of_map.alike, 3)
         self._logs: Array = np.zeros(3)  # of the factors of own, map's and odometry's variances
         self._information: Array = np.eye(3) / PRIOR**2
         self.forget()
@@ -99,7 +98,7 @@ class FixErrors:
     def weighed(self, fix: Fix) -> Fix:
         """A fix with covariances as they are on this drive."""
         own, of_map = self.factors
-        map_covariance = of_map * (fix.map_covariance - self._constant) + self._constant
+        map_covariance = of_map * fix.changing_covariance + fix.lasting_covariance
         covariance = own * fix.own_covariance + map_covariance
         return replace(fix, covariance=covariance, map_covariance=map_covariance)
 
@@ -155,11 +154,12 @@ class FixErrors:
         odometry[:3, 3:] += lever @ turns / 2
         odometry[3:, :3] = odometry[:3, 3:].T
         drift = by_errors @ state.covariance[ERRORS, ERRORS] @ by_errors.T
-        alike = float(alike_share(np.array(metres), self._alike))
-        measured, here = (fix.map_covariance - self._constant for fix in (first, second))
-        of_map = difference_between(measured, here, alike, carried)
-        if 1 - alike < SHOWN:  # what shows depends on how smooth it is more than on its size
-            drift, of_map = drift + of_map, np.zeros((6, 6))
+        alike = alike_share(np.array(metres), self._alike)
+        errors = first.changing_covariance, second.changing_covariance, alike, carried
+        # Where less shows, it depends on how smooth the error is more than on its size.
+        shown = np.where(1 - alike < SHOWN, 0.0, 1.0)
+        of_map = difference_between(*errors, axes=shown)
+        drift += difference_between(*errors, axes=1 - shown)
         own = carried @ first.own_covariance @ carried.T + second.own_covariance
         parts = np.array([own, of_map, odometry])
         return _Pair(difference(second.map_from_base, predicted), parts, drift)

@@ -9,6 +9,10 @@ import numpy as np
 
 from kapture_ros.transforms.se3 import Array, symmetric_root
 
+# Of the measured variance, what a whole drive has in common (its lane, its light, calibration):
+# a quarter of sigma, as the mean errors of four drives. Held-out instants are too few to tell.
+LASTING = 0.25**2
+
 
 @dataclass(frozen=True, slots=True)
 class MapChange:
@@ -18,22 +22,23 @@ class MapChange:
 
     Attributes:
         constant: (6, 6) of (δp, δθ), the part that was given or assumed, about the same everywhere.
-        alike: metres at which half of the rest, which was measured, is another one; infinite:
-            nobody knows, and it is taken for constant, too.
+        alike: metres at which half of the rest, which was measured, is another one, for position
+            and orientation; infinite: nobody knows, and it is taken for constant, too.
     """
 
     constant: Array = field(default_factory=lambda: np.zeros((6, 6)))
-    alike: float = math.inf
+    alike: tuple[float, float] = (math.inf, math.inf)
 
-    def parts(self, map_covariance: Array) -> tuple[Array, Array]:
-        """Of a fix's: what is about the same everywhere, and what changes as was measured."""
-        if not math.isfinite(self.alike):
-            return map_covariance, np.zeros((6, 6))
-        return self.constant, map_covariance - self.constant
+    def lasting(self, map_covariance: Array) -> Array:
+        """(6, 6), the part of a map's error that is about the same everywhere."""
+        if not np.isfinite(self.alike).all():
+            return map_covariance
+        lasting: Array = self.constant + LASTING * (map_covariance - self.constant)
+        return lasting
 
-    def share(self, metres: float) -> float:
-        """Correlation of what was measured; in the mean over all ways `alike_share`."""
-        return math.exp(-metres / (math.pi / 2 * self.alike))
+    def share(self, metres: float) -> Array:
+        """(6,) correlation of what was measured; in the mean over all ways `alike_share`."""
+        return np.repeat(np.exp(-metres / (math.pi / 2 * np.array(self.alike))), 3)
 
 
 UNKNOWN = MapChange()
@@ -45,15 +50,18 @@ def alike_share(metres: Array, alike: Array | float) -> Array:
     return share
 
 
-def difference_between(before: Array, after: Array, share: float, carried: Array) -> Array:
+def difference_between(
+    before: Array, after: Array, share: Array | float, carried: Array, axes: Array | float = 1.0
+) -> Array:
     """(6, 6) by which an error at one place differs from that at another, carried there.
 
     Args:
         before, after: (6, 6), of the errors.
-        share: their correlation.
+        share: their correlation, of all axes or (6,) of each.
         carried: (6, 6), what a disturbance of the pose at the first place is at the second.
+        axes: (6,) 1 for those that are meant, 0 for the others.
     """
-    first, second = carried @ symmetric_root(before), symmetric_root(after)
-    common = share * first @ second.T
+    first, second = carried @ (symmetric_root(before) * axes), symmetric_root(after) * axes
+    common = (share * first) @ second.T
     spread: Array = first @ first.T + second @ second.T - common - common.T
     return spread

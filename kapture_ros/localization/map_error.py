@@ -97,8 +97,8 @@ class MapError:
 
     Attributes:
         measured: whether instants were held out.
-        alike: metres at which half of the measured error is another one; infinite where the
-            table does not tell.
+        alike: metres at which half of the measured error is another one, for position and
+            orientation; infinite where the table does not tell.
         usual_own: (6, 6), what a pose near the map's images would have as its covariance if the
             map were exact; only where instants were held out.
     """
@@ -115,7 +115,7 @@ class MapError:
             (usual if bends else 0.0) if given is None else given
             for given, usual in zip(self._given, UNMEASURED, strict=True)
         ]
-        self.alike = math.inf
+        self.alike = math.inf, math.inf
         if not self.measured:
             return
         self._places, distance = rows[:, :3], rows[:, 3]
@@ -174,27 +174,35 @@ class MapError:
         return (FREEDOM + squares) / (FREEDOM + freedom - 2)
 
 
-def _alike(places: Array, errors: Array, covariance: Array, own: Array) -> float:
+def _alike(places: Array, errors: Array, covariance: Array, own: Array) -> tuple[float, float]:
     """Metres over which errors are alike: the most that the directions of the errors allow.
 
-    Directions are alike, however much worse one place is than another, but for what they have of
-    the poses' own errors. The scalar product of two that have nothing in common has a variance of
-    1/6.
+    Of position and of orientation: a pose errs sideways by the points it has just then, but in its
+    pitch for as long as it sees the same ones. Directions are alike, however much worse one place
+    is than another, but for what they have of the poses' own errors. The scalar product of two
+    that have nothing in common has a variance of 1/3.
 
     Args:
         places: (H, 3), errors: (H, 6) there, covariance: (H, 6, 6) of most of them, and what of it
             is their own: (H, 6, 6).
     """
-    white = np.linalg.solve(symmetric_root(covariance), errors[..., None])[..., 0]
-    directions = white / np.maximum(np.linalg.norm(white, axis=1, keepdims=True), 1e-12)
-    theirs = np.trace(np.linalg.solve(covariance, own), axis1=1, axis2=2) / 6
-    common = np.sqrt(np.maximum(1 - theirs, 0.0))
+    root = symmetric_root(covariance)
+    white = np.linalg.solve(root, errors[..., None])[..., 0].reshape(-1, 2, 3)
+    directions = white / np.maximum(np.linalg.norm(white, axis=2, keepdims=True), 1e-12)
+    theirs = np.linalg.solve(root, np.linalg.solve(root, own).transpose(0, 2, 1))
+    common = np.sqrt(np.maximum(1 - _sizes(theirs), 0.0))
     first, second = np.triu_indices(len(places), 1)
     apart = np.linalg.norm(places[first] - places[second], axis=1)
-    found = (directions[first] * directions[second]).sum(axis=1)
-    expected = common[first] * common[second] * alike_share(apart, LENGTHS[:, None])
-    surprise = 3 * ((found - expected) ** 2).sum(axis=1)
-    return float(LENGTHS[surprise <= surprise.min() + 0.5][-1])
+    share = alike_share(apart, LENGTHS[:, None])
+    found = []
+    for of_pair, expected in zip(
+        (directions[first] * directions[second]).sum(axis=2).T,
+        (common[first] * common[second]).T,
+        strict=True,
+    ):
+        surprise = 1.5 * ((of_pair - expected * share) ** 2).sum(axis=1)
+        found.append(float(LENGTHS[surprise <= surprise.min() + 0.5][-1]))
+    return found[0], found[1]
 
 
 def _squares(errors: Array, covariance: Array) -> Array:

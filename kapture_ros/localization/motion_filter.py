@@ -17,10 +17,10 @@ is replayed.
 Fixes are wrong in two ways: by themselves, and by the map, whose error the next fix has too, the
 less the further it is away. How that changes along the way was measured with its size: it is a
 state of the filter as well, in units of its sigma where a fix is, so that fixes next to each other
-are not taken for many. Of the part that is only assumed nobody knows how it changes. It is not
-filtered, since no number of fixes makes it smaller: what it was at the newest fix is carried along
-with the pose and added to the covariance that is told, and by as much as it may be another one
-where the next fix is, the pose may differ from it.
+are not taken for many. A part of it all fixes of a drive have in common, and of what is only
+assumed nobody knows how it changes. Neither is filtered, since no number of fixes makes it smaller:
+what it was at the newest fix is carried along with the pose and added to the covariance that is
+told, and by as much as it may be another one where the next fix is, the pose may differ from it.
 """
 
 from __future__ import annotations
@@ -137,17 +137,24 @@ class Fix:
     Attributes:
         covariance: (6, 6) of (δp, δθ), all in all.
         map_covariance: (6, 6), the part of it that is the map's own error.
+        lasting_covariance: (6, 6), the part of that which is about the same everywhere.
     """
 
     stamp_ns: int
     map_from_base: Transform
     covariance: Array
     map_covariance: Array = field(default_factory=lambda: np.zeros((6, 6)))
+    lasting_covariance: Array = field(default_factory=lambda: np.zeros((6, 6)))
 
     @property
     def own_covariance(self) -> Array:
         """(6, 6), the map taken as exact."""
         return self.covariance - self.map_covariance
+
+    @property
+    def changing_covariance(self) -> Array:
+        """(6, 6) of the map's error that becomes another one along the way."""
+        return self.map_covariance - self.lasting_covariance
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,13 +258,15 @@ class MotionFilter:
     def initialize(self, fix: Fix, like: MotionState | None = None) -> None:
         """Begin at a fix; what was learned of the odometry (`like`) may be kept."""
         stamp, pose = fix.stamp_ns, fix.map_from_base
-        constant, changing = self.of_map.parts(fix.map_covariance)
+        changing = fix.changing_covariance
         root = symmetric_root(changing)
         covariance = np.eye(SIZE + 6)
         covariance[:6, :6] = fix.own_covariance + changing
         covariance[:6, MAP], covariance[MAP, :6] = -root, -root
         covariance[ERRORS, ERRORS] = np.diag(self.options.error_sigmas**2)
-        state = MotionState(stamp, stamp, pose, 0.0, 0.0, covariance, constant=constant)
+        state = MotionState(
+            stamp, stamp, pose, 0.0, 0.0, covariance, constant=fix.lasting_covariance
+        )
         if like is not None:
             covariance[ERRORS, ERRORS] = like.covariance[ERRORS, ERRORS]
             state = replace(
@@ -340,12 +349,11 @@ class MotionFilter:
         elapsed_ns = max(fix.stamp_ns - state.fix_ns, 1)
         correlated = self.options.fix_correlation * SECOND / elapsed_ns
         noise = fix.own_covariance * max(1.0, correlated)
-        constant, changing = self.of_map.parts(fix.map_covariance)
-        prior = state.covariance.copy()
+        prior, constant = state.covariance.copy(), fix.lasting_covariance
         share = self.options.map_share(state.metres)
         prior[:6, :6] += difference_between(state.constant, constant, share, state.carried)
         seen = np.eye(6, SIZE + 6)
-        seen[:, MAP] = root = symmetric_root(changing)
+        seen[:, MAP] = root = symmetric_root(fix.changing_covariance)
         error = difference(fix.map_from_base, state.map_from_base) - root @ state.deviation
         gain = np.linalg.solve(seen @ prior @ seen.T + noise, seen @ prior).T
         correction = gain @ error
@@ -472,13 +480,13 @@ class MotionFilter:
         alike = self.of_map.share(metres)
         jacobian = np.eye(SIZE + 6)
         jacobian[:6, :SIZE] = derivatives
-        jacobian[MAP, MAP] *= alike
+        jacobian[MAP, MAP] *= alike[:, None]
         covariance = jacobian @ state.covariance @ jacobian.T
         noise = piece.noise.reshape(2, 3, 2, 3).transpose(0, 2, 1, 3)
         turned = (axes @ noise @ axes.T).transpose(0, 2, 1, 3).reshape(6, 6)
         covariance[:6, :6] += turned
         covariance[GYRO, GYRO] += self.options.gyro_bias_wander**2 * piece.seconds * np.eye(3)
-        covariance[MAP, MAP] += (1 - alike**2) * np.eye(6)
+        covariance[MAP, MAP] += np.diag(1 - alike**2)
         return replace(
             state,
             deviation=alike * state.deviation,

@@ -254,7 +254,7 @@ class SequenceLocalizer:
         estimate = self.near.solve(query, views, matches, prior)
         self._window_size = 1
         if estimate.reason is Reason.PRIOR_DISAGREES:
-            self._contradict(fix_of(estimate))
+            self._contradict(self.fix_of(estimate))
             if not self.motion.initialized:
                 return estimate
         self._supported = estimate.accepted or self.near.agrees(views, matches, prior)
@@ -324,7 +324,7 @@ class SequenceLocalizer:
         estimate = self._retrieve(query, hint)
         if hint is not None and estimate.accepted:
             self._window_size = 1
-            self._start(fix_of(estimate), estimate.evidence)
+            self._start(self.fix_of(estimate), estimate.evidence)
             return estimate
         if estimate.accepted:
             self._window_size = 1
@@ -370,9 +370,9 @@ class SequenceLocalizer:
     def _confirm(self, estimate: Estimate) -> None:
         """Begin at a fix beyond doubt, or when the newest agree with each other and the place."""
         if self._decisive(estimate):
-            self._start(fix_of(estimate), estimate.evidence)
+            self._start(self.fix_of(estimate), estimate.evidence)
             return
-        insort(self._candidates, fix_of(estimate), key=lambda fix: fix.stamp_ns)
+        insort(self._candidates, self.fix_of(estimate), key=lambda fix: fix.stamp_ns)
         self._candidates = self._candidates[-self.options.tracking.lost_rejections :]
         needed = self.options.tracking.confirmations
         newest = self._candidates[-needed:]
@@ -414,9 +414,19 @@ class SequenceLocalizer:
         odometry = self.motion.odometry
         return odometry.at(start_ns).inverse() @ odometry.at(end_ns)
 
+    def fix_of(self, estimate: Estimate) -> Fix:
+        """An estimate with a pose as a fix for the filter."""
+        assert estimate.map_from_base is not None
+        assert estimate.covariance is not None
+        fix = Fix(estimate.stamp_ns, estimate.map_from_base, estimate.covariance)
+        if (of_map := estimate.map_covariance) is None:
+            return fix
+        lasting = self.motion.of_map.lasting(of_map)
+        return replace(fix, map_covariance=of_map, lasting_covariance=lasting)
+
     def _fuse(self, estimate: Estimate) -> None:
         """A fix for the filter, if it passes the gate."""
-        fix = fix_of(estimate)
+        fix = self.fix_of(estimate)
         innovation = self.motion.update(self.fix_errors.weighed(fix), self._check.inflation)
         self._check.add(innovation, self.motion.limit)
         self._learn_errors(fix, accepted=innovation.accepted)
@@ -507,16 +517,6 @@ def _with_features(query: Query, views: Sequence[View]) -> Query:
         replace(query.images[view.number], features=view.features, pixels=None) for view in views
     )
     return replace(query, images=images)
-
-
-def fix_of(estimate: Estimate) -> Fix:
-    """An estimate with a pose as a fix for the filter."""
-    assert estimate.map_from_base is not None
-    assert estimate.covariance is not None
-    of_map = estimate.map_covariance
-    if of_map is None:
-        return Fix(estimate.stamp_ns, estimate.map_from_base, estimate.covariance)
-    return Fix(estimate.stamp_ns, estimate.map_from_base, estimate.covariance, of_map)
 
 
 def _leap(told: TrackedPose, now: MotionState | None) -> bool:

@@ -19,20 +19,24 @@ OF_MAP = np.diag(np.repeat([0.05, 0.0025], 3) ** 2)
 DRIVES = 4
 
 
-def learned(seed, error, told, *, options=INDEPENDENT, constant=NOTHING, alike=np.inf):
+UNKNOWN = (np.inf, np.inf)
+
+
+def learned(seed, error, told, *, options=INDEPENDENT, constant=NOTHING, alike=UNKNOWN):
     """A drive whose fixes are off by `error(metres, rng)` (6,) and say that they are `told`.
 
     Returns what was learned, and the NEES after a third of the drive.
     """
     case = drive(seed)
-    motion, errors = MotionFilter(options), FixErrors(options, MapChange(constant, alike))
+    motion, change = MotionFilter(options), MapChange(constant, alike)
+    errors = FixErrors(options, change)
     nees = []
     for number, sample in enumerate(case.odometry):
         motion.add_odometry(sample)
         if number % 3:
             continue
         pose = disturb(case.truth[sample.stamp_ns], error(0.5 * number, case.rng))
-        fix = Fix(sample.stamp_ns, pose, *told)
+        fix = Fix(sample.stamp_ns, pose, *told, change.lasting(told[1]))
         if motion.initialized:
             motion.update(errors.weighed(fix))
         else:
@@ -95,10 +99,13 @@ def bend(metres, rng):
 BENT = (OF_MAP + np.diag((FIX_SIGMA / 5) ** 2), OF_MAP)
 
 
-@pytest.mark.parametrize(("constant", "alike"), [(OF_MAP, 2.0), (NOTHING, np.inf), (NOTHING, 60.0)])
+@pytest.mark.parametrize(
+    ("constant", "alike"), [(OF_MAP, (2.0, 2.0)), (NOTHING, UNKNOWN), (NOTHING, (60.0, 60.0))]
+)
 def test_an_error_that_all_fixes_have_is_not_learned_away(constant, alike):
     errors, nees = learned(2, bend, BENT, constant=constant, alike=alike)
-    fix = errors.weighed(Fix(0, Transform(), *BENT))
+    lasting = MapChange(constant, alike).lasting(OF_MAP)
+    fix = errors.weighed(Fix(0, Transform(), *BENT, lasting))
     assert np.trace(fix.map_covariance) > 0.8 * np.trace(OF_MAP)
     assert nees < 10.0
 
@@ -115,7 +122,7 @@ def rough(rng, alike=2.0, metres=400.0):
 
 def test_a_map_that_is_better_here_than_held_out_instants_said_is_found_out():
     told = (OF_MAP + np.diag((FIX_SIGMA / 20) ** 2), OF_MAP)
-    errors, _ = learned(3, rough(np.random.default_rng(0)), told, alike=2.0)
+    errors, _ = learned(3, rough(np.random.default_rng(0)), told, alike=(2.0, 2.0))
     assert errors.factors[1] < 0.4
 
 

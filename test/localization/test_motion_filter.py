@@ -156,17 +156,24 @@ def test_a_gyro_beside_odometry_keeps_half_a_minute_and_stays_honest():
     assert (np.median(beside, axis=0) < 0.7 * np.median(alone, axis=0)).all()
 
 
-def bent(case: Drive, of_map: np.ndarray, share: float) -> Callable[[int], Fix]:
-    """Fixes of a map whose error is alike by this share from one fix to the next."""
-    sigmas = np.sqrt(np.diagonal(of_map))
-    error = case.rng.normal(0, sigmas)
+def bent(
+    case: Drive, of_map: np.ndarray, share: np.ndarray | float, change: MapChange
+) -> Callable[[int], Fix]:
+    """Fixes of a map whose error is alike by this share from one fix to the next.
+
+    Where it is known how it changes, but for a part that does not.
+    """
+    lasting = change.lasting(of_map)
+    stays = lasting if np.isfinite(change.alike).all() else 0 * lasting
+    steady, error = (case.rng.normal(0, np.sqrt(np.diagonal(c))) for c in (stays, of_map - stays))
+    sigmas = np.sqrt(np.diagonal(of_map - stays))
 
     def fix_at(stamp_ns: int) -> Fix:
         nonlocal error
         error = share * error + np.sqrt(1 - share**2) * case.rng.normal(0, sigmas)
         fix = case.fix(stamp_ns)
-        pose = disturb(fix.map_from_base, error)
-        return Fix(stamp_ns, pose, fix.covariance + of_map, of_map)
+        pose = disturb(fix.map_from_base, steady + error)
+        return Fix(stamp_ns, pose, fix.covariance + of_map, of_map, lasting)
 
     return fix_at
 
@@ -178,16 +185,19 @@ def take(motion: MotionFilter, fix: Fix) -> None:
         motion.initialize(fix)
 
 
-@pytest.mark.parametrize("alike", [np.inf, 3.0], ids=["as the options say", "as measured"])
+@pytest.mark.parametrize(
+    "alike", [(np.inf, np.inf), (3.0, 3.0)], ids=["as the options say", "as measured"]
+)
 def test_the_maps_error_at_the_newest_fix_is_carried_through_silence(alike):
     """It turns the way on, as long as that is: no less is told, and no more."""
     of_map, nees = np.diag(np.repeat([0.1, 0.01], 3) ** 2), []
-    way = INDEPENDENT.map_correlation if np.isinf(alike) else np.pi / 2 * alike
+    change = MapChange(alike=alike)
+    way = INDEPENDENT.map_correlation if np.isinf(alike[0]) else np.pi / 2 * alike[0]
     share = np.exp(-2.5 / way)  # metres between fixes
     for seed in range(12):
         case = drive(seed, seconds=20)
-        motion = MotionFilter(INDEPENDENT, gyro_of(turned(case)), MapChange(alike=alike))
-        bend = bent(case, of_map, share)
+        motion = MotionFilter(INDEPENDENT, gyro_of(turned(case)), change)
+        bend = bent(case, of_map, share, change)
         for number, sample in enumerate(case.odometry):
             motion.add_odometry(sample)
             if number % 5 == 0 and number < 100:
@@ -197,15 +207,16 @@ def test_the_maps_error_at_the_newest_fix_is_carried_through_silence(alike):
     assert low < np.mean(nees) < high
 
 
-def test_fixes_that_err_alike_are_not_taken_for_many():
+@pytest.mark.parametrize("alike", [(3.0, 3.0), (1.0, 6.0)])
+def test_fixes_that_err_alike_are_not_taken_for_many(alike):
     """By the map, over some metres: the pose is as wrong as it says, less than one of them."""
-    of_map, alike = np.diag(np.repeat([0.2, 0.01], 3) ** 2), 3.0
-    sigmas, share = np.sqrt(np.diagonal(of_map)), np.exp(-0.5 / (np.pi / 2 * alike))
+    of_map, change = np.diag(np.repeat([0.2, 0.01], 3) ** 2), MapChange(alike=alike)
+    sigmas, share = np.sqrt(np.diagonal(of_map)), change.share(0.5)
     nees, squares = [], []
     for seed in range(8):
         case = drive(seed, seconds=30)
-        motion = MotionFilter(INDEPENDENT, gyro_of(turned(case)), MapChange(alike=alike))
-        bend = bent(case, of_map, share)
+        motion = MotionFilter(INDEPENDENT, gyro_of(turned(case)), change)
+        bend = bent(case, of_map, share, change)
         for number, sample in enumerate(case.odometry):  # half a metre apart
             motion.add_odometry(sample)
             take(motion, bend(sample.stamp_ns))
@@ -215,6 +226,21 @@ def test_fixes_that_err_alike_are_not_taken_for_many():
                 squares.append(difference(state.map_from_base, case.truth[sample.stamp_ns]) ** 2)
     assert 4.5 < np.mean(nees) < 7.5
     assert (np.sqrt(np.mean(squares, axis=0)) < 0.8 * sigmas).all()
+
+
+def test_what_all_fixes_have_in_common_no_number_of_them_makes_smaller():
+    """What a whole map has in common, instants held out among their neighbours do not show."""
+    of_map, change = np.diag(np.repeat([0.2, 0.01], 3) ** 2), MapChange(alike=(0.1, 0.1))
+    case, lasting = drive(1, seconds=40), change.lasting(np.eye(6))
+    motion = MotionFilter(INDEPENDENT, gyro_of(turned(case)), change)
+    for sample in case.odometry:
+        motion.add_odometry(sample)
+        fix = case.fix(sample.stamp_ns)
+        told = fix.covariance + of_map, of_map, change.lasting(of_map)
+        take(motion, Fix(sample.stamp_ns, fix.map_from_base, *told))
+    told = motion.at(case.odometry[-1].stamp_ns).pose_covariance
+    assert 0 < lasting[0, 0] < 0.1
+    assert (np.diagonal(told) > lasting[0, 0] * np.diagonal(of_map)).all()
 
 
 def test_a_gyro_of_unknown_bias_does_not_carry_through_silence():
