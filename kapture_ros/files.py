@@ -5,23 +5,30 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from kapture_ros.errors import OutputError
 
 
 @contextlib.contextmanager
-def new_output(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
+def new_output(
+    path: Path, *, overwrite: bool = False, inputs: Iterable[Path] = ()
+) -> Iterator[Path]:
     """A fresh folder that becomes `path` only when the block ends without an error.
 
     The work happens in a sibling `.NAME.partial`, which is removed on failure.
 
+    Args:
+        inputs: what it is made from, which must not lie in what is replaced.
+
     Raises:
-        OutputError: if `path` exists and `overwrite` is false, or cannot be written.
+        OutputError: if `path` exists and `overwrite` is false, holds an input, or cannot be
+            written.
     """
     if path.exists() and not overwrite:
         raise OutputError(f"{path} exists already; choose another name or pass --overwrite")
+    keep_inputs(path, inputs)
     partial = path.parent / f".{path.name}.partial"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -40,6 +47,17 @@ def new_output(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
     elif path.exists():
         path.unlink()
     partial.rename(path)
+
+
+def keep_inputs(path: Path, inputs: Iterable[Path]) -> None:
+    """Refuse an output that would take the place of what it is made from.
+
+    Raises:
+        OutputError: naming the input that is `path` or lies in it.
+    """
+    for item in inputs:
+        if item.resolve().is_relative_to(path.resolve()):
+            raise OutputError(f"writing {path} would delete {item}: choose another name")
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:

@@ -157,8 +157,11 @@ def from_mapping(cls: type[T], values: Mapping[str, Any], where: str) -> T:
         where: what the values came from, for the error message.
 
     Raises:
-        OptionError: on an unknown key (with the nearest known one) or a bad value.
+        OptionError: if it is no mapping, on an unknown key (with the nearest known one) or a
+            bad value.
     """
+    if not isinstance(values, Mapping):
+        raise OptionError(f"{where}: expected 'key: value' lines, found {values!r}")
     infos = {info.name: info for info in describe(cls)}
     unknown = [key for key in values if key not in infos]
     if unknown:

@@ -41,6 +41,20 @@ def test_what_exists_is_kept_unless_overwriting(tmp_path: Path):
     assert os.listdir(target) == ["new"]
 
 
+def test_an_output_never_takes_the_place_of_its_inputs(tmp_path: Path):
+    source = tmp_path / "drives" / "map"
+    source.mkdir(parents=True)
+    for target in (source, tmp_path / "drives", tmp_path / "drives/map/../../drives"):
+        with (
+            pytest.raises(OutputError, match=r"would delete .*map: choose another name"),
+            new_output(target, overwrite=True, inputs=[source]),
+        ):
+            pass
+    with new_output(tmp_path / "drives/mapped", overwrite=True, inputs=[source]):
+        pass
+    assert source.is_dir()
+
+
 def test_a_leftover_of_a_killed_run_is_replaced(tmp_path: Path):
     (tmp_path / ".dataset.partial").mkdir()
     (tmp_path / ".dataset.partial" / "stale").touch()

@@ -61,7 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Convert, or show the plan."""
     from kapture_ros.recording.bag import Bag
-    from kapture_ros.recording.convert import convert, remove_dataset
+    from kapture_ros.recording.convert import convert
     from kapture_ros.recording.plan import plan
 
     conversion = _conversion(args)
@@ -75,9 +75,7 @@ def run(args: argparse.Namespace) -> int:
         if output is None:
             sys.stdout.write(plan(bag, conversion))
             return 0
-        if args.overwrite:
-            remove_dataset(output)
-        converted = convert(bag, output, conversion, resume=args.resume)
+        converted = convert(bag, output, conversion, resume=args.resume, overwrite=args.overwrite)
     sys.stdout.write(converted.report)
     for problem in converted.problems:
         print(f"damaged: {problem}", file=sys.stderr)

@@ -33,7 +33,7 @@ def run(args: argparse.Namespace) -> None:
     if not paths or not paths[0].exists():
         raise InputError(f"no walks at {args.source}: expected a file, or a folder with *.txt")
     done = 0
-    with new_output(args.out, overwrite=args.overwrite) as folder:
+    with new_output(args.out, overwrite=args.overwrite, inputs=[args.source]) as folder:
         for path in tqdm(paths, "walks", unit="walk", disable=None):
             try:
                 walk = read_walk(path)

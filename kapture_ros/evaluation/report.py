@@ -51,7 +51,9 @@ def write_report(
     """
     summary = to_json(evaluation, inputs)
     page = to_html(evaluation, inputs, options)
-    with new_output(folder, overwrite=overwrite) as partial:
+    read = (inputs.estimates, inputs.reference, inputs.map, inputs.query, *inputs.map_images)
+    given = [path for path in read if path is not None]
+    with new_output(folder, overwrite=overwrite, inputs=given) as partial:
         text = json.dumps(summary, indent=1, ensure_ascii=False, allow_nan=False)
         (partial / "evaluation.json").write_text(text + "\n", encoding="utf-8")
         (partial / "evaluation.md").write_text(to_markdown(evaluation), encoding="utf-8")

@@ -62,7 +62,7 @@ def write_coverage(map_dir: Path, out: Path, options: CoverageOptions, overwrite
         InputError: if it is no map.
         OutputError: if `out` exists already or cannot be written.
     """
-    with new_output(out, overwrite=overwrite) as folder:
+    with new_output(out, overwrite=overwrite, inputs=[map_dir]) as folder:
         found = hold_out(open_map(map_dir), options.every)
         table = to_markdown(map_dir.name, found, options)
         (folder / "coverage.md").write_text(table + "\n", encoding="utf-8")

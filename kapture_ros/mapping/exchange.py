@@ -60,7 +60,7 @@ def export_map(map_dir: Path, out: Path, *, overwrite: bool = False) -> None:
     model = new_reconstruction(source.images, source.folders["keypoints"])
     add_structure(model, source.structure)
     shifted(model, PIXEL_CENTER)
-    with new_output(out, overwrite=overwrite) as folder:
+    with new_output(out, overwrite=overwrite, inputs=[map_dir]) as folder:
         (folder / COLMAP).mkdir()
         with quiet_colmap():
             model.update_point_3d_errors()
@@ -96,7 +96,7 @@ def import_map(
         OutputError: if the map exists already or cannot be written.
     """
     model_dir = _colmap_model(source)
-    with new_output(map_dir, overwrite=overwrite) as partial:
+    with new_output(map_dir, overwrite=overwrite, inputs=[source]) as partial:
         if model_dir is not None:
             _import_colmap(source, model_dir, partial, settings)
         else:

@@ -25,7 +25,7 @@ import pycolmap
 
 import kapture_ros
 from kapture_ros.errors import InputError, OutputError
-from kapture_ros.files import write_atomically
+from kapture_ros.files import keep_inputs, write_atomically
 from kapture_ros.mapping import georeference, routes
 from kapture_ros.mapping.colmap import new_reconstruction, structure_of, write_database
 from kapture_ros.mapping.colors import colored
@@ -120,10 +120,7 @@ def build_map(
         InputError: if a dataset cannot become a map, saying why and what to do.
         OutputError: if the map exists already or cannot be written.
     """
-    if (map_dir / FILE_NAME).exists():
-        if not overwrite:
-            raise OutputError(f"{map_dir} is a map already: choose another, or pass --overwrite")
-        shutil.rmtree(map_dir)
+    check_output(map_dir, datasets, overwrite=overwrite)
     if settings.inputs.estimate_intrinsics:
         refining = dataclasses.replace(settings.reconstruct, refine_intrinsics=True)
         settings = dataclasses.replace(settings, reconstruct=refining)
@@ -164,6 +161,22 @@ def build_map(
     measure_map(map_dir, settings.reconstruct.held_out)
     shutil.rmtree(build)
     return manifest
+
+
+def check_output(map_dir: Path, datasets: Sequence[Path], *, overwrite: bool) -> None:
+    """Refuse a place for a map before hours go into it; nothing is removed yet.
+
+    Raises:
+        OutputError: if it holds a map (and `overwrite` is false), something else or a drive.
+    """
+    keep_inputs(map_dir, datasets)
+    if not map_dir.exists() or (map_dir / BUILD / SETTINGS).is_file():
+        return
+    if (map_dir / FILE_NAME).exists():
+        if not overwrite:
+            raise OutputError(f"{map_dir} is a map already: choose another, or pass --overwrite")
+    elif not map_dir.is_dir() or any(map_dir.iterdir()):
+        raise OutputError(f"{map_dir} is not empty and not an unfinished map: choose another name")
 
 
 def extract_step(run: Run, datasets: Sequence[Path]) -> None:
@@ -213,8 +226,10 @@ def joined(sessions: Sequence[Session]) -> tuple[ImageTable, npt.NDArray[np.int3
 def begin(map_dir: Path, sessions: Sequence[Session], settings: MapSettings) -> Path:
     """The folder of intermediate results, emptied if it is of other inputs or settings.
 
+    A map that is there goes (see `check_output`): its successor's inputs are known to be good.
+
     Raises:
-        OutputError: if the map's folder holds something else, or cannot be written.
+        OutputError: if the map's folder cannot be written.
     """
     build = map_dir / BUILD
     inputs = [str(session.dataset.resolve()) for session in sessions]
@@ -224,8 +239,6 @@ def begin(map_dir: Path, sessions: Sequence[Session], settings: MapSettings) -> 
     if known.is_file() and known.read_text() == key:
         log.info("continuing %s", map_dir)
         return build
-    if map_dir.exists() and not known.is_file() and any(map_dir.iterdir()):
-        raise OutputError(f"{map_dir} is not empty and not an unfinished map: choose another name")
     try:
         if map_dir.exists():
             shutil.rmtree(map_dir)

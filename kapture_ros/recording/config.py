@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from scipy.spatial.transform import Rotation
 
 from kapture_ros.dataset.escape import check_id
@@ -113,7 +114,10 @@ def load_config(path: Path | None, given: Mapping[str, Any] | None = None) -> Re
         normalized_type(str(kind)): from_mapping(WifiMapping, values, f"{where}: wifi: {kind}")
         for kind, values in _section(content, "wifi", where).items()
     }
-    extrinsics = [_extrinsic(item, where) for item in content.get("extrinsics") or ()]
+    listed = content.get("extrinsics") or []
+    if not isinstance(listed, list):
+        raise OptionError(f"{where}: 'extrinsics' must be a list, '- {{parent: …, child: …}}'")
+    extrinsics = [_extrinsic(item, where) for item in listed]
     if path is not None and content.get("urdf"):
         extrinsics += read_urdf(path.parent / str(content["urdf"]))
     return RecordingConfig(options, topics, tuple(extrinsics), wifi)
@@ -135,9 +139,17 @@ def read_urdf(path: Path) -> list[Extrinsic]:
 
 
 def urdf_transform(xyz: Sequence[float], rpy: Sequence[float]) -> Transform:
-    """`parent_from_child` of a URDF origin: metres, and radians about fixed x, y, z axes."""
-    translation: Array = Transform().translation + [float(value) for value in xyz]
-    return Transform(Rotation.from_euler("xyz", [float(v) for v in rpy]), translation)
+    """`parent_from_child` of a URDF origin: metres, and radians about fixed x, y, z axes.
+
+    Raises:
+        ValueError: if they are not three finite numbers each.
+    """
+    translation: Array = np.array([float(value) for value in xyz])
+    angles: Array = np.array([float(value) for value in rpy])
+    for numbers in (translation, angles):
+        if numbers.shape != (3,) or not np.isfinite(numbers).all():
+            raise ValueError(f"{numbers.tolist()} are not three finite numbers")
+    return Transform(Rotation.from_euler("xyz", angles), translation)
 
 
 def _urdf_joint(joint: xml.etree.ElementTree.Element) -> Extrinsic:
@@ -160,6 +172,9 @@ def _section(content: Mapping[str, Any], name: str, where: str) -> Mapping[str, 
 def _extrinsic(item: Any, where: str) -> Extrinsic:
     """`{parent, child, xyz: […], rpy: […]}` as in a URDF, or with `quaternion: [w, x, y, z]`."""
     try:
+        unknown = set(item) - {"parent", "child", "xyz", "rpy", "quaternion"}
+        if unknown:
+            raise ValueError(f"unknown: {', '.join(sorted(map(str, unknown)))}")
         parent, child = str(item["parent"]), str(item["child"])
         xyz = item.get("xyz", (0, 0, 0))
         if "quaternion" in item:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import json
+import logging
 import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -17,7 +20,7 @@ from kapture_ros.dataset.filequeue import WriterOptions
 from kapture_ros.dataset.records import JsonValue
 from kapture_ros.dataset.writer import DatasetWriter
 from kapture_ros.errors import InputError, OptionError, OutputError
-from kapture_ros.files import write_atomically
+from kapture_ros.files import keep_inputs, write_atomically
 from kapture_ros.messages.common import NANOSECONDS, MessageError, header_stamp_ns, normalized_type
 from kapture_ros.messages.table import CAMERA_INFO, POSES, TRANSFORMS
 from kapture_ros.options import option
@@ -29,6 +32,8 @@ from kapture_ros.recording.poses import AUTO, GNSS, NONE, TF
 from kapture_ros.recording.report import write_report
 from kapture_ros.recording.resuming import DoneRecords
 from kapture_ros.recording.session import RecordingSession, is_static
+
+log = logging.getLogger(__name__)
 
 CONVERSION = sidecar.FOLDER / "conversion.json"
 
@@ -81,16 +86,34 @@ class Converted:
     problems: tuple[str, ...]  # where bags were damaged
 
 
-def convert(bag: Bag, output: Path, conversion: Conversion, *, resume: bool = False) -> Converted:
+def convert(
+    bag: Bag,
+    output: Path,
+    conversion: Conversion,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+) -> Converted:
     """Write a dataset of all that is in the bag.
 
+    Args:
+        overwrite: replace a dataset that is there, once nothing is known to prevent it.
+
     Raises:
-        OutputError: if the output exists (and is not resumed) or cannot be written.
+        OutputError: if the output exists (and is not resumed or overwritten), was begun with
+            something else, or cannot be written.
         InputError: if there is nothing to convert.
         OptionError: if the bag lacks the topic of the trajectory.
     """
     bounds = conversion.window.bounds(bag)
     check_trajectory(bag, conversion.config.options.trajectory)
+    for unknown in unknown_topics(bag, conversion.config):
+        log.warning("%s", unknown)
+    if overwrite:
+        keep_inputs(output, bag.paths)
+        remove_dataset(output)
+    if resume:
+        _check_begun(bag, output, conversion)
     monitor = HealthMonitor(conversion.health)
     with DatasetWriter(output, conversion.writer, resume=resume) as writer:
         done = DoneRecords(writer, output) if resume else None
@@ -124,6 +147,17 @@ def check_trajectory(bag: Bag, wanted: str) -> None:
     if wanted not in topics:
         known = ", ".join(sorted(topics)) or "none"
         raise OptionError(f"trajectory: no Odometry or Pose topic '{wanted}'; there are: {known}")
+
+
+def unknown_topics(bag: Bag, config: RecordingConfig) -> list[str]:
+    """Topics that the configuration names and the bag does not have, with the nearest it has."""
+    there = {channel.topic for channel in bag.counts}
+    found = []
+    for topic in sorted(set(config.topics) - there):
+        near = difflib.get_close_matches(topic, there, n=1)
+        hint = f"; did you mean '{near[0]}'?" if near else ""
+        found.append(f"the configuration names '{topic}', which is not in the bag{hint}")
+    return found
 
 
 def remove_dataset(path: Path) -> None:
@@ -243,11 +277,48 @@ def _with_progress(bag: Bag, bounds: tuple[int, int]) -> Iterator[BagMessage]:
 
 def _note_conversion(bag: Bag, output: Path, conversion: Conversion) -> None:
     """Keep what decided which messages are in the dataset; `verify` needs it."""
+    content = {"bags": [path.name for path in bag.paths], **_settings(conversion)}
+    write_atomically(output / CONVERSION, json.dumps(content, indent=1) + "\n")
+
+
+def _settings(conversion: Conversion) -> dict[str, dict[str, Any]]:
     config = conversion.config
-    content = {
-        "bags": [str(path.name) for path in bag.paths],
+    return {
         "window": dataclasses.asdict(conversion.window),
         "options": dataclasses.asdict(config.options),
         "topics": {name: dataclasses.asdict(said) for name, said in config.topics.items()},
     }
-    write_atomically(output / CONVERSION, json.dumps(content, indent=1) + "\n")
+
+
+def _check_begun(bag: Bag, output: Path, conversion: Conversion) -> None:
+    """Refuse to go on with what was begun otherwise: two drives, or two selections, in one.
+
+    More parts may follow those it was begun with.
+
+    Raises:
+        OutputError: naming what differs.
+    """
+    path = output / CONVERSION
+    if not path.is_file():
+        if sidecar.read_sensors(output):
+            raise OutputError(f"{output} was not begun by convert, which cannot go on with it")
+        return
+    begun = json.loads(path.read_text("utf-8"))
+    names = [part.name for part in bag.paths]
+    if names[: len(begun["bags"])] != begun["bags"]:
+        raise OutputError(
+            f"{output} was begun with {', '.join(begun['bags'])}: name the same bags to go on, "
+            "or another dataset"
+        )
+    now = _settings(conversion)
+    different = [
+        f"{name} {begun[section].get(name)!r}, not {now[section].get(name)!r}"
+        for section in now
+        for name in {**begun[section], **now[section]}
+        if begun[section].get(name) != now[section].get(name)
+    ]
+    if different:
+        raise OutputError(
+            f"{output} was begun with other settings ({'; '.join(different)}): repeat those to go "
+            "on, or pass --overwrite"
+        )

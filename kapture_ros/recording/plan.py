@@ -9,7 +9,13 @@ from dataclasses import dataclass, field
 from kapture_ros.dataset.records import Record, RigRow, Sensor, TrajectoryRow
 from kapture_ros.messages.common import NANOSECONDS, normalized_type
 from kapture_ros.recording.bag import Bag
-from kapture_ros.recording.convert import Conversion, Feeder, check_trajectory, prepare
+from kapture_ros.recording.convert import (
+    Conversion,
+    Feeder,
+    check_trajectory,
+    prepare,
+    unknown_topics,
+)
 from kapture_ros.recording.poses import DECIDE_S, STEP_S
 from kapture_ros.recording.session import RecordingSession
 
@@ -61,6 +67,7 @@ def plan(bag: Bag, conversion: Conversion) -> str:
     lines += _topics(bag, session, collector, seconds)
     lines += ["", *_sensors(collector)]
     lines += ["", *_trajectory(session, collector)]
+    lines += unknown_topics(bag, conversion.config)
     lines += [f"damage: {problem}" for problem in bag.problems]
     return "\n".join(lines) + "\n"
 

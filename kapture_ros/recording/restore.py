@@ -49,7 +49,7 @@ def restore_fields(records: Sequence[Record], sensor: Sensor) -> Fields:
     """The other fields of the message that these records were made from.
 
     Raises:
-        MessageError: if a file of theirs is damaged.
+        MessageError: if a file of theirs is damaged, or one of them is missing.
     """
     type_name = str(sensor.origin["type"])
     restore = RESTORERS.get(type_name, _whole)
@@ -152,6 +152,8 @@ def _fix(records: Sequence[Record], sensor: Sensor) -> Fields:
 
 
 def _imu(records: Sequence[Record], sensor: Sensor) -> Fields:
+    if len(records) != 2:
+        raise MessageError("incomplete", f"of an Imu there is only {type(records[0]).__name__}")
     acceleration, rate = records
     assert isinstance(acceleration, AccelerometerRecord)
     assert isinstance(rate, GyroscopeRecord)

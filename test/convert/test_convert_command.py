@@ -137,6 +137,14 @@ def test_a_configuration_renames_selects_and_places(bag, tmp_path) -> None:
         ("topics: [1]\n", "'topics' must hold"),
         ("extrinsics: [{parent: a}]\n", "an extrinsic needs"),
         ("extrinsics: [{parent: a, child: b, quaternion: [0, 0, 0, 0]}]\n", "an extrinsic needs"),
+        ("extrinsics: [{parent: a, child: b, xzy: [1, 2, 3]}]\n", "unknown: xzy"),
+        ("extrinsics: [{parent: a, child: b, xyz: [1]}]\n", "three finite numbers"),
+        ("extrinsics: [{parent: a, child: b, rpy: [0, .nan, 0]}]\n", "three finite numbers"),
+        ("extrinsics: {parent: a, child: b}\n", "must be a list"),
+        ("extrinsics: 5\n", "must be a list"),
+        ("topics: {/a: 5}\n", "expected 'key: value' lines"),
+        ("topics: {/a: ignore}\n", "expected 'key: value' lines"),
+        ("wifi: {a/B: }\n", "expected 'key: value' lines"),
         ("urdf: none.urdf\n", "cannot read"),
         ("wifi: {a/B: {strength: x}}\n", "unknown option 'strength'"),
         ("a: [\n", "not valid YAML"),
@@ -151,6 +159,16 @@ def test_a_wrong_configuration_is_one_clear_line(text, words, bag, tmp_path, cap
     assert not (tmp_path / "out").exists()
 
 
+def test_a_topic_that_is_not_there_is_told(bag, tmp_path, capsys, caplog) -> None:
+    config = tmp_path / "convert.yaml"
+    config.write_text("topics: {/cam/imgae_raw: {every: 2}}\n")
+    told = "names '/cam/imgae_raw', which is not in the bag; did you mean '/cam/image_raw'?"
+    assert convert(bag, "--dry-run", "--config", config) == 0
+    assert told in capsys.readouterr().out
+    assert convert(bag, tmp_path / "out", "--config", config) == 0
+    assert told in caplog.text
+
+
 def test_existing_output_is_refused_replaced_or_resumed(bag, tmp_path, capsys) -> None:
     out = tmp_path / "out"
     assert convert(bag, out) == 0
@@ -163,6 +181,49 @@ def test_existing_output_is_refused_replaced_or_resumed(bag, tmp_path, capsys) -
     (precious / "thesis.tex").touch()
     assert convert(bag, precious, "--overwrite") == 1
     assert (precious / "thesis.tex").exists()
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [(("--trajectory", "/no"), "/no"), (("--start-s", "99"), "the bag is 2.0")],
+)
+def test_a_dataset_stays_while_what_replaces_it_cannot_be_made(
+    args, words, bag, tmp_path, capsys
+) -> None:
+    out = tmp_path / "out"
+    assert convert(bag, out) == 0
+    assert convert(bag, out, "--overwrite", *args) == 1
+    assert words in capsys.readouterr().err
+    assert len(stamps(out)) == 20
+
+
+def test_a_dataset_with_the_bag_in_it_is_not_replaced(bag, tmp_path, capsys) -> None:
+    out = tmp_path / "out"
+    assert convert(bag, out) == 0
+    bag.rename(out / "original")
+    assert convert(out / "original", out, "--overwrite") == 1
+    assert "would delete" in capsys.readouterr().err
+    assert (out / "original").exists()
+
+
+def test_only_the_same_bags_and_settings_go_on(bag, tmp_path, capsys) -> None:
+    out = tmp_path / "out"
+    assert convert(bag, out, "--every", 2) == 0
+    other = write_bag(tmp_path / "other", "mcap", drive(3))
+    assert convert(other, out, "--resume", "--every", 2) == 1
+    assert "was begun with drive: name the same bags" in capsys.readouterr().err
+    assert convert(bag, out, "--resume", "--every", 3) == 1
+    assert "other settings (every 2, not 3)" in capsys.readouterr().err
+    assert stamps(out) == list(range(0, 20, 2))
+    assert convert(bag, other, out, "--resume", "--every", 2) == 0, "a part more"
+
+
+def test_a_recording_of_live_topics_is_not_gone_on_with(bag, tmp_path, capsys) -> None:
+    out = tmp_path / "out"
+    assert convert(bag, out) == 0
+    (out / "kapture_ros" / "conversion.json").unlink()  # as the recorder leaves it
+    assert convert(bag, out, "--resume") == 1
+    assert "was not begun by convert" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -244,6 +305,19 @@ def verify(bag: Path, dataset: Path, capsys) -> tuple[int, str]:
     capsys.readouterr()
     code = main(["verify", str(bag), str(dataset)])
     return code, capsys.readouterr().out
+
+
+def test_verify_names_what_an_interrupted_conversion_has_half(tmp_path, capsys) -> None:
+    readings = [("/imu", make("sensor_msgs/Imu", stamp=START + i), START + i) for i in range(9)]
+    bag = write_bag(tmp_path / "drive", "mcap", readings)
+    out = tmp_path / "out"
+    assert convert(bag, out) == 0
+    rows = out / "sensors" / "records_gyroscope.txt"
+    rows.write_text("".join(rows.read_text().splitlines(keepends=True)[:-1]))
+    code, text = verify(bag, out, capsys)
+    assert code == 4
+    assert "/imu: 9 messages, 8 equal, 1 different" in text
+    assert "there is only AccelerometerRecord" in text
 
 
 def test_verify_names_a_changed_pixel(bag, tmp_path, capsys) -> None:

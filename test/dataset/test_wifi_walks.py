@@ -66,6 +66,13 @@ def test_nothing_to_import_is_one_clear_error(tmp_path: Path, capsys: pytest.Cap
     assert not (tmp_path / "out").exists()
 
 
+def test_the_walks_themselves_are_not_replaced(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    (tmp_path / "walk.txt").write_text(WALK)
+    assert main(["import", "wifi-walks", str(tmp_path), str(tmp_path), "--overwrite"]) == 1
+    assert "would delete" in capsys.readouterr().err
+    assert (tmp_path / "walk.txt").exists()
+
+
 @pytest.mark.slow
 def test_real_walks_are_equal_after_the_way_through_kapture(shared_data: Path, tmp_path: Path):
     """Every third of the 156 walks: each reading, stamp and way point."""

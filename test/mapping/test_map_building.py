@@ -15,7 +15,7 @@ from drive_scene import DATUM, DriveOptions, make_drive
 from scipy.spatial.transform import Rotation
 
 from kapture_ros.dataset.tables import pose_row
-from kapture_ros.errors import OutputError
+from kapture_ros.errors import InputError, OutputError
 from kapture_ros.mapping import pipeline
 from kapture_ros.mapping.images import read_images
 from kapture_ros.mapping.manifest import read_manifest
@@ -236,3 +236,30 @@ def test_nothing_is_overwritten_unasked(tmp_path: Path, street, few_pairs):
     with pytest.raises(OutputError, match="not an unfinished map"):
         build_map([street.drive.path], tmp_path / "photos", few_pairs)
     assert (tmp_path / "photos/a.jpg").read_bytes() == b"mine"
+    with pytest.raises(OutputError, match="not an unfinished map"):
+        build_map([street.drive.path], tmp_path / "photos/a.jpg", few_pairs)
+
+
+def test_a_map_stays_while_what_replaces_it_cannot_be_read(tmp_path: Path, street, few_pairs):
+    shutil.copytree(street.path, tmp_path / "map")
+    with pytest.raises(InputError, match="is no kapture dataset"):
+        build_map([tmp_path / "typo"], tmp_path / "map", few_pairs, overwrite=True)
+    with pytest.raises(OutputError, match="would delete"):
+        build_map([tmp_path / "map"], tmp_path / "map", few_pairs, overwrite=True)
+    assert (tmp_path / "map/map.yaml").is_file()
+
+
+def test_a_map_that_was_not_measured_to_the_end_is_not_finished(
+    tmp_path: Path, street, few_pairs, monkeypatch
+):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline, "measure_map", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            build_map([street.drive.path], tmp_path / "map", few_pairs)
+    manifest = build_map([street.drive.path], tmp_path / "map", few_pairs)
+    steps = {step["step"]: step for step in manifest.record["steps"]}
+    assert steps["match"]["newly matched"] == 0
+    assert not (tmp_path / "map/build").exists()
