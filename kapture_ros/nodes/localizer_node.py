@@ -38,7 +38,7 @@ from kapture_ros.nodes import diagnosis
 from kapture_ros.nodes.drive import Drive
 from kapture_ros.nodes.ending import alive, spin
 from kapture_ros.nodes.inference import WatchedExtractor
-from kapture_ros.nodes.localizer_options import camera_settings
+from kapture_ros.nodes.localizer_options import InputOptions, camera_settings
 from kapture_ros.nodes.outputs import Outputs
 from kapture_ros.nodes.parameters import declare_options
 from kapture_ros.nodes.settings import FIXED, PARTS, Settings, parameters, read_settings
@@ -126,8 +126,11 @@ class LocalizerNode(LifecycleNode):
         self._loaded = await self._beside(self._load_configured)
         if self.settings is not None:
             return  # somebody configured it meanwhile
-        if self.trigger_configure() == TransitionCallbackReturn.SUCCESS:
-            self.trigger_activate()
+        try:
+            if self.trigger_configure() == TransitionCallbackReturn.SUCCESS:
+                self.trigger_activate()
+        except RuntimeError as error:  # rcl: no such transition, it was shut down meanwhile
+            self.get_logger().warning(f"not brought up: {error}")
 
     def stop(self) -> None:
         """End the drive, if there is one."""
@@ -191,12 +194,30 @@ class LocalizerNode(LifecycleNode):
         """The settings of the parameters and their localizer, or why there is none."""
         try:
             settings = self._read_settings()
-            camera_settings(settings.inputs)
+            self._check_topics(settings.inputs)
             if not settings.inputs.map:
                 raise OptionError("'map' is empty; set it to the folder of a visual map")
             return settings, self._load(Path(settings.inputs.map).expanduser(), settings)
         except KaptureRosError as error:
             return error
+
+    def _check_topics(self, inputs: InputOptions) -> None:
+        """Refuse names that ROS refuses: at activation rclpy would do so without a word.
+
+        Raises:
+            OptionError: naming the parameter and what is wrong with it.
+        """
+        cameras = camera_settings(inputs)
+        named = [("image_topics", camera.topic) for camera in cameras]
+        named += [("camera_info_topics", camera.info_topic) for camera in cameras]
+        others = ("odometry_topic", "gnss_topic", "wifi_topic", "imu_topic")
+        named += [(name, topic) for name in others if (topic := getattr(inputs, name))]
+        for parameter, topic in named:
+            try:
+                self.resolve_topic_name(topic)
+            except RuntimeError as error:  # rcl's text, with where in its source it is from
+                why = str(error).partition(", at ")[0].rpartition(": ")[2]
+                raise OptionError(f"'{parameter}': '{topic}' is no topic: {why}") from None
 
     def _load(self, map_dir: Path, settings: Settings) -> Localizer:
         start = time.monotonic()

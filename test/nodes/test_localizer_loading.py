@@ -65,6 +65,19 @@ assert wrong.result().success is False, "activated without a map"
 autostart = executor.create_task(node.bring_up)
 executor.spin_until_future_complete(autostart, 120)
 assert loads == [True, True]
+
+asked.clear()
+autostart = executor.create_task(node.bring_up)
+while len(loads) < 3:
+    executor.spin_once(1)
+ended = change.call_async(
+    ChangeState.Request(transition=Transition(id=Transition.TRANSITION_UNCONFIGURED_SHUTDOWN))
+)
+executor.spin_until_future_complete(ended, 120)
+assert ended.result().success
+asked.set()
+executor.spin_until_future_complete(autostart, 120)
+assert autostart.done() and autostart.exception() is None, "shut down while it loaded"
 rclpy.shutdown()
 print("went on")
 """

@@ -300,6 +300,10 @@ def test_a_wrong_map_is_told_and_can_be_corrected_ten_times(
         assert client.ask("set", name="map", value=str(room.map_of_others)) == [True, ""]
         assert not client.ask("change", transition="configure")
         client.told(2, "cannot configure: no weights 'apgem-secret'")
+        assert client.ask("set", name="odometry_topic", value="/wheel odometry") == [True, ""]
+        assert not client.ask("change", transition="configure")
+        client.told(2, "'odometry_topic': '/wheel odometry' is no topic: topic name must not")
+        assert client.ask("set", name="odometry_topic", value="") == [True, ""]
         assert client.ask("set", name="map", value=str(room.map)) == [True, ""]
         with playing(ros_environment, room.drive):
             check_lives(client, psutil.Process(node.pid))
