@@ -146,9 +146,10 @@ def decode_message(message: Message) -> Pixels:
     """
     if hasattr(message, "encoding"):
         return decode(message)
-    image = cv2.imdecode(byte_array(message.data), cv2.IMREAD_UNCHANGED)
+    data = byte_array(message.data)
+    image = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if data.size else None
     if image is None:
-        raise MessageError("bad-image", f"'{message.format}' cannot be decoded")
+        raise MessageError("bad-image", f"'{message.format}' of {data.size} bytes is no image")
     return image
 
 

@@ -22,7 +22,7 @@ from kapture_ros.transforms.se3 import Array
 
 UNKNOWN_COVARIANCE = 0  # sensor_msgs/NavSatFix COVARIANCE_TYPE_UNKNOWN
 UNKNOWN_ALTITUDE_SIGMA = 1e4  # metres: says nothing
-MIN_VARIANCE = 1e-6  # some senders leave zeros
+MIN_SIGMA = 0.01  # metres; as in mapping: receivers that claim less are not believed
 
 
 def rgb_pixels(message: Message) -> npt.NDArray[np.uint8]:
@@ -60,18 +60,23 @@ def gnss_fix(message: Message, lever_arm: Array, default_sigma: float) -> GnssFi
         default_sigma: metres, where the message has no covariance.
 
     Raises:
-        MessageError: if it has no position.
+        MessageError: if it has no position, or only one that its receiver does not vouch for.
     """
     latitude, longitude = float(message.latitude), float(message.longitude)
     altitude = float(message.altitude)
     no_fix = message.status.status == NO_FIX
     check_position(latitude, longitude, altitude, no_fix=no_fix)
     covariance = np.array(message.position_covariance, dtype=float).reshape(3, 3)
-    if message.position_covariance_type == UNKNOWN_COVARIANCE:
-        covariance = np.diag(np.square([default_sigma, default_sigma, 2 * default_sigma]))
-    elif not np.isfinite(covariance).all():
+    if not np.isfinite(covariance).all():
         raise MessageError("not-finite", "position_covariance")
-    covariance = covariance + MIN_VARIANCE * np.eye(3)
+    told = message.position_covariance_type != UNKNOWN_COVARIANCE
+    if told and np.diagonal(covariance).min() > 0:  # some senders leave zeros
+        spread, axes = np.linalg.eigh((covariance + covariance.T) / 2)
+        covariance = (axes * np.maximum(spread, MIN_SIGMA**2)) @ axes.T
+    else:
+        if no_fix:
+            raise MessageError("no-position", "status says 'no fix', and there is no covariance")
+        covariance = np.diag(np.square([default_sigma, default_sigma, 2 * default_sigma]))
     if np.isnan(altitude):
         altitude = 0.0
         covariance[2, :] = covariance[:, 2] = 0.0

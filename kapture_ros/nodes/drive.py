@@ -37,7 +37,7 @@ from kapture_ros.nodes.inference import Answer, Inference
 from kapture_ros.nodes.inputs import JUMP_NS, Inputs, Outlets
 from kapture_ros.nodes.localizer_options import camera_settings
 from kapture_ros.nodes.outputs import Outputs
-from kapture_ros.nodes.predictor import Predictor, known_after
+from kapture_ros.nodes.predictor import Prediction, Predictor, known_after
 from kapture_ros.nodes.settings import Settings
 from kapture_ros.nodes.synchronizer import Instant
 
@@ -47,6 +47,7 @@ STATIC = QoSProfile(depth=100, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 SILENT = SubscriptionEventCallbacks(use_default_callbacks=False)
 """Every event that can be waited for costs the executor time at each message."""
 PATH_S = 1.0
+SILENT_S = 3.0  # without any pose published: it is not known any more, whatever was last said
 CLOCKS_DIFFER_S = 30.0  # stamps this far from the clock are of a bag, not late
 
 
@@ -109,7 +110,7 @@ class Drive:
     def restart(self) -> None:
         """Forget all that was heard."""
         self._inputs.restart()
-        self._jumped()
+        self._jumped("a reset was asked for")
 
     def relocalize(self, hint: PosePrior | None = None) -> None:
         """Give the pose up and search anew, with a hint near there; odometry stays."""
@@ -198,9 +199,9 @@ class Drive:
     def _add_imu(self, sample: ImuSample) -> None:
         self._inference.add(sample)
 
-    def _jumped(self) -> None:
-        """Stamps went back: nothing of before holds."""
-        self._node.get_logger().info("begun anew: the time went back, or a reset was asked for")
+    def _jumped(self, why: str) -> None:
+        """Nothing of before holds."""
+        self._node.get_logger().info(f"begun anew: {why}")
         with self._lock:
             self._inference.restart()
             self._predictor.reset()
@@ -258,12 +259,24 @@ class Drive:
         inputs, what = self._settings.inputs, self._settings.outputs.publish_tf
         if what == "none":
             return ""
+        if what == "map_to_odom" and self._inputs.foreign_odometry:
+            return f"not published: {self._inputs.foreign_odometry}"
         child = inputs.odom_frame if what == "map_to_odom" else inputs.base_frame
         parent = self._inputs.tree.parent(child)
         if parent is None:
             return ""
         cure = "map_to_odom" if what == "map_to_base" else "none"
         return f"not published: '{child}' hangs on '{parent}' already; set publish_tf to {cure}"
+
+    def _state_now(self, prediction: Prediction | None, monotonic: float) -> State:
+        """What the last image left of the state: it does not stay so without images."""
+        if self._state not in (State.TRACKING, State.COASTING):
+            return self._state
+        if monotonic - self._outputs.published > SILENT_S:
+            return State.LOST
+        if self._state is State.TRACKING and prediction is not None:
+            return prediction.state
+        return self._state
 
     def report(self) -> list[DiagnosticStatus]:
         """For /diagnostics."""
@@ -273,13 +286,12 @@ class Drive:
         age = None if newest is None else (now - newest) / SECOND
         prediction = self._predictor.at(now)
         with self._lock:
-            state = self._state
-            if state is State.TRACKING and prediction is not None:
-                state = prediction.state
+            state = self._state_now(prediction, monotonic)
             told = [diagnosis.localization_status(name, state, self._statistics, self._tracked)]
         for number, camera in enumerate(self._inputs.cameras):
             silent = monotonic - self._arrivals.get(number, self._begin)
             told.append(diagnosis.camera_status(name, camera, silent, limits))
         told.append(diagnosis.inputs_status(name, self._inputs, age))
+        self._inputs.problems.pop("tf", None)  # is told again if it goes on
         told.append(diagnosis.transform_status(name, self._settings, self._rival(), prediction))
         return told

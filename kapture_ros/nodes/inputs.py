@@ -27,7 +27,7 @@ from kapture_ros.localization.query import GnssFix, Query, QueryImage
 from kapture_ros.mapping.images import Camera
 from kapture_ros.messages import Message, MessageError
 from kapture_ros.messages.common import frame_id, header_stamp_ns
-from kapture_ros.messages.motion import stamped_transforms, to_transform
+from kapture_ros.messages.motion import StampedTransform, stamped_transforms, to_transform
 from kapture_ros.nodes import conversions
 from kapture_ros.nodes.localizer_options import CameraSettings
 from kapture_ros.nodes.settings import Settings
@@ -38,6 +38,10 @@ T = TypeVar("T")
 
 JUMP_NS = 2 * SECOND  # stamps that go back by more: the clock jumped, a bag began anew
 APART_NS = 1_000_000  # stamps of one instant that are worth a correction
+LEAP = (5.0, 0.5)  # metres, radians from one sample of odometry to the next: it began anew
+FASTEST = (100.0, 20.0)  # metres and radians a second, of whatever drives
+NOT_MEASURED = 100.0  # m²/s², rad²/s²: a variance of a twist that says so, as 1e6 often does
+SAME_ODOMETRY = (0.5, 0.1)  # metres, radians by which TF may differ from the odometry's topic
 
 
 class Recent(Generic[T]):
@@ -113,7 +117,7 @@ class Outlets:
         odometry: where the vehicle is in its odometry's frame; False: not newer than the last.
         imu: turn rate and acceleration, in the axes of the base.
         moved: base_then_from_base_now between two stamps; the identity if unknown.
-        jumped: the clock went back.
+        jumped: all that was heard is over, and why: the clock went back.
         is_over: whether a stamp is of before the clock went back.
         sent_ns: stamps of the transforms that this node sent.
     """
@@ -122,19 +126,25 @@ class Outlets:
     odometry: Callable[[OdometrySample], bool]
     imu: Callable[[ImuSample], None]
     moved: Callable[[int, int], Transform]
-    jumped: Callable[[], None]
+    jumped: Callable[[str], None]
     is_over: Callable[[int], bool]
     sent_ns: Container[int]
 
 
 class Inputs:
-    """All inputs of the node."""
+    """All inputs of the node.
+
+    Attributes:
+        problems: by input, what is wrong with it now.
+        foreign_odometry: why what `odometry_topic` says is not of `odom_frame`; empty: it is.
+    """
 
     def __init__(self, settings: Settings, cameras: Sequence[CameraSettings], outlets: Outlets):
         self.settings = settings
         self.cameras = [CameraInput(camera) for camera in cameras]
         self.tree = TransformTree()
-        self.problems: dict[str, str] = {}  # by input, what is wrong with it now
+        self.problems: dict[str, str] = {}
+        self.foreign_odometry = ""
         self._outlets = outlets
         self._sync = self._new_synchronizer()
         self._newest: dict[str, int] = {}  # by stream
@@ -168,15 +178,15 @@ class Inputs:
 
     def on_transforms(self, message: Message, *, static: bool) -> None:
         """A TFMessage; also the odometry where it has no topic."""
-        inputs = self.settings.inputs
+        inputs, topic = self.settings.inputs, "tf_static" if static else "tf"
         stamps = set()
         for item in stamped_transforms(message):
             if isinstance(item, MessageError):
-                self.problems["tf"] = str(item)
+                self.problems[topic] = str(item)
                 continue
             if item.parent == inputs.map_frame:  # what it says is what we are to find out
-                if item.stamp_ns not in self._outlets.sent_ns:
-                    self.problems["tf"] = (
+                if self._is_rival(item):
+                    self.problems[topic] = (
                         f"another node says where '{item.child}' is in '{item.parent}'; end it, "
                         "or set publish_tf to none"
                     )
@@ -191,7 +201,7 @@ class Inputs:
                 else:
                     self.tree.insert(item.parent, item.child, item.stamp_ns, item.parent_from_child)
             except DisconnectedFramesError as error:
-                self.problems["tf"] = str(error)
+                self.problems[topic] = str(error)
         if inputs.odometry_topic:
             return
         for stamp in sorted(stamps):
@@ -200,6 +210,13 @@ class Inputs:
             except TransformError:
                 continue  # other transforms; diagnostics tell if odometry never comes
             self._take_odometry(stamp, pose, None)
+
+    def _is_rival(self, item: StampedTransform) -> bool:
+        """Whether another node places in the map what this one places there."""
+        inputs = self.settings.inputs
+        ours = item.child in (inputs.odom_frame, inputs.base_frame)
+        wanted = self.settings.outputs.publish_tf != "none"
+        return ours and wanted and item.stamp_ns not in self._outlets.sent_ns
 
     def on_odometry(self, message: Message, now_ns: int) -> None:
         """A nav_msgs/Odometry."""
@@ -220,15 +237,44 @@ class Inputs:
         if child == inputs.base_frame and self.settings.sensors.odometry_covariance:
             covariance = np.array(message.twist.covariance, dtype=float).reshape(6, 6)
         self.problems.pop(inputs.odometry_topic, None)
+        self._compare_with_tf(frame_id(message))
         self._take_odometry(stamp, pose @ child_from_base, covariance)
+
+    def _compare_with_tf(self, frame: str) -> None:
+        """Whether the odometry's topic and TF speak of the same frame, at the last sample."""
+        inputs = self.settings.inputs
+        topic, expected = inputs.odometry_topic, inputs.odom_frame
+        if frame not in ("", expected):
+            self.foreign_odometry = f"{topic} is in '{frame}'; set odom_frame to that"
+            return
+        if self._odometry is None:
+            return
+        stamp, odom_from_base = self._odometry
+        try:
+            by_tf = self.tree.lookup(expected, inputs.base_frame, stamp)
+        except TransformError:
+            return  # nobody else says, or it is not here yet
+        metres, radians = by_tf.distance_to(odom_from_base)
+        self.foreign_odometry = ""
+        if metres > SAME_ODOMETRY[0] or radians > SAME_ODOMETRY[1]:
+            self.foreign_odometry = (
+                f"TF says where '{inputs.base_frame}' is in '{expected}', and {topic} says it is "
+                f"{metres:.1f} m and {np.rad2deg(radians):.0f}° from there; set odometry_topic to "
+                "that of TF, or leave it empty"
+            )
 
     def _take_odometry(
         self, stamp_ns: int, odom_from_base: Transform, twist_covariance: np.ndarray | None
     ) -> None:
+        if self._odometry is not None and _leapt(*self._odometry, stamp_ns, odom_from_base):
+            self.restart()
+            self._outlets.jumped("the odometry leapt, as it does when it is started again")
         spread = None
         if twist_covariance is not None and self._odometry is not None:
             seconds = (stamp_ns - self._odometry[0]) / SECOND
-            if np.isfinite(twist_covariance).all() and (np.diag(twist_covariance) > 0).all():
+            variances = np.diag(twist_covariance)
+            measured = ((variances > 0) & (variances < NOT_MEASURED)).all()
+            if measured and np.isfinite(twist_covariance).all():
                 spread = twist_covariance * seconds**2
         if self._outlets.odometry(OdometrySample(stamp_ns, odom_from_base, spread)):
             self._odometry = (stamp_ns, odom_from_base)
@@ -276,7 +322,7 @@ class Inputs:
         newest = self._newest.get(stream)
         if newest is not None and stamp_ns < newest - JUMP_NS:
             self.restart()
-            self._outlets.jumped()
+            self._outlets.jumped("the time went back")
         self._newest[stream] = max(stamp_ns, self._newest.get(stream, stamp_ns))
         return True
 
@@ -379,3 +425,12 @@ class Inputs:
         except MessageError:
             return None  # the receiver has no fix: that is normal under a bridge
         return fix.aged((fix_ns - stamp_ns) / SECOND)
+
+
+def _leapt(start_ns: int, start: Transform, end_ns: int, end: Transform) -> bool:
+    """Whether no vehicle moves so from one sample of odometry to the next."""
+    seconds = (end_ns - start_ns) / SECOND
+    return seconds > 0 and any(
+        moved > least and moved > fastest * seconds
+        for moved, least, fastest in zip(start.distance_to(end), LEAP, FASTEST, strict=True)
+    )

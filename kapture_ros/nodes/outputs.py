@@ -6,6 +6,7 @@ thread, predictions from the node's timer.
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from typing import Any
 
@@ -56,6 +57,7 @@ class Outputs:
 
     Attributes:
         sent_ns: stamps of the newest transforms, to know them again on /tf.
+        published: when a pose was published last, as of `time.monotonic`.
     """
 
     def __init__(self, node: Node, settings: Settings, visual_map: VisualMap):
@@ -74,6 +76,7 @@ class Outputs:
         self._path_changed = False
         self._place = np.zeros(3)  # in the map, the last one known
         self._predicted_ns = 0
+        self.published = 0.0
         self.sent_ns: deque[int] = deque(maxlen=1000)
 
     def close(self) -> None:
@@ -106,6 +109,7 @@ class Outputs:
         if known is not None:
             self._place = known[0].translation
         if answer.estimate.accepted and known is not None:
+            self.published = time.monotonic()
             self._topics["pose"].publish(publishing.pose_message(stamp, frame, *known))
             self._extend_path(stamp, known[0])
             if self._map.datum is not None:
@@ -174,6 +178,7 @@ class Outputs:
         if prediction.stamp_ns <= self._predicted_ns:
             return
         self._predicted_ns = prediction.stamp_ns
+        self.published = time.monotonic()
         inputs, outputs = self.settings.inputs, self.settings.outputs
         message = publishing.odometry_message(prediction, inputs.map_frame, inputs.base_frame)
         self._topics["odometry"].publish(message)

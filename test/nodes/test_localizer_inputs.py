@@ -14,7 +14,7 @@ from builtin_interfaces.msg import Time
 from geometry_msgs.msg import PoseWithCovarianceStamped, TransformStamped
 from nav_msgs.msg import Odometry
 from scipy.spatial.transform import Rotation
-from sensor_msgs.msg import CameraInfo, Image, Imu, NavSatFix
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image, Imu, NavSatFix, NavSatStatus
 from std_msgs.msg import Header
 from tf2_msgs.msg import TFMessage
 
@@ -62,7 +62,7 @@ class Heard:
     instants: list = field(default_factory=list)
     odometry: list = field(default_factory=list)
     imu: list = field(default_factory=list)
-    jumps: int = 0
+    jumps: list = field(default_factory=list)
     sent: list = field(default_factory=list)
     clock_ns: int = 10**18
 
@@ -76,9 +76,6 @@ def listening(**changes) -> Heard:
         heard.odometry.append(sample)
         return True
 
-    def jumped() -> None:
-        heard.jumps += 1
-
     def is_over(stamp_ns: int) -> bool:
         return stamp_ns > heard.clock_ns
 
@@ -88,7 +85,7 @@ def listening(**changes) -> Heard:
         take,
         heard.imu.append,
         lambda a, b: moved,
-        jumped,
+        heard.jumps.append,
         is_over,
         heard.sent,
     )
@@ -175,6 +172,13 @@ def test_an_image_that_cannot_be_used_is_told_and_the_others_are_used(spoiled, t
     assert heard.inputs.cameras[0].problem == "", "it recovered"
 
 
+def test_an_empty_compressed_image_is_told():
+    heard = ready(image_topics=["/a/image/compressed"])
+    nothing = CompressedImage(header=header(SECOND, "eye"), format="jpeg")
+    with pytest.raises(InputError, match="/a/image/compressed: bad-image: 'jpeg' of 0 bytes"):
+        heard.inputs.query(instant(a=nothing))
+
+
 def test_no_camera_info_and_an_uncalibrated_one_are_told():
     heard = listening()
     with pytest.raises(InputError, match="/a/image: no CameraInfo on /a/camera_info"):
@@ -211,6 +215,49 @@ def test_odometry_of_a_topic_brings_the_covariance_of_its_twist():
     assert heard.odometry[1].covariance == pytest.approx(np.diag([0.0004] * 6))
 
 
+@pytest.mark.parametrize("unknown", [0.0, -1.0, np.nan, np.inf, 1e6])
+def test_a_twist_that_says_that_something_was_not_measured_is_not_believed(unknown):
+    """Wheels say 1e6 for height, roll and pitch: the pose would be lost in one step."""
+    heard = ready(odometry_topic="/odom")
+    for tenths in (10, 11):
+        message = Odometry(header=header(tenths * SECOND // 10, "odom"), child_frame_id="base_link")
+        message.twist.covariance = np.diag([0.001, 0.001, *[unknown] * 3, 0.03]).ravel()
+        heard.inputs.on_odometry(message, 0)
+    assert heard.odometry[1].covariance is None
+
+
+def odometry(tenths: int, x: float, yaw: float = 0.0, frame: str = "odom") -> Odometry:
+    message = Odometry(header=header(tenths * SECOND // 10, frame), child_frame_id="base_link")
+    message.pose.pose.position.x = x
+    message.pose.pose.orientation.z = np.sin(yaw / 2)
+    message.pose.pose.orientation.w = np.cos(yaw / 2)
+    return message
+
+
+@pytest.mark.parametrize(("x", "yaw", "leaps"), [(4, 0.1, 0), (-20, 0, 1), (0.1, 3, 1)])
+def test_odometry_that_is_started_again_begins_everything_anew(x, yaw, leaps):
+    """Else the vehicle would seem to have driven to where it began."""
+    heard = ready(odometry_topic="/odom")
+    heard.inputs.on_odometry(odometry(10, 0.0), 0)
+    heard.inputs.on_odometry(odometry(11, x, yaw), 0)
+    heard.inputs.on_odometry(odometry(12, x + 0.1, yaw), 0)
+    assert [("leapt" in why) for why in heard.jumps] == [True] * leaps
+    assert len(heard.odometry) == 3
+
+
+def test_odometry_that_is_not_where_tf_says_is_told():
+    heard = ready(odometry_topic="/wheels")
+    heard.inputs.on_odometry(odometry(10, 0.0, frame="wheel_odom"), 0)
+    assert "/wheels is in 'wheel_odom'; set odom_frame" in heard.inputs.foreign_odometry
+    heard.inputs.on_odometry(odometry(11, 0.0), 0)
+    heard.inputs.on_transforms(transform(SECOND * 11 // 10, "odom", "base_link", 2.0), static=False)
+    heard.inputs.on_odometry(odometry(12, 0.0), 0)
+    assert "it is 2.0 m and 0° from there" in heard.inputs.foreign_odometry
+    heard.inputs.on_transforms(transform(SECOND * 12 // 10, "odom", "base_link", 0.1), static=False)
+    heard.inputs.on_odometry(odometry(13, 0.0), 0)
+    assert heard.inputs.foreign_odometry == ""
+
+
 def test_odometry_of_another_frame_is_moved_to_the_base():
     heard = ready(odometry_topic="/odom")
     message = Odometry(header=header(SECOND, "odom"), child_frame_id="eye")
@@ -229,6 +276,13 @@ def test_our_own_transform_is_not_heard_and_that_of_others_is_told():
     assert heard.inputs.problems == {}
     heard.inputs.on_transforms(transform(SECOND + 1, "map", "odom", 3.0), static=False)
     assert "another node says where 'odom' is in 'map'" in heard.inputs.problems["tf"]
+
+
+@pytest.mark.parametrize(("child", "publish_tf"), [("dock", "map_to_odom"), ("odom", "none")])
+def test_what_this_node_does_not_place_others_may(child, publish_tf):
+    heard = ready(publish_tf=publish_tf)
+    heard.inputs.on_transforms(transform(SECOND, "map", child, 3.0), static=True)
+    assert heard.inputs.problems == {}
 
 
 def test_a_transform_that_closes_a_circle_is_told():
@@ -286,13 +340,13 @@ def test_a_clock_that_jumps_back_begins_everything_anew():
     heard.inputs.on_image(0, image(100 * SECOND), 0)
     heard.inputs.on_gnss(fix(100 * SECOND), 0)
     heard.inputs.on_image(0, image(99 * SECOND), 0)
-    assert heard.jumps == 0, "an image that was overtaken is no jump"
+    assert heard.jumps == [], "an image that was overtaken is no jump"
     heard.inputs.on_image(0, image(SECOND), 0)
-    assert heard.jumps == 1
+    assert heard.jumps == ["the time went back"]
     assert [found.stamp_ns for found in heard.instants] == [100 * SECOND, SECOND]
     assert heard.inputs.query(heard.instants[1]).gnss is None
     heard.inputs.on_image(0, image(2 * SECOND), 0)
-    assert heard.jumps == 1
+    assert heard.jumps == ["the time went back"]
 
 
 def test_messages_that_were_under_way_when_the_clock_went_back_are_left_out():
@@ -303,7 +357,7 @@ def test_messages_that_were_under_way_when_the_clock_went_back_are_left_out():
     heard.inputs.on_image(0, image(101 * SECOND), 0)
     heard.inputs.on_transforms(transform(101 * SECOND, "odom", "base_link", 3.0), static=False)
     heard.inputs.on_image(0, image(2 * SECOND), 0)
-    assert heard.jumps == 1
+    assert heard.jumps == ["the time went back"]
     assert heard.odometry == []
     assert [found.stamp_ns for found in heard.instants] == [100 * SECOND, SECOND, 2 * SECOND]
 
@@ -332,6 +386,20 @@ def test_a_fix_without_covariance_or_altitude_is_believed_accordingly():
     assert np.isfinite(flat.altitude) and flat.covariance[2, 2] > 1e6
     with pytest.raises(MessageError):
         conversions.gnss_fix(fix(1, latitude=np.nan), np.zeros(3), 3.0)
+
+
+@pytest.mark.parametrize("diagonal", [(0, 0, 0), (-1, 0, 0), (1, 1, -1)])
+def test_a_fix_with_an_impossible_covariance_has_none(diagonal):
+    impossible = fix(1, position_covariance=np.diag(np.array(diagonal, float)).ravel())
+    assert conversions.gnss_fix(impossible, np.zeros(3), 3.0).covariance[0, 0] == pytest.approx(9)
+
+
+def test_a_receiver_without_a_fix_is_believed_by_its_covariance_only():
+    none = NavSatStatus(status=NavSatStatus.STATUS_NO_FIX)
+    assert conversions.gnss_fix(fix(1, status=none), np.zeros(3), 3.0).covariance[0, 0] == 1
+    unknown = fix(1, status=none, position_covariance_type=NavSatFix.COVARIANCE_TYPE_UNKNOWN)
+    with pytest.raises(MessageError, match="no fix"):
+        conversions.gnss_fix(unknown, np.zeros(3), 3.0)
 
 
 def test_a_pose_from_rviz_gets_the_variances_it_does_not_have():

@@ -207,6 +207,10 @@ def test_a_drive_is_localized_again_and_again(ros_environment: dict[str, str], r
             check_relocalization(client)
             check_parameters(client)
             check_another_map(client, room.map)
+            client.ask("forget")
+            client.until("status", lambda m: m["state"] == TRACKING and m["stamp"] < LATER + 3e9)
+        client.ask("forget")
+        client.told(2, "lost: no pose is published")  # nothing comes in any more
         node.send_signal(signal.SIGINT)
         assert node.wait(PATIENCE) == 0
 
