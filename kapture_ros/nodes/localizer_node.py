@@ -207,17 +207,20 @@ class LocalizerNode(LifecycleNode):
         Raises:
             OptionError: naming the parameter and what is wrong with it.
         """
-        cameras = camera_settings(inputs)
-        named = [("image_topics", camera.topic) for camera in cameras]
-        named += [("camera_info_topics", camera.info_topic) for camera in cameras]
-        others = ("odometry_topic", "gnss_topic", "wifi_topic", "imu_topic")
-        named += [(name, topic) for name in others if (topic := getattr(inputs, name))]
-        for parameter, topic in named:
-            try:
-                self.resolve_topic_name(topic)
-            except RuntimeError as error:  # rcl's text, with where in its source it is from
-                why = str(error).partition(", at ")[0].rpartition(": ")[2]
-                raise OptionError(f"'{parameter}': '{topic}' is no topic: {why}") from None
+        for camera in camera_settings(inputs):
+            self._check_topic("image_topics", camera.topic)
+            self._check_topic("camera_info_topics", camera.info_topic)
+        for parameter in ("odometry_topic", "gnss_topic", "wifi_topic", "imu_topic"):
+            topic = getattr(inputs, parameter)
+            if topic:
+                self._check_topic(parameter, topic)
+
+    def _check_topic(self, parameter: str, topic: str) -> None:
+        try:
+            self.resolve_topic_name(topic)
+        except RuntimeError as error:  # rcl's text, with where in its source it is from
+            why = str(error).partition(", at ")[0].rpartition(": ")[2]
+            raise OptionError(f"'{parameter}': '{topic}' is no topic: {why}") from None
 
     def _load(self, map_dir: Path, settings: Settings) -> Localizer:
         start = time.monotonic()
