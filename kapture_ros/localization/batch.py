@@ -91,7 +91,7 @@ def localize_all(
     if overwrite and (out / SETTINGS).is_file():
         shutil.rmtree(out)
     _open_folder(out, localizer, options)
-    done = _resume(out)
+    done = _resume(out, queries)
     table = out / FILE_NAME
     with (
         table.open("a", encoding="utf-8", newline="") as rows,
@@ -133,7 +133,7 @@ def _open_folder(out: Path, localizer: Localizer, options: BatchOptions) -> None
     write_atomically(path, yaml.safe_dump(settings, sort_keys=False))
 
 
-def _resume(out: Path) -> set[tuple[int, str]]:
+def _resume(out: Path, queries: QuerySet) -> set[tuple[int, str]]:
     """The queries that are answered; what an interruption cut off is removed."""
     table, pairs = out / FILE_NAME, out / PAIRS_FILE_NAME
     header = ",".join(COLUMNS)
@@ -142,7 +142,8 @@ def _resume(out: Path) -> set[tuple[int, str]]:
     write_atomically(table, whole)
     rows = read_estimates(table) if whole.count("\n") > 1 else []
     done = {(row.stamp_ns, row.query) for row in rows}
-    names = {name for _, name in done}
+    infos = (info for info in queries.infos if (info.stamp_ns, info.name) in done)
+    names = {image for info in infos for image in info.images}
     lines = pairs.read_text(encoding="utf-8").splitlines() if pairs.is_file() else []
     kept = [line for line in lines if line.split(", ")[0] in names and line.count(", ") == 2]
     write_atomically(pairs, "".join(f"{line}\n" for line in [FORMAT_LINE, PAIRS_HEADER, *kept]))

@@ -155,6 +155,24 @@ def test_an_interrupted_run_goes_on(world, query, tmp_path) -> None:
     ]
 
 
+def test_an_interrupted_run_keeps_what_a_single_camera_on_a_rig_retrieved(
+    world, query, tmp_path
+) -> None:
+    alone = tmp_path / "alone"
+    shutil.copytree(query, alone)
+    images = alone / "sensors" / "records_camera.txt"
+    rows = [line for line in images.read_text().splitlines() if ", side, " not in line]
+    images.write_text("\n".join(rows) + "\n")
+    out = tmp_path / "out"
+    localize(world, alone, out)
+    assert [row.query for row in read_estimates(out / "estimates.csv")] == ["rig"] * 3
+    whole = (out / "pairs.txt").read_text()
+    table = out / "estimates.csv"
+    table.write_text("".join(table.read_text().splitlines(keepends=True)[:2]))
+    assert localize(world, alone, out) == 0
+    assert (out / "pairs.txt").read_text() == whole
+
+
 def test_other_settings_do_not_mix_into_a_folder(world, query, tmp_path, capsys) -> None:
     localize(world, query, tmp_path / "out")
     assert localize(world, query, tmp_path / "out", "--top-k", "3") == 1
