@@ -96,6 +96,8 @@ class Dataset:
     def records(self, sensor_id: str) -> Iterator[Record]:
         """A sensor's records by time; files are read when their payload is encoded.
 
+        A file that is not there has no bytes until then.
+
         Raises:
             InputError: if there is no such sensor.
         """
@@ -144,7 +146,8 @@ class Dataset:
     def _record(self, kind: str, base: dict[str, Any], found: Any, line: dict[str, Any]) -> Record:
         if kind in _FILE_RECORDS:
             path = self.file(found)
-            payload = FilePayload("".join(path.suffixes), path.read_bytes, path.stat().st_size)
+            size = path.stat().st_size if path.is_file() else 0
+            payload = FilePayload("".join(path.suffixes), path.read_bytes, size)
             return _FILE_RECORDS[kind](**base, payload=payload)
         if kind in _VECTOR_RECORDS:
             return _VECTOR_RECORDS[kind](**base, xyz=found.astuple())

@@ -109,6 +109,8 @@ def _new_session(old: OpenMap, dataset: Path, settings: MapSettings) -> Session:
     source = FeatureSource.of(settings)
     sigma = settings.poses.gnss_sigma
     session = read_session(dataset, name, source, prefixed=True, gnss_sigma=sigma)
+    if session.left_out:
+        log.warning("%s", session.left_out)
     require_calibration(session.images, dataset)
     require_type(session, old.folders, "the map's")
     return session

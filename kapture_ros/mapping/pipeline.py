@@ -128,6 +128,9 @@ def build_map(
     extract_step(run, datasets)
     with run.step("collect") as counts:
         sessions = read_sessions(datasets, settings)
+        for session in sessions:
+            if session.left_out:
+                run.warn(session.left_out)
         types = same_types(sessions)
         build = begin(map_dir, sessions, settings)
         folders = link_features(sessions, map_dir)

@@ -31,6 +31,7 @@ from kapture_ros.dataset.tables import (
     pose_row,
 )
 from kapture_ros.errors import InputError, OutputError
+from kapture_ros.features.images import read_image
 from kapture_ros.files import write_atomically
 from kapture_ros.mapping.feature_files import SUFFIXES, FeatureFolder, checked_name, feature_types
 from kapture_ros.mapping.gnss import GnssFixes, map_from_rig, read_fixes
@@ -108,6 +109,7 @@ class Session:
         prefix: in front of sensor ids (with a dot) and image names (with a slash); empty
             if the map is of this drive alone.
         originals: the names the images have in their dataset, in the order of the table.
+        unreadable: images that are left out: no features, since their files are damaged or gone.
     """
 
     name: str
@@ -117,6 +119,17 @@ class Session:
     originals: tuple[str, ...]
     fixes: GnssFixes
     features: dict[str, FeatureFolder]
+    unreadable: tuple[str, ...]
+
+    @property
+    def left_out(self) -> str:
+        """A sentence on the images that are left out; empty if none is."""
+        if not self.unreadable:
+            return ""
+        return (
+            f"{len(self.unreadable)} images of {self.dataset} cannot be read and are left out "
+            f"(the first: {self.unreadable[0]})"
+        )
 
     def sensor(self, sensor_id: str) -> str:
         """A sensor's id in the map."""
@@ -137,6 +150,7 @@ def read_session(
         checked_name(image)
     prefix = checked_name(name) if prefixed else ""
     features = source.folders(dataset)
+    images, unreadable = _readable(dataset, images, features)
     for kind, folder in features.items():
         missing = [image for image in images.names if not folder.has(image)]
         if missing:
@@ -153,7 +167,32 @@ def read_session(
         images.names,
         replace(fixes, sensors=tuple(_join(prefix, ".", sensor) for sensor in fixes.sensors)),
         features,
+        unreadable,
     )
+
+
+def _readable(
+    dataset: Path, images: ImageTable, features: dict[str, FeatureFolder]
+) -> tuple[ImageTable, tuple[str, ...]]:
+    """The images but those that can have no features, and the names of these.
+
+    Where no image file is there at all (features are enough), nothing is left out.
+    """
+    without = [n for n in images.names if not all(f.has(n) for f in features.values())]
+    files = {name: dataset / RECORDS_DATA / name for name in images.names}
+    if not without or not any(file.is_file() for file in files.values()):
+        return images, ()
+    unreadable = {name for name in without if not _can_be_read(files[name])}
+    kept = [name not in unreadable for name in images.names]
+    return images.select(np.array(kept)), tuple(sorted(unreadable))
+
+
+def _can_be_read(file: Path) -> bool:
+    try:
+        read_image(file)
+    except InputError:
+        return False
+    return True
 
 
 def pose_frame(dataset: Path) -> str | None:

@@ -259,6 +259,10 @@ class PoseBook:
             source.newest.clear()
             newest = stamp_ns
         source.newest[child] = max(newest, stamp_ns)
+        known = source.tree.parent(child)
+        if known is not None and known != parent:
+            both = " and on ".join(f"'{frame}'" for frame in sorted((known, parent)))
+            self.problems[f"'{child}' hangs on {both}: poses are lost at each change"] += 1
         try:
             source.tree.insert(parent, child, stamp_ns, pose)
         except TransformError as error:
@@ -397,6 +401,8 @@ def _reason(error: TransformError, frame: str) -> str:
     """Why there is no pose, worded the same for every stamp."""
     if isinstance(error, ExtrapolationError):
         return "no pose at that time"
+    if not frame:
+        return "messages name no frame: give it as 'frame' under 'topics'"
     if isinstance(error, UnknownFrameError):
         return f"no transform names the frame '{frame}': give it under 'extrinsics'"
     return f"no transforms link '{frame}' to the poses: give the missing one under 'extrinsics'"

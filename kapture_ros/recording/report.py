@@ -12,6 +12,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from kapture_ros.dataset.filequeue import FileRecord
 from kapture_ros.dataset.reader import Dataset
 from kapture_ros.errors import InputError
 from kapture_ros.files import write_atomically
@@ -150,15 +151,20 @@ def summary(dataset: Dataset) -> str:
         InputError: if it cannot be read.
     """
     rows: list[tuple[str, ...]] = [("sensor", "kind", "records", "seconds", "parameters")]
+    gone = []
     for sensor_id, sensor in dataset.sensors.items():
-        stamps = [record.stamp_ns for record in dataset.records(sensor_id)]
+        records = list(dataset.records(sensor_id))
+        stamps = [record.stamp_ns for record in records]
+        missing = sum(isinstance(r, FileRecord) and not r.payload.nbytes for r in records)
+        if missing:
+            gone.append(f"{sensor_id}: {missing} of {len(records)} files are missing or empty")
         seconds = _shown((stamps[-1] - stamps[0]) / NANOSECONDS) if stamps else "-"
         shown = " ".join(sensor.params[:7]) + (" …" if len(sensor.params) > 7 else "")
         rows.append((sensor_id, sensor.kind, str(len(stamps)), seconds, shown))
     poses = sum(1 for _ in dataset.trajectory())
     rigs = {row.rig_id for row in dataset.rigs()}
     lines = [f"{dataset.path}: {_number(poses, 'pose')}, {_number(len(rigs), 'rig')}", ""]
-    return "\n".join([*lines, *_aligned(rows)]) + "\n"
+    return "\n".join([*lines, *_aligned(rows), *([""] if gone else []), *gone]) + "\n"
 
 
 def render(sessions: list[dict[str, Any]]) -> str:

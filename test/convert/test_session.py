@@ -378,6 +378,27 @@ def test_a_missing_extrinsic_is_named_with_the_cure() -> None:
     assert "'extrinsics'" in reason
 
 
+def test_images_that_name_no_frame_are_told_so() -> None:
+    player = Player()
+    for index in range(3):
+        player.tf(START + index * STEP, "odom", "base_link", (index, 0, 0))
+        player.image(START + index * STEP, frame="")
+    player.finish()
+    told = "messages name no frame: give it as 'frame' under 'topics'"
+    assert player.topic("/cam/image_raw")["warned"][told] == 3
+
+
+def test_a_frame_with_two_parents_is_told() -> None:
+    player = Player()
+    for index in range(3):
+        player.tf(START + index * STEP, "odom", "cam", (index, 0, 0))
+        player.tf(START + index * STEP, "world", "cam", (0, index, 0))
+        player.image(START + index * STEP)
+    player.finish()
+    told = "'cam' hangs on 'odom' and on 'world': poses are lost at each change"
+    assert player.session.poses.problems[told] == 5
+
+
 def test_a_clock_that_jumps_back_mixes_no_poses() -> None:
     player = Player()
     for run in range(2):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from drive_scene import DriveOptions, make_drive
+from PIL import Image
 
 from kapture_ros.errors import InputError
 from kapture_ros.mapping.extend import extend_map
@@ -117,6 +119,38 @@ def test_images_without_features_are_counted(short: Path, tmp_path: Path, few_pa
         path.unlink()
     with pytest.raises(InputError, match=r"5 of 10 images .* have no keypoints .*extract"):
         build_map([short], tmp_path / "map", few_pairs)
+
+
+def test_images_whose_files_are_damaged_or_gone_are_left_out(
+    short: Path, tmp_path: Path, few_pairs
+):
+    for name in read_images(short).names:
+        file = short / "sensors/records_data" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (640, 480)).save(file)
+    (short / "sensors/records_data/front/00002.jpg").write_bytes(b"\xff\xd8 cut off")
+    (short / "sensors/records_data/left/00003.jpg").unlink()
+    for gone in ("front/00002", "left/00003"):
+        for path in (short / "reconstruction").glob(f"*/*/{gone}.*"):
+            path.unlink()
+    manifest = build_map([short], tmp_path / "map", few_pairs)
+    assert len(read_images(tmp_path / "map")) == 8
+    told = "2 images of .*drive cannot be read and are left out .*front/00002.jpg"
+    assert any(re.search(told, warning) for warning in manifest.record["warnings"])
+
+
+def test_features_of_other_settings_are_not_completed_by_the_usual_ones(
+    short: Path, tmp_path: Path, few_pairs
+):
+    others = "r2d2-fast-free-02296514-top800_1024px_aadeaa"  # as `extract --top-k 800` names them
+    for kind in ("keypoints", "descriptors"):
+        folder = short / "reconstruction" / kind
+        (folder / "fake").rename(folder / others)
+    (path,) = (short / "reconstruction/keypoints").glob("*/front/00002.jpg.kpt")
+    path.unlink()
+    with pytest.raises(InputError, match=r"1 of 10 images .* have no keypoints .*extract"):
+        build_map([short], tmp_path / "map", few_pairs)
+    assert [p.name for p in (short / "reconstruction/keypoints").iterdir()] == [others]
 
 
 def test_drives_with_different_features_do_not_mix(tmp_path: Path, few_pairs):

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from kapture_ros.cli.main import main
+from kapture_ros.dataset.reader import open_dataset
 from kapture_ros.dataset.records import (
     AccessPoint,
     FilePayload,
@@ -24,7 +25,7 @@ from kapture_ros.dataset.records import (
 from kapture_ros.dataset.writer import DatasetWriter, WriterStatistics
 from kapture_ros.errors import InputError
 from kapture_ros.recording.health import HealthMonitor, HealthOptions
-from kapture_ros.recording.report import problems, read_report, render, write_report
+from kapture_ros.recording.report import problems, read_report, render, summary, write_report
 
 SECOND = 1_000_000_000
 START = 1_700_000_000 * SECOND
@@ -264,6 +265,14 @@ def record_something(path: Path, *, resume: bool = False) -> None:
             writer.write(monitor.watch(TOPIC, image(100, seconds)))
         writer.flush()
         write_report(path, monitor.report(writer.statistics, writer.sensors))
+
+
+def test_a_dataset_without_its_files_is_summed_up_all_the_same(tmp_path: Path) -> None:
+    record_something(tmp_path / "drive")
+    files = sorted((tmp_path / "drive/sensors/records_data").glob("*/*"))
+    files[1].unlink()
+    text = summary(open_dataset(tmp_path / "drive"))
+    assert f"1 of {len(files)} files are missing or empty" in text
 
 
 def test_a_resumed_recording_has_a_session_for_each_time(tmp_path: Path) -> None:
