@@ -63,10 +63,7 @@ class Drive:
         self._begin = time.monotonic()
         self._simulated = bool(node.get_parameter("use_sim_time").value)
         self._arrivals: dict[int, float] = {}  # of each camera's last image
-        tracking = settings.sequence.tracking
-        self._predictor = Predictor(
-            settings.sequence.motion, tracking.lost_sigma, tracking.coast_after
-        )
+        self._predictor = Predictor(settings.sequence.motion, settings.sequence.tracking)
         outlets = Outlets(
             self._localize,
             self._add_odometry,
@@ -99,7 +96,9 @@ class Drive:
     def use(self, settings: Settings) -> None:
         """Go on with other parameters."""
         rate = self._settings.outputs.publish_rate
-        self._settings = self._inputs.settings = settings
+        self._settings = settings
+        self._inputs.use(settings)
+        self._predictor.tracking = settings.sequence.tracking
         self._inference.set_options(settings.sequence)
         self._inference.max_age = settings.sensors.max_age
         if settings.outputs.publish_rate != rate:

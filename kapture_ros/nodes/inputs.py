@@ -152,6 +152,13 @@ class Inputs:
         self._fixes: Recent[tuple[Message, str]] = Recent()
         self._scans: Recent[dict[str, float]] = Recent()
 
+    def use(self, settings: Settings) -> None:
+        """Go on with other parameters."""
+        again = settings.sensors.sync_slop != self.settings.sensors.sync_slop
+        self.settings = settings
+        if again:
+            self._sync = self._new_synchronizer()
+
     @property
     def synchronizer(self) -> Synchronizer[Message]:
         """What brings the images together."""

@@ -41,7 +41,7 @@ from kapture_ros.nodes.inference import WatchedExtractor
 from kapture_ros.nodes.localizer_options import InputOptions, camera_settings
 from kapture_ros.nodes.outputs import Outputs
 from kapture_ros.nodes.parameters import declare_options
-from kapture_ros.nodes.settings import FIXED, PARTS, Settings, parameters, read_settings
+from kapture_ros.nodes.settings import PARTS, Settings, is_fixed, parameters, read_settings
 from kapture_ros.options import OptionInfo, check
 
 _Loaded: TypeAlias = tuple[Settings, Localizer]
@@ -259,7 +259,7 @@ class LocalizerNode(LifecycleNode):
                     check(info, parameter.value, parameter.name)
             except OptionError as error:
                 return SetParametersResult(successful=False, reason=str(error))
-            if self.settings is not None and part in FIXED:
+            if self.settings is not None and is_fixed(part, parameter.name):
                 text = f"'{parameter.name}' holds while the node is configured; clean up first"
                 if parameter.name == "map":
                     text += ", or call ~/load_map"
@@ -273,7 +273,7 @@ class LocalizerNode(LifecycleNode):
         if self._localizer is not None:
             self._localizer.options = settings.localizer
         if self._outputs is not None:
-            self._outputs.settings = settings
+            self._outputs.use(settings)
         if self._drive is not None:
             self._drive.use(settings)
 

@@ -79,6 +79,11 @@ class Outputs:
         self.published = 0.0
         self.sent_ns: deque[int] = deque(maxlen=1000)
 
+    def use(self, settings: Settings) -> None:
+        """Go on with other parameters."""
+        self.settings = settings
+        self._path = deque(self._path, maxlen=settings.outputs.path_length)
+
     def close(self) -> None:
         """Take everything back."""
         for publisher in (*self._topics.values(), self._tf):

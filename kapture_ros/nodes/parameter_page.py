@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-from kapture_ros.nodes.settings import FIXED, PARTS, full_name
+from kapture_ros.nodes.settings import FIXED, FIXED_ONES, PARTS, full_name
 from kapture_ros.options import OptionInfo, describe
 
 HEAD = """\
@@ -20,7 +20,7 @@ Written by `python -m kapture_ros.nodes.parameter_page` from the options in the 
 `kapture_ros node localize` all of them follow `--ros-args -p`; with launch files they stand in
 the file given as `config`. A value out of range is refused, with the range.
 
-**Fixed** parameters hold while the node is configured; clean up, set, configure again. The
+**Fixed** parts, and parameters marked so, hold while the node is configured; clean up, set, configure again. The
 others change at once: `ros2 param set /localizer acceptance.min_inliers 30`.
 What to change when: [tuning](localizer.md#tuning).
 """
@@ -47,8 +47,9 @@ def _row(name: str, info: OptionInfo) -> str:
     default = _shown(info.default)
     if info.unit and default != NOTHING:
         default += f" {info.unit}"
+    help_ = f"**fixed**; {info.help}" if name in FIXED_ONES else info.help
     allowed = info.allowed.replace("|", "or") or ANY[info.type]
-    return f"| `{name}` | {default} | {allowed} | {info.help} |"
+    return f"| `{name}` | {default} | {allowed} | {help_} |"
 
 
 def _shown(value: Any) -> str:

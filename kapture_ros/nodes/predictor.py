@@ -16,7 +16,7 @@ from kapture_ros.errors import ExtrapolationError
 from kapture_ros.localization.motion_filter import Fix, MotionFilter, MotionOptions, MotionState
 from kapture_ros.localization.odometry import SECOND, OdometrySample
 from kapture_ros.localization.sequence import SequenceLocalizer
-from kapture_ros.localization.sequence_state import State, TrackedPose
+from kapture_ros.localization.sequence_state import State, TrackedPose, TrackingOptions
 from kapture_ros.localization.visual_motion import MotionSource
 from kapture_ros.transforms.se3 import Array, Transform
 
@@ -76,12 +76,15 @@ def known_after(tracker: SequenceLocalizer, tracked: TrackedPose) -> Known:
 
 
 class Predictor:
-    """Answers from several threads."""
+    """Answers from several threads.
 
-    def __init__(self, options: MotionOptions, lost_sigma: float, coast_after: float):
+    Attributes:
+        tracking: when a pose is COASTING, and when too vague to be told.
+    """
+
+    def __init__(self, options: MotionOptions, tracking: TrackingOptions):
+        self.tracking = tracking
         self._options = options
-        self._lost_sigma = lost_sigma
-        self._coast_ns = int(coast_after * SECOND)
         self._lock = threading.Lock()
         self.reset()
 
@@ -155,10 +158,11 @@ class Predictor:
             except ExtrapolationError:
                 return None
         covariance = state.pose_covariance
-        if np.sqrt(np.linalg.eigvalsh(covariance[:3, :3])[-1]) > self._lost_sigma:
+        if np.sqrt(np.linalg.eigvalsh(covariance[:3, :3])[-1]) > self.tracking.lost_sigma:
             return None
         coasting = known.tracked.fix_age is None or (
-            stamp - known.tracked.stamp_ns + known.tracked.fix_age * SECOND > self._coast_ns
+            (stamp - known.tracked.stamp_ns) / SECOND + known.tracked.fix_age
+            > self.tracking.coast_after
         )
         map_from_odom = state.map_from_base @ odom_from_base.inverse()
         return Prediction(

@@ -37,7 +37,12 @@ PARTS: dict[str, tuple[str, type[Any]]] = {
 """Every part with the prefix of its parameters, in the order of config/localize.yaml."""
 
 FIXED = ("inputs", "motion", "place", "inertial", "local_features", "global_features", "networks")
-"""Parts that hold from configure to cleanup; the others change at once."""
+"""Parts that hold from configure to cleanup; of the others all change at once but these:"""
+
+FIXED_ONES = (
+    *("map_points", "matching.device", "answer.map_sigma", "answer.map_sigma_degrees"),
+    "tracking.window",
+)
 
 
 @dataclass(frozen=True)
@@ -86,6 +91,11 @@ def parameters() -> Iterator[tuple[str, str, OptionInfo]]:
     for part, (prefix, cls) in PARTS.items():
         for info in describe(cls):
             yield full_name(prefix, info.name), part, info
+
+
+def is_fixed(part: str, name: str) -> bool:
+    """Whether a parameter, by part and full name, holds from configure to cleanup."""
+    return part in FIXED or name in FIXED_ONES
 
 
 def read_settings(value_of: Callable[[str], Any], where: str) -> Settings:

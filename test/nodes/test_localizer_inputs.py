@@ -328,6 +328,12 @@ def test_wifi_and_imu_go_along():
     assert "unheard_of" in heard.inputs.problems["/imu"]
 
 
+def test_the_slop_changes_at_once():
+    heard = ready()
+    heard.inputs.use(read_settings({"sync_slop": 0.5}.get, "test"))
+    assert heard.inputs.synchronizer.slop_ns == SECOND // 2
+
+
 def test_stamps_of_zero_become_the_time_of_arrival_and_are_told():
     heard = ready(image_topics=["/a/image"])
     heard.inputs.on_image(0, image(0), 7 * SECOND)

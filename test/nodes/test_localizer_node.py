@@ -275,6 +275,8 @@ def check_parameters(client: Client) -> None:
     assert not accepted and "Min: 1.0, Max: 200.0" in why
     accepted, why = client.ask("set", name="map", value="/elsewhere")
     assert not accepted and "load_map" in why
+    accepted, why = client.ask("set", name="tracking.window", value=3)
+    assert not accepted and "holds while the node is configured" in why
     accepted, why = client.ask("set", name="acceptance.min_inliers", value="many")
     assert not accepted and "whole number" in why
     assert client.ask("set", name="publish_tf", value="none") == [True, ""]

@@ -7,7 +7,7 @@ import pytest
 
 from kapture_ros.localization.motion_filter import MotionOptions, MotionState
 from kapture_ros.localization.odometry import SIZE, OdometrySample
-from kapture_ros.localization.sequence_state import State, TrackedPose
+from kapture_ros.localization.sequence_state import State, TrackedPose, TrackingOptions
 from kapture_ros.localization.visual_motion import MotionSource
 from kapture_ros.nodes.predictor import Known, Predictor
 from kapture_ros.transforms import Transform
@@ -15,6 +15,7 @@ from kapture_ros.transforms import Transform
 SECOND = 10**9
 MAP_FROM_ODOM = Transform(translation=[10.0, 20.0, 0.0])
 OPTIONS = MotionOptions()
+TRACKING = TrackingOptions(lost_sigma=10.0, coast_after=1.0)
 
 
 def odom_at(stamp_ns: int) -> Transform:
@@ -23,7 +24,7 @@ def odom_at(stamp_ns: int) -> Transform:
 
 def predictor(until: float = 1.0) -> Predictor:
     """With odometry at 20 Hz, 2 m/s ahead."""
-    made = Predictor(OPTIONS, lost_sigma=10.0, coast_after=1.0)
+    made = Predictor(OPTIONS, TRACKING)
     for number in range(int(until * 20) + 1):
         stamp = number * SECOND // 20
         made.add_odometry(OdometrySample(stamp, odom_at(stamp)))
@@ -89,6 +90,9 @@ def test_an_old_fix_is_coasting_and_a_vague_pose_is_none():
     assert found.state is State.COASTING
     ahead.adopt(known(SECOND // 2, sigma=11.0))
     assert ahead.at(3 * SECOND) is None
+    ahead.tracking = TrackingOptions(lost_sigma=12.0, coast_after=5.0)  # as parameters change
+    found = ahead.at(3 * SECOND)
+    assert found is not None and found.state is State.TRACKING
 
 
 def test_what_the_localizer_gave_up_is_given_up():
@@ -100,7 +104,7 @@ def test_what_the_localizer_gave_up_is_given_up():
 
 
 def test_without_odometry_the_last_motion_goes_on_and_there_is_no_odom():
-    ahead = Predictor(OPTIONS, lost_sigma=10.0, coast_after=1.0)
+    ahead = Predictor(OPTIONS, TRACKING)
     now, before = SECOND, SECOND - SECOND // 10
     guessed = (OdometrySample(before, odom_at(before)), OdometrySample(now, odom_at(now)))
     at_image = known(SECOND)
@@ -112,7 +116,7 @@ def test_without_odometry_the_last_motion_goes_on_and_there_is_no_odom():
 
 
 def test_a_pose_from_before_the_odometry_is_not_carried():
-    late = Predictor(OPTIONS, lost_sigma=10.0, coast_after=1.0)
+    late = Predictor(OPTIONS, TRACKING)
     late.add_odometry(OdometrySample(2 * SECOND, odom_at(2 * SECOND)))
     late.adopt(known(SECOND))
     assert late.at(2 * SECOND) is None
