@@ -200,21 +200,31 @@ class Inference:
                 instant, self._next = self._next, None
                 samples, self._samples = self._samples, []
                 generation = self.generation
-            for order in orders:  # a restart is one: the samples came after it
-                order(self._tracker)
-            for sample in samples:
-                if isinstance(sample, ImuSample):
-                    self._tracker.add_imu(sample)
-                else:
-                    self._tracker.add_odometry(sample)
-            if instant is None:
-                continue
             try:
-                answer = self._answer(generation, instant)
+                self._prepare(orders, samples)
+                if instant is not None:
+                    self._deliver(self._answered(generation, instant))
             except Exception as error:
-                # One bad frame must not end a drive, whatever a library makes of it.
-                answer = _refused(generation, instant, Reason.BAD_INPUT, explain(error))
-            self._deliver(answer)
+                # Else this thread would end, and the node go on without it and without a word.
+                explain(error)
+
+    def _prepare(
+        self, orders: Sequence[Order], samples: Sequence[OdometrySample | ImuSample]
+    ) -> None:
+        for order in orders:  # a restart is one: the samples came after it
+            order(self._tracker)
+        for sample in samples:
+            if isinstance(sample, ImuSample):
+                self._tracker.add_imu(sample)
+            else:
+                self._tracker.add_odometry(sample)
+
+    def _answered(self, generation: int, instant: Instant[Message]) -> Answer:
+        try:
+            return self._answer(generation, instant)
+        except Exception as error:
+            # One bad frame must not end a drive, whatever a library makes of it.
+            return _refused(generation, instant, Reason.BAD_INPUT, explain(error))
 
     def _extraction_ms(self) -> float:
         extractor = self._localizer.extractor

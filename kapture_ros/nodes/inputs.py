@@ -279,10 +279,7 @@ class Inputs:
         spread = None
         if twist_covariance is not None and self._odometry is not None:
             seconds = (stamp_ns - self._odometry[0]) / SECOND
-            variances = np.diag(twist_covariance)
-            measured = ((variances > 0) & (variances < NOT_MEASURED)).all()
-            if measured and np.isfinite(twist_covariance).all():
-                spread = twist_covariance * seconds**2
+            spread = _measured(twist_covariance, seconds)
         if self._outlets.odometry(OdometrySample(stamp_ns, odom_from_base, spread)):
             self._odometry = (stamp_ns, odom_from_base)
 
@@ -432,6 +429,18 @@ class Inputs:
         except MessageError:
             return None  # the receiver has no fix: that is normal under a bridge
         return fix.aged((fix_ns - stamp_ns) / SECOND)
+
+
+def _measured(twist_covariance: np.ndarray, seconds: float) -> np.ndarray | None:
+    """(6, 6) of the motion in that time; None where it says nothing, or what cannot be."""
+    variances = np.diag(twist_covariance)
+    if not np.isfinite(twist_covariance).all() or not (variances < NOT_MEASURED).all():
+        return None
+    covariance = (twist_covariance + twist_covariance.T) / 2
+    if not (variances > 0).all() or np.linalg.eigvalsh(covariance)[0] < 0:
+        return None
+    spread: np.ndarray = covariance * seconds**2
+    return spread
 
 
 def _leapt(start_ns: int, start: Transform, end_ns: int, end: Transform) -> bool:

@@ -226,6 +226,17 @@ def test_a_twist_that_says_that_something_was_not_measured_is_not_believed(unkno
     assert heard.odometry[1].covariance is None
 
 
+def test_a_twist_with_an_impossible_covariance_is_not_believed():
+    heard = ready(odometry_topic="/odom")
+    for tenths in (10, 11):
+        message = Odometry(header=header(tenths * SECOND // 10, "odom"), child_frame_id="base_link")
+        covariance = 0.01 * np.eye(6)
+        covariance[0, 1] = covariance[1, 0] = 5.0
+        message.twist.covariance = covariance.ravel()
+        heard.inputs.on_odometry(message, 0)
+    assert heard.odometry[1].covariance is None
+
+
 def odometry(tenths: int, x: float, yaw: float = 0.0, frame: str = "odom") -> Odometry:
     message = Odometry(header=header(tenths * SECOND // 10, frame), child_frame_id="base_link")
     message.pose.pose.position.x = x

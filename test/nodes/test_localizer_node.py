@@ -439,3 +439,26 @@ def test_the_first_image_of_a_bag_that_begins_anew_knows_its_odometry(room: Room
     finally:
         inference.stop()
     assert [answer.generation for answer in told] == [0, 1]
+
+
+def test_an_answer_that_cannot_be_published_does_not_end_the_drive(room: Room, caplog):
+    answers: queue.Queue[Answer] = queue.Queue()
+
+    def make_query(instant: Instant[Message]) -> Query:
+        raise InputError("it is about the answer only")
+
+    def deliver(answer: Answer) -> None:
+        answers.put(answer)
+        if answer.estimate.stamp_ns == LATER:
+            raise RuntimeError("no publisher")
+
+    localizer = Localizer(VisualMap.load(room.map))
+    inference = Inference(localizer, SequenceOptions(), make_query, lambda _: 0.0, deliver)
+    inference.start()
+    try:
+        for stamp in (LATER, LATER + 1):
+            inference.submit(Instant({0: (stamp, None)}))
+            assert answers.get(timeout=PATIENCE).estimate.stamp_ns == stamp
+    finally:
+        inference.stop()
+    assert "no publisher" in caplog.text
