@@ -20,8 +20,9 @@ Written by `python -m kapture_ros.nodes.parameter_page` from the options in the 
 `kapture_ros node localize` all of them follow `--ros-args -p`; with launch files they stand in
 the file given as `config`. A value out of range is refused, with the range.
 
-**Fixed** parts, and parameters marked so, hold while the node is configured; clean up, set, configure again. The
-others change at once: `ros2 param set /localizer acceptance.min_inliers 30`.
+**Fixed** parts, and parameters marked so, hold while the node is configured; clean up, set,
+configure again. The others change at once:
+`ros2 param set /localizer acceptance.min_inliers 30`.
 What to change when: [tuning](localizer.md#tuning).
 """
 NOTHING = "–"
