@@ -18,7 +18,7 @@ from scipy.spatial.transform import Rotation
 from kapture_ros.dataset import sidecar
 from kapture_ros.mapping.images import ImageTable
 from kapture_ros.mapping.pose_graph import Positions
-from kapture_ros.mapping.priors import read_records
+from kapture_ros.mapping.priors import vouched_fixes
 from kapture_ros.transforms.geodesy import Datum
 from kapture_ros.transforms.se3 import Array, Transform
 
@@ -61,7 +61,7 @@ class GnssFixes:
 
 
 def read_fixes(dataset: Path, default_sigma: float) -> GnssFixes:
-    """The fixes of a dataset.
+    """The fixes of a dataset that their receivers vouch for.
 
     Args:
         default_sigma: horizontal standard deviation in metres of a fix without covariance;
@@ -70,12 +70,7 @@ def read_fixes(dataset: Path, default_sigma: float) -> GnssFixes:
     Raises:
         InputError: if the records are not kapture's.
     """
-    rows = [
-        (stamp, sensor_id, fix)
-        for stamp, sensors in sorted(read_records(dataset, "gnss").items())
-        for sensor_id, fix in sorted(sensors.items())
-        if np.isfinite([fix.x, fix.y]).all()
-    ]
+    rows = vouched_fixes(dataset)
     told = {
         sensor_id: _told_covariances(dataset, sensor_id)
         for sensor_id in {sensor_id for _, sensor_id, _ in rows}

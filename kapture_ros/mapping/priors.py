@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from kapture_ros.dataset import sidecar
 from kapture_ros.errors import InputError
 from kapture_ros.mapping.images import ImageTable
+from kapture_ros.messages.gnss import is_vouched_for
 from kapture_ros.transforms.geodesy import Datum
 from kapture_ros.transforms.se3 import Array
 
@@ -36,14 +38,32 @@ def read_records(dataset: Path, kind: str) -> Any:
         raise InputError(f"{path} is not a valid kapture file: {error}") from error
 
 
-def gnss_arrays(map_dir: Path, datum: Datum | None) -> Arrays:
-    """GNSS fixes: stamp (G,), xyz (G, 3) in the map frame, dop (G,); none without a datum."""
-    fixes = [
-        (stamp, fix.x, fix.y, fix.z, fix.dop)
-        for stamp, sensors in sorted(read_records(map_dir, "gnss").items())
-        for fix in sensors.values()
+def vouched_fixes(dataset: Path) -> list[tuple[int, str, Any]]:
+    """GNSS fixes as stamp, sensor and kapture's record, by time.
+
+    Left out are those without a position, and those that their receiver does not vouch for.
+
+    Raises:
+        InputError: if the file is not kapture's.
+    """
+    found = [
+        (stamp, sensor_id, fix)
+        for stamp, sensors in sorted(read_records(dataset, "gnss").items())
+        for sensor_id, fix in sorted(sensors.items())
         if np.isfinite([fix.x, fix.y]).all()
     ]
+    doubtful = {
+        (line["stamp"], sensor_id)
+        for sensor_id in {sensor_id for _, sensor_id, _ in found}
+        for line in sidecar.read_lines(dataset / sidecar.extra_path(sensor_id))
+        if sidecar.is_record(line) and not is_vouched_for(line.get("extra", {}))
+    }
+    return [item for item in found if item[:2] not in doubtful]
+
+
+def gnss_arrays(map_dir: Path, datum: Datum | None) -> Arrays:
+    """GNSS fixes: stamp (G,), xyz (G, 3) in the map frame, dop (G,); none without a datum."""
+    fixes = [(stamp, fix.x, fix.y, fix.z, fix.dop) for stamp, _, fix in vouched_fixes(map_dir)]
     if datum is None or not fixes:
         fixes = []
         xyz = np.empty((0, 3))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 from kapture_ros.dataset.records import GnssRecord, Record
 from kapture_ros.messages.common import NANOSECONDS, Message, MessageError, plain
@@ -58,6 +60,22 @@ def gps_fix_records(message: Message, stamp_ns: int, sensor_id: str) -> tuple[Re
             dop=hdop if math.isfinite(hdop) and hdop > 0 else UNKNOWN_DOP,
         ),
     )
+
+
+def is_vouched_for(extra: Mapping[str, Any]) -> bool:
+    """Whether a receiver stands by a position, by what its message says besides.
+
+    'No fix' without a covariance is a position that it kept, or guessed, through an outage.
+
+    Args:
+        extra: of a `GnssRecord`.
+    """
+    status = extra.get("status")
+    if not isinstance(status, Mapping) or status.get("status") != NO_FIX:
+        return True
+    covariance = extra.get("position_covariance") or ()
+    told = extra.get("position_covariance_type", 0) != 0
+    return told and len(covariance) == 9 and all(value > 0 for value in covariance[::4])
 
 
 def check_position(latitude: float, longitude: float, altitude: float, *, no_fix: bool) -> None:

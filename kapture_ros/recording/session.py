@@ -38,6 +38,7 @@ from kapture_ros.messages.common import (
     normalized_type,
     plain,
 )
+from kapture_ros.messages.gnss import is_vouched_for
 from kapture_ros.messages.motion import StampedTransform, stamped_transforms
 from kapture_ros.messages.table import (
     CAMERA_INFO,
@@ -287,7 +288,7 @@ class RecordingSession:
             if isinstance(record, OdometryRecord):
                 frames = (record.parent_frame, record.child_frame)
                 self.poses.add_pose(topic.name, *frames, stamp_ns, record.parent_from_child)
-            elif isinstance(record, GnssRecord):
+            elif isinstance(record, GnssRecord) and is_vouched_for(record.extra):
                 place = (record.latitude, record.longitude, record.altitude)
                 self.poses.add_position(stamp_ns, *place)
             if kind in POSED_KINDS:

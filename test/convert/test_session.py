@@ -328,6 +328,18 @@ def test_gnss_alone_gives_positions_without_orientation() -> None:
     assert player.session.summary()["datum"]["latitude"] == 48.0
 
 
+def test_positions_that_a_receiver_does_not_vouch_for_are_no_poses() -> None:
+    player = Player()
+    no_fix = make("sensor_msgs/NavSatStatus", status=-1)
+    for index in range(3):
+        stale = make("sensor_msgs/NavSatFix", stamp=START + index * STEP, latitude=48.0,
+                     longitude=8.0, altitude=1.0, status=no_fix)  # fmt: skip
+        player.play("/fix", stale)
+        player.image(START + index * STEP)
+    assert not player.finish().poses
+    assert len(player.to.records["fix"]) == 3, "what came is kept all the same"
+
+
 def test_gnss_does_not_take_the_place_of_poses_that_come_a_little_later() -> None:
     player = Player()
     for index in range(40):

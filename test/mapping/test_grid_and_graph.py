@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
+from kapture_ros.dataset import sidecar
+from kapture_ros.dataset.tables import HEADERS, TABLES
 from kapture_ros.mapping.adjustment import LEAST_DRIFT, Motion
-from kapture_ros.mapping.gnss import RigTrack, inflation
+from kapture_ros.mapping.gnss import RigTrack, inflation, read_fixes
 from kapture_ros.mapping.grid import SpatialGrid
 from kapture_ros.mapping.options import PoseOptions
 from kapture_ros.mapping.pose_graph import Positions, RelativePoses, optimize
+from kapture_ros.mapping.priors import gnss_arrays
+from kapture_ros.transforms.geodesy import Datum
 from kapture_ros.transforms.se3 import Transform
 
 COORDINATE = st.floats(-50, 50)
@@ -148,6 +154,26 @@ def test_drift_is_measured_along_every_axis_against_a_corrected_track():
 def track_of(rotations: Rotation, xyz: np.ndarray) -> RigTrack:
     rows = np.arange(len(xyz))
     return RigTrack(rows, 0 * rows, rows * 10**9, rotations, xyz)
+
+
+def test_a_position_kept_through_an_outage_is_no_fix(tmp_path: Path):
+    rows = "".join(f"{stamp}, gps, 8.0, {48 + stamp}, 100.0, 0, 0.0\n" for stamp in range(5))
+    (tmp_path / "sensors").mkdir()
+    (tmp_path / TABLES["gnss"].path).write_text(HEADERS[TABLES["gnss"].path] + rows)
+    extra = tmp_path / sidecar.extra_path("gps")
+    extra.parent.mkdir(parents=True)
+    told = {"position_covariance": [9.0, 0, 0, 0, 9, 0, 0, 0, 9], "position_covariance_type": 2}
+    zeros = told | {"position_covariance": [0.0] * 9}
+    said = [
+        {"status": {"status": 0}},
+        {"status": {"status": -1}, "position_covariance_type": 0},
+        {"status": {"status": -1}} | zeros,
+        {"status": {"status": -1}} | told,  # some say so of every fix: what it tells decides
+    ]  # and one that says nothing
+    lines = [sidecar.encode({"stamp": at, "extra": what}) for at, what in enumerate(said)]
+    extra.write_bytes(b"".join(lines))
+    assert read_fixes(tmp_path, 5.0).stamps.tolist() == [0, 3, 4]
+    assert gnss_arrays(tmp_path, Datum(48.0, 8.0, 100.0))["stamp"].tolist() == [0, 3, 4]
 
 
 def test_fixes_whose_errors_persist_count_as_one():
