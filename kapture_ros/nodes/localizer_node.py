@@ -10,9 +10,12 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
+import logging
+import os
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
@@ -70,6 +73,7 @@ class LocalizerNode(LifecycleNode):
         self._drive: Drive | None = None
         self._failure = ""
         self._loaded: _Loaded | KaptureRosError | None = None  # for the next configuration
+        self._loading: deque[threading.Thread] = deque(maxlen=4)  # the newest
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         self._changes = diagnosis.ChangeLog()
         self.create_service(Trigger, "~/relocalize", self._on_relocalize)
@@ -186,9 +190,16 @@ class LocalizerNode(LifecycleNode):
             if self.executor is not None:
                 self.executor.wake()
 
-        threading.Thread(target=run, name="loading", daemon=True).start()
+        thread = threading.Thread(target=run, name="loading", daemon=True)
+        self._loading.append(thread)
+        thread.start()
         result: Result = await done
         return result
+
+    @property
+    def is_loading(self) -> bool:
+        """Whether a thread of this node still loads; it cannot be stopped."""
+        return any(thread.is_alive() for thread in self._loading)
 
     def _load_configured(self) -> _Loaded | KaptureRosError:
         """The settings of the parameters and their localizer, or why there is none."""
@@ -382,6 +393,11 @@ def run(node_of: Callable[[], LocalizerNode], ros_arguments: Sequence[str] | Non
             spin(node, node.bring_up if node.get_parameter("autostart").value else None)
         finally:
             node.stop()
+    if node.is_loading:
+        # Where Python ends, it ends that thread in the midst of machine code, which aborts.
+        logging.shutdown()
+        sys.stdout.flush()
+        os._exit(0)
     return 0
 
 

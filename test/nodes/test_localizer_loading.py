@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -112,15 +113,59 @@ print(*(module for module in set(sys.modules) - there if module.startswith("kapt
 """
 
 
+@pytest.fixture(scope="module")
+def room(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a map and the images it was made of."""
+    folder = tmp_path_factory.mktemp("room")
+    room_drive.make_map(folder)
+    return folder
+
+
 def test_nothing_is_left_to_import_while_the_first_image_waits(
-    ros_environment: dict[str, str], tmp_path: Path
+    ros_environment: dict[str, str], room: Path
 ) -> None:
     """Modules of machine code compile when they are imported: 6 s after an installation."""
-    room_drive.make_map(tmp_path)
     done = subprocess.run(
-        [sys.executable, "-c", FIRST_IMAGE, str(tmp_path)],
+        [sys.executable, "-c", FIRST_IMAGE, str(room)],
         env=ros_environment,
         capture_output=True,
         text=True,
     )
     assert (done.returncode, done.stdout.strip()) == (0, ""), done.stderr
+
+
+ALWAYS_LOADING = """
+import sys
+from pathlib import Path
+
+from rclpy.parameter import Parameter
+
+from kapture_ros.nodes.localizer_node import LocalizerNode, run
+
+
+class AlwaysLoading(LocalizerNode):
+    def _load(self, map_dir, settings):
+        super()._load(map_dir, settings)
+        print("loads", flush=True)
+        while True:
+            super()._load(map_dir, settings)
+
+
+sys.exit(run(lambda: AlwaysLoading([Parameter("map", value=sys.argv[1])])))
+"""
+
+
+def test_a_signal_ends_it_while_it_loads(ros_environment: dict[str, str], room: Path) -> None:
+    """Python's end would end the thread that loads in the midst of machine code, which aborts."""
+    with subprocess.Popen(
+        [sys.executable, "-c", ALWAYS_LOADING, str(room / "map")],
+        env=ros_environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "loads\n"
+        process.send_signal(signal.SIGINT)
+        _, told = process.communicate(timeout=120)
+    assert process.returncode == 0, told
