@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
+from kapture_ros.dataset import sidecar, tables
 from kapture_ros.dataset.filequeue import MEGABYTE, WriterOptions
 from kapture_ros.dataset.records import Record, RigRow, Sensor, TrajectoryRow
 from kapture_ros.dataset.writer import DatasetWriter, WriterStatistics
 from kapture_ros.errors import OutputError
+from kapture_ros.files import write_atomically
 from kapture_ros.options import option
 
 NANOSECONDS = 1_000_000_000
@@ -33,10 +35,13 @@ class SplitWriter:
     """A `DatasetWriter` that begins a new dataset when the present one is large or long enough.
 
     Every part has all sensors and rigs. Poses are known later than the images they belong
-    to, so the last part but one stays open for trajectory rows of its time.
+    to, so the last part but one stays open for trajectory rows of its time. Time is that of
+    receiving, where records tell it: stamps are of several clocks, and of static transforms old.
 
     Args:
         path: the name to which _000, _001, … are appended.
+        is_awaited: whether a pose may still come for what was received up to a time; no
+            further part begins while one may that belongs to the part before.
 
     Raises:
         OutputError: as `DatasetWriter`; or if parts of that name are there already.
@@ -48,6 +53,7 @@ class SplitWriter:
         split: SplitOptions,
         options: WriterOptions | None = None,
         *,
+        is_awaited: Callable[[int], bool] = lambda received_ns: False,
         acknowledge: Callable[[Record], None] | None = None,
     ) -> None:
         if any(path.parent.glob(f"{path.name}_[0-9][0-9][0-9]*")):
@@ -56,12 +62,14 @@ class SplitWriter:
         self._base = path
         self._split = split
         self._options = options
+        self._is_awaited = is_awaited
         self._acknowledge = acknowledge
         self._statistics = WriterStatistics()  # of the parts that are closed
         self._previous: DatasetWriter | None = None
         self._previous_newest_ns = 0
-        self._first_ns: int | None = None
-        self._newest_ns = 0
+        self._oldest_ns = self._newest_ns = 0  # stamps of the part
+        self._began_ns: int | None = None  # when the first record of the part was received
+        self._previous_ended_ns = 0  # when the last one of the part before was
         self._part = self._new_part()
 
     @property
@@ -97,21 +105,32 @@ class SplitWriter:
         self._part.add_sensor(sensor)
 
     def add_rig(self, row: RigRow) -> None:
-        """As `DatasetWriter.add_rig`."""
+        """As `DatasetWriter.add_rig`; also for the parts before."""
         self._part.add_rig(row)
+        if self._previous is not None and row.sensor_id in self._previous.sensors:
+            self._previous.add_rig(row)
 
     def add_trajectory(self, row: TrajectoryRow) -> bool:
-        """As `DatasetWriter.add_trajectory`, into the part of its time."""
-        if self._previous is not None and row.stamp_ns <= self._previous_newest_ns:
-            return self._previous.add_trajectory(row)
-        return self._part.add_trajectory(row)
+        """As `DatasetWriter.add_trajectory`, into the part of its time: both where they overlap."""
+        previous, added = self._previous, False
+        is_of_previous = previous is not None and row.stamp_ns <= self._previous_newest_ns
+        if previous is not None and is_of_previous and previous.knows_device(row.device_id):
+            added = previous.add_trajectory(row)
+            if row.stamp_ns < self._oldest_ns:
+                return added
+        return self._part.add_trajectory(row) or added
 
     def write(self, record: Record) -> bool:
         """As `DatasetWriter.write`; one thread at a time."""
-        if self._is_time(record.stamp_ns):
+        received = record.extra.get("received")
+        now_ns = received if isinstance(received, int) else record.stamp_ns
+        if self._is_time(now_ns):
             self._begin_next()
-        if self._first_ns is None:
-            self._first_ns = self._newest_ns = record.stamp_ns
+            self._previous_ended_ns = now_ns
+        if self._began_ns is None:
+            self._began_ns = now_ns
+            self._oldest_ns = self._newest_ns = record.stamp_ns
+        self._oldest_ns = min(self._oldest_ns, record.stamp_ns)
         self._newest_ns = max(self._newest_ns, record.stamp_ns)
         return self._part.write(record)
 
@@ -127,11 +146,14 @@ class SplitWriter:
         self._part.flush()
 
     def close(self) -> None:
-        """Finish the last part."""
+        """Finish the last part, and let the others know the rigs that were known late."""
+        rigs = self.rigs
         try:
             self._close_previous()
         finally:
             self._part.close()
+        for path in self.paths[:-1]:
+            _complete_rigs(path, rigs)
 
     def __enter__(self) -> SplitWriter:
         return self
@@ -148,13 +170,15 @@ class SplitWriter:
             if error is None:  # else the first error tells more
                 raise
 
-    def _is_time(self, stamp_ns: int) -> bool:
-        if self._first_ns is None:
+    def _is_time(self, now_ns: int) -> bool:
+        if self._began_ns is None:
             return False
         size, seconds = self._split.split_megabytes, self._split.split_s
-        if seconds is not None and stamp_ns - self._first_ns >= seconds * NANOSECONDS:
-            return True
-        return size is not None and self._part.bytes_written >= size * MEGABYTE
+        is_long = seconds is not None and now_ns - self._began_ns >= seconds * NANOSECONDS
+        is_large = size is not None and self._part.bytes_written >= size * MEGABYTE
+        if not is_long and not is_large:
+            return False
+        return self._previous is None or not self._is_awaited(self._previous_ended_ns)
 
     def _begin_next(self) -> None:
         self._close_previous()
@@ -164,7 +188,7 @@ class SplitWriter:
             self._part.add_sensor(sensor)
         for row in self._previous.rigs:
             self._part.add_rig(row)
-        self._first_ns = None
+        self._began_ns = None
 
     def _close_previous(self) -> None:
         if self._previous is None:
@@ -177,6 +201,14 @@ class SplitWriter:
         path = self._base.with_name(f"{self._base.name}_{len(self.paths):03d}")
         self.paths.append(path)
         return DatasetWriter(path, self._options, acknowledge=self._acknowledge)
+
+
+def _complete_rigs(path: Path, rows: list[RigRow]) -> None:
+    """Add to a finished part the rig rows of its sensors that it does not have."""
+    sensors, known = sidecar.read_sensors(path), tables.read_rigs(path)
+    late = {(row.rig_id, row.sensor_id): row for row in rows if row.sensor_id in sensors}
+    if not late.keys() <= known.keys():
+        write_atomically(path / tables.RIGS, tables.rigs_text(late | known))
 
 
 def _sum(parts: list[WriterStatistics]) -> WriterStatistics:

@@ -146,7 +146,7 @@ class DatasetWriter:
             self._check_usable()
             if row.rig_id in self._sensors:
                 raise OptionError(f"rig id '{row.rig_id}' is a sensor already")
-            if not self._knows_device(row.sensor_id):
+            if not self._knows(row.sensor_id):
                 raise OptionError(f"rig '{row.rig_id}' names the unknown sensor '{row.sensor_id}'")
             if self._rigs.get((row.rig_id, row.sensor_id)) != row:
                 self._rigs[row.rig_id, row.sensor_id] = row
@@ -161,7 +161,7 @@ class DatasetWriter:
         """
         with self._changed:
             self._check_usable()
-            if not self._knows_device(row.device_id):
+            if not self._knows(row.device_id):
                 raise OptionError(f"trajectory of the unknown device '{row.device_id}'")
             index = self._poses.get(row.device_id)
             if index is None:
@@ -195,6 +195,11 @@ class DatasetWriter:
             return stream is not None and stamp_ns in stream.index
 
     # -- what is known about it ---------------------------------------------------------------
+
+    def knows_device(self, device_id: str) -> bool:
+        """Whether a sensor or rig of that id was declared."""
+        with self._changed:
+            return self._knows(device_id)
 
     @property
     def sensors(self) -> dict[str, Sensor]:
@@ -353,7 +358,7 @@ class DatasetWriter:
             )
         return stream
 
-    def _knows_device(self, device_id: str) -> bool:
+    def _knows(self, device_id: str) -> bool:
         return device_id in self._sensors or any(rig == device_id for rig, _ in self._rigs)
 
     def _write_sensors(self) -> None:

@@ -206,6 +206,10 @@ class PoseBook:
         """Requests without an answer yet."""
         return len(self._pending)
 
+    def awaits(self, received_ns: int) -> bool:
+        """Whether a request that was received up to a time has no answer yet."""
+        return any(request.received_ns <= received_ns for request in self._pending)
+
     def summary(self) -> dict[str, JsonValue]:
         """What became of the requests, for the report."""
         chosen = self._chosen

@@ -21,7 +21,7 @@ from pathlib import Path
 from kapture_ros.dataset.filequeue import MEGABYTE, WriterOptions
 from kapture_ros.dataset.splitting import SplitOptions, SplitWriter
 from kapture_ros.dataset.writer import DatasetWriter
-from kapture_ros.errors import InputError, OutputError
+from kapture_ros.errors import KaptureRosError, OutputError
 from kapture_ros.messages import Message
 from kapture_ros.options import option
 from kapture_ros.recording.config import RecordingConfig
@@ -128,7 +128,9 @@ class Recording:
         if settings.split.split_megabytes is None and settings.split.split_s is None:
             self._writer = DatasetWriter(path, options)
         else:
-            self._writer = SplitWriter(path, settings.split, options)
+            self._writer = SplitWriter(
+                path, settings.split, options, is_awaited=lambda ns: self._session.poses.awaits(ns)
+            )
         self._monitor = HealthMonitor(settings.health)
         self._session = RecordingSession(self._writer, settings.config, self._monitor)
         self._arrived = threading.Condition()
@@ -275,7 +277,7 @@ class Recording:
             report["poses"] = self._session.summary()
             for path in self._writer.paths:
                 self.report_text = write_report(path, report)
-        except (OutputError, InputError) as error:
+        except KaptureRosError as error:
             self._end(str(error))
         try:
             self._writer.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,56 @@ def test_a_pose_that_comes_late_goes_to_the_part_of_its_image(tmp_path: Path) ->
         images = {record.stamp_ns for record in dataset.records("front")}
         assert {row.stamp_ns for row in dataset.trajectory()} == images
     assert writer.statistics.trajectory_rows == NUMBERS
+
+
+def test_a_rig_that_is_known_late_is_in_the_parts_before(tmp_path: Path) -> None:
+    with SplitWriter(tmp_path / "drive", SplitOptions(split_s=1.0)) as writer:
+        for sensor in SENSORS:
+            writer.add_sensor(sensor)
+        for number in range(15):
+            for record in records_at(number):
+                writer.write(record)
+        # As a session does with the first poses, while the second part is written.
+        writer.add_rig(RigRow("car", "front", POSE))
+        for number in range(15):
+            writer.add_trajectory(TrajectoryRow(START + number * STEP, "car", POSE))
+        for record in (record for number in range(15, 25) for record in records_at(number)):
+            writer.write(record)
+        writer.add_rig(RigRow("car", "fix", POSE))  # and with the rest in the end
+    poses = []
+    for path in writer.paths:
+        dataset = open_dataset(path)
+        assert {row.sensor_id for row in dataset.rigs()} == {"front", "fix"}
+        poses.append(len(list(dataset.trajectory())))
+    assert len(writer.paths) == 3 and poses == [10, 5, 0]
+
+
+def test_a_part_stays_open_while_poses_may_come(tmp_path: Path) -> None:
+    now = START
+
+    def is_awaited(received_ns: int) -> bool:
+        return now - received_ns <= 15 * STEP
+
+    with SplitWriter(
+        tmp_path / "drive", SplitOptions(split_s=1.0), is_awaited=is_awaited
+    ) as writer:
+        writer.add_sensor(SENSORS[0])
+        for number in range(45):
+            now = START + number * STEP
+            writer.write(records_at(number)[0])
+    lengths = [len(list(open_dataset(p).records(SENSORS[0].sensor_id))) for p in writer.paths]
+    assert lengths == [10, 16, 16, 3]
+
+
+def test_time_is_that_of_receiving_not_of_old_stamps(tmp_path: Path) -> None:
+    with SplitWriter(tmp_path / "drive", SplitOptions(split_s=1.0)) as writer:
+        writer.add_sensor(SENSORS[0])
+        for number in range(9):
+            record = records_at(number)[0]
+            stamp = record.stamp_ns if number else record.stamp_ns - 1000 * STEP
+            extra = {"received": record.stamp_ns}
+            writer.write(dataclasses.replace(record, stamp_ns=stamp, extra=extra))
+    assert len(writer.paths) == 1
 
 
 def test_parts_by_size_are_about_that_large(tmp_path: Path) -> None:

@@ -8,7 +8,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from bag_tools import STORES, image, transforms
 from rosbags.typesys import Stores, get_typestore
 
 from kapture_ros.dataset.reader import open_dataset
@@ -55,8 +57,6 @@ def imu(number: int) -> bytes:
 
 
 def _with_arrays(message: Any) -> Any:
-    import numpy as np
-
     for name in message.__dataclass_fields__:
         if name.endswith("_covariance"):
             setattr(message, name, np.array(getattr(message, name)))
@@ -192,8 +192,6 @@ def test_a_disk_that_fails_ends_the_recording_and_says_why(tmp_path: Path) -> No
 
 
 def nav_sat_fix() -> bytes:
-    import numpy as np
-
     types = STORE.types
     message = types["sensor_msgs/msg/NavSatFix"](
         header=types["std_msgs/msg/Header"](
@@ -220,6 +218,35 @@ def test_a_split_recording_reports_in_every_part(tmp_path: Path) -> None:
     counts = [len(list(open_dataset(p).records("imu-gyroscope"))) for p in recording.paths]
     assert counts == [100, 100, 50]
     assert all((path / "report.txt").exists() for path in recording.paths)
+
+
+def test_each_part_of_a_split_recording_has_its_own_poses_and_all_rigs(tmp_path: Path) -> None:
+    """Though they are known seconds later, and the first ones only after ten."""
+    settings = RecordingSettings(
+        recorder=RecorderOptions(min_free_megabytes=0.0), split=SplitOptions(split_s=2.0)
+    )
+    store = STORES[2]
+    recording = Recording(
+        tmp_path / "drive", settings, lambda name, data: store.deserialize_cdr(data, name)
+    )
+
+    def put(topic: str, message: Any, at: int) -> None:
+        name = message.__msgtype__
+        recording.put(topic, name, bytes(store.serialize_cdr(message, name)), at)
+
+    mounted = transforms([(START - 99 * SECOND, "base_link", "cam", (1, 0, 0, 0), (1, 0, 2))])
+    put("/tf_static", mounted, START)
+    for number in range(250):
+        at = START + number * SECOND // 10
+        put("/tf", transforms([(at, "odom", "base_link", (1, 0, 0, 0), (number, 0, 0))]), at)
+        put("/cam/image_raw", image(np.zeros((4, 6), np.uint8), "mono8", at, "cam"), at)
+    recording.stop()
+    assert recording.status().ended == "" and len(recording.paths) > 2
+    for path in recording.paths:
+        dataset = open_dataset(path)
+        images = {record.stamp_ns for record in dataset.records("cam.image_raw")}
+        assert images and images <= {row.stamp_ns for row in dataset.trajectory()}
+        assert [row.sensor_id for row in dataset.rigs()] == ["cam.image_raw"]
 
 
 def test_topics_are_chosen_by_name_with_wildcards() -> None:
