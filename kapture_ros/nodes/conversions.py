@@ -22,6 +22,7 @@ from kapture_ros.transforms.se3 import Array
 
 UNKNOWN_COVARIANCE = 0  # sensor_msgs/NavSatFix COVARIANCE_TYPE_UNKNOWN
 UNKNOWN_ALTITUDE_SIGMA = 1e4  # metres: says nothing
+RVIZ_VARIANCES = (0.25, 0.25, 0.0, 0.0, 0.0, (np.pi / 12) ** 2)  # of its 2D Pose Estimate
 MIN_SIGMA = 0.01  # metres; as in mapping: receivers that claim less are not believed
 
 
@@ -102,7 +103,7 @@ def imu_sample(message: Message, stamp_ns: int, base_from_imu: Rotation) -> ImuS
 
 def pose_prior(message: Message, min_sigma: float = 0.05) -> PosePrior:
     """The pose of a PoseWithCovarianceStamped, as RViz sends it: planar, so that height, roll
-    and pitch have no variance; they get one.
+    and pitch have no variance; they get one. Without any variance it gets RViz's.
 
     Raises:
         MessageError: if the pose or its covariance is not finite.
@@ -112,6 +113,8 @@ def pose_prior(message: Message, min_sigma: float = 0.05) -> PosePrior:
     if not np.isfinite(covariance).all():
         raise MessageError("not-finite", "pose.covariance")
     covariance = (covariance + covariance.T) / 2
+    if not covariance.any():
+        covariance = np.diag(RVIZ_VARIANCES)
     planar = max(covariance[0, 0], covariance[1, 1], min_sigma**2)
     for row, least in enumerate((min_sigma**2, min_sigma**2, planar, 0.01, 0.01, 0.0025)):
         covariance[row, row] = max(covariance[row, row], least)

@@ -22,6 +22,7 @@ from kapture_ros.nodes.localizer_options import SensorOptions
 from kapture_ros.nodes.predictor import Prediction
 from kapture_ros.nodes.settings import Settings
 
+LATE_S = 1.0  # odometry: beyond that nothing is predicted from it
 OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
 LEVEL_OF_STATE = {
     State.UNINITIALIZED: WARN,
@@ -129,17 +130,29 @@ def camera_status(
     return status(f"{node}: camera {camera.settings.topic}", level, text, values)
 
 
-def inputs_status(node: str, inputs: Inputs, odometry_age_s: float | None) -> DiagnosticStatus:
-    """Odometry, the other sensors, and how the cameras fit together."""
+def inputs_status(
+    node: str, inputs: Inputs, odometry: tuple[float, float] | None, clock: str
+) -> DiagnosticStatus:
+    """Odometry, the other sensors, and how the cameras fit together.
+
+    Args:
+        odometry: seconds since its newest sample came, and since its stamp; None: none came.
+        clock: how the clock does not fit the images; empty if it does.
+    """
     problems = [f"{name}: {problem}" for name, problem in sorted(inputs.problems.items())]
-    if odometry_age_s is None:
+    if clock:
+        problems.append(clock)
+    silent, age = odometry or (None, None)
+    if silent is None or age is None:
         source = inputs.settings.inputs
         wanted = source.odometry_topic or f"TF {source.odom_frame} to {source.base_frame}"
         problems.append(f"no odometry ({wanted}): the pose is carried by its last motion")
-    elif odometry_age_s > 1.0:
-        problems.append(f"no odometry for {odometry_age_s:.1f} s")
+    elif silent > LATE_S:
+        problems.append(f"no odometry for {silent:.1f} s")
+    elif age > LATE_S and not clock:
+        problems.append(f"odometry comes {age:.1f} s after its stamps")
     sync = inputs.synchronizer
-    values: dict[str, Any] = {"odometry age s": odometry_age_s}
+    values: dict[str, Any] = {"odometry age s": age}
     if len(inputs.cameras) > 1:
         spreads = [spread / SECOND for spread in sync.spreads_ns]
         values["slop s"] = round(sync.slop_ns / SECOND, 4)

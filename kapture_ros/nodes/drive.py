@@ -30,7 +30,7 @@ from kapture_ros.localization.refinement import PosePrior
 from kapture_ros.localization.sequence import SequenceLocalizer
 from kapture_ros.localization.sequence_state import State, TrackedPose
 from kapture_ros.messages import Message
-from kapture_ros.messages.common import frame_id
+from kapture_ros.messages.common import frame_id, header_stamp_ns
 from kapture_ros.msg import WifiScan
 from kapture_ros.nodes import conversions, diagnosis
 from kapture_ros.nodes.inference import Answer, Inference
@@ -63,6 +63,8 @@ class Drive:
         self._begin = time.monotonic()
         self._simulated = bool(node.get_parameter("use_sim_time").value)
         self._arrivals: dict[int, float] = {}  # of each camera's last image
+        self._heard_odometry: float | None = None  # when its newest sample arrived
+        self._behind_ns = 0  # the clock's time when the last image came, less its stamp
         self._predictor = Predictor(settings.sequence.motion, settings.sequence.tracking)
         outlets = Outlets(
             self._localize,
@@ -164,7 +166,9 @@ class Drive:
     def _image_callback(self, camera: int) -> Callable[[Message], None]:
         def take(message: Message) -> None:
             self._arrivals[camera] = time.monotonic()
-            self._inputs.on_image(camera, message, self._now_ns())
+            now, stamp = self._now_ns(), header_stamp_ns(message)
+            self._behind_ns = now - stamp if stamp else 0
+            self._inputs.on_image(camera, message, now)
 
         return take
 
@@ -192,6 +196,7 @@ class Drive:
     def _add_odometry(self, sample: OdometrySample) -> bool:
         newer = self._predictor.add_odometry(sample)
         if newer:
+            self._heard_odometry = time.monotonic()
             self._inference.add(sample)
         return newer
 
@@ -267,6 +272,18 @@ class Drive:
         cure = "map_to_odom" if what == "map_to_base" else "none"
         return f"not published: '{child}' hangs on '{parent}' already; set publish_tf to {cure}"
 
+    def _clock_problem(self, now_ns: int) -> str:
+        """How the clock does not fit the images; empty if it does."""
+        if self._simulated and now_ns == 0:
+            return "use_sim_time is set, and nothing publishes /clock"
+        if abs(self._behind_ns) < CLOCKS_DIFFER_S * SECOND:
+            return ""
+        where = "behind" if self._behind_ns > 0 else "ahead of"
+        return (
+            f"stamps of images are {abs(self._behind_ns) / SECOND:.0f} s {where} the clock; with a "
+            "bag set use_sim_time, else synchronize the clocks"
+        )
+
     def _state_now(self, prediction: Prediction | None, monotonic: float) -> State:
         """What the last image left of the state: it does not stay so without images."""
         if self._state not in (State.TRACKING, State.COASTING):
@@ -281,8 +298,10 @@ class Drive:
         """For /diagnostics."""
         name, limits = self._node.get_name(), self._settings.sensors
         monotonic, now = time.monotonic(), self._now_ns()
-        newest = self._predictor.newest_odometry_ns
-        age = None if newest is None else (now - newest) / SECOND
+        heard, newest = self._heard_odometry, self._predictor.newest_odometry_ns
+        odometry = None
+        if heard is not None and newest is not None:
+            odometry = monotonic - heard, (now - newest) / SECOND
         prediction = self._predictor.at(now)
         with self._lock:
             state = self._state_now(prediction, monotonic)
@@ -290,7 +309,7 @@ class Drive:
         for number, camera in enumerate(self._inputs.cameras):
             silent = monotonic - self._arrivals.get(number, self._begin)
             told.append(diagnosis.camera_status(name, camera, silent, limits))
-        told.append(diagnosis.inputs_status(name, self._inputs, age))
+        told.append(diagnosis.inputs_status(name, self._inputs, odometry, self._clock_problem(now)))
         self._inputs.problems.pop("tf", None)  # is told again if it goes on
         told.append(diagnosis.transform_status(name, self._settings, self._rival(), prediction))
         return told

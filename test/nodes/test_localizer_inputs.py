@@ -427,6 +427,8 @@ def test_a_pose_from_rviz_gets_the_variances_it_does_not_have():
     prior = conversions.pose_prior(message)
     assert np.linalg.eigvalsh(prior.covariance)[0] > 0
     assert prior.covariance[2, 2] == 0.25
+    message.pose.covariance = np.zeros(36)  # as on the command line: nobody points so well
+    assert conversions.pose_prior(message).covariance[0, 0] == 0.25
     message.pose.covariance[0] = np.nan
     with pytest.raises(MessageError):
         conversions.pose_prior(message)

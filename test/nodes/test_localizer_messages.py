@@ -17,7 +17,10 @@ from kapture_ros.localization.query import Reason
 from kapture_ros.localization.sequence_state import State
 from kapture_ros.nodes import diagnosis, publishing
 from kapture_ros.nodes.inference import WatchedExtractor, explain
+from kapture_ros.nodes.inputs import Inputs
+from kapture_ros.nodes.localizer_options import camera_settings
 from kapture_ros.nodes.predictor import Prediction
+from kapture_ros.nodes.settings import read_settings
 from kapture_ros.transforms import Transform
 from kapture_ros.transforms.geodesy import Datum
 
@@ -101,6 +104,24 @@ def test_diagnostics_are_as_grave_as_the_state():
     assert values["latency ms p50 p95 p99"] == "80 80 80"
     fine = diagnosis.localization_status("localizer", State.TRACKING, statistics, None)
     assert (fine.level, fine.message) == (diagnosis.OK, "tracking")
+
+
+@pytest.mark.parametrize(
+    ("odometry", "clock", "told"),
+    [
+        (None, "", "no odometry (TF odom to base_link)"),
+        ((0.1, 0.1), "", "ok"),
+        ((9.0, 9.0), "", "no odometry for 9.0 s"),
+        ((0.1, 2.0), "", "odometry comes 2.0 s after its stamps"),
+        ((0.1, 1e8), "stamps are of a bag", "stamps are of a bag"),
+    ],
+)
+def test_odometry_that_is_missing_and_stamps_of_another_time_are_told_apart(odometry, clock, told):
+    settings = read_settings({}.get, "test")
+    inputs = Inputs(settings, camera_settings(settings.inputs), None)
+    status = diagnosis.inputs_status("localizer", inputs, odometry, clock)
+    assert status.message.startswith(told)
+    assert (status.level == diagnosis.OK) == (told == "ok")
 
 
 def test_the_log_is_told_what_changed_and_nothing_twice():

@@ -344,6 +344,7 @@ def test_what_is_missing_is_told(ros_environment: dict[str, str], room: Room):
     """First no CameraInfo, then no frame, then no image at all."""
     arguments = ("--map", str(room.map), *FRONT, "--silence-warning", "1", "--silence-error", "6")
     with session(ros_environment, *arguments) as (_, client):
+        client.told(1, "use_sim_time is set, and nothing publishes /clock")
         client.told(2, "no image yet")
         with playing(ros_environment, room.drive, "--topics", "/front/image/*"):
             refused = client.until("status", lambda m: m["reason"] == int(Reason.BAD_INPUT))
