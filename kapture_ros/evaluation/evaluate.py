@@ -54,6 +54,9 @@ def evaluate(inputs: EvaluationInputs, options: EvaluationOptions) -> Evaluation
     if not thresholds:
         raise OptionError("'thresholds' is empty; give at least one metres,degrees")
     within = Threshold.parse(options.retrieval_within)
+    for dataset in (inputs.query, *inputs.map_images):
+        if dataset is not None and not (dataset / "sensors").is_dir():
+            raise InputError(f"{dataset} is no kapture dataset: there is no folder sensors/ in it")
     reference = read_poses(inputs.reference)
     if inputs.query is not None:
         images = {**read_images(inputs.query), **reference.images}

@@ -124,7 +124,7 @@ def _open_folder(out: Path, localizer: Localizer, options: BatchOptions) -> None
                 "pass --overwrite"
             )
         return
-    if out.exists() and any(out.iterdir()):
+    if out.exists() and not (out.is_dir() and next(out.iterdir(), None) is None):
         raise OutputError(f"{out} exists already and is no output of this command")
     try:
         out.mkdir(parents=True, exist_ok=True)

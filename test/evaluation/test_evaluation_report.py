@@ -295,6 +295,8 @@ def test_real_poses_against_themselves_are_perfect(
         (["--up", "north"], "'up' is 'north' but must be text (x | y | z"),
         (["--pairs", "pairs.txt"], "retrieval recall needs the map's poses: pass --map"),
         (["--map", "nowhere"], "nowhere has no poses"),
+        (["--query", "nowhere"], "nowhere is no kapture dataset"),
+        (["--map-images", "nowhere"], "nowhere is no kapture dataset"),
         (["--config", "nowhere.yaml"], "cannot read nowhere.yaml"),
     ],
 )

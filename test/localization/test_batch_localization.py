@@ -185,6 +185,8 @@ def test_a_foreign_folder_is_left_alone(world, query, tmp_path, capsys) -> None:
     assert localize(world, query, tmp_path) == 1
     assert "no output of this command" in capsys.readouterr().err
     assert localize(world, query, tmp_path, "--overwrite") == 1
+    assert localize(world, query, tmp_path / "thesis.txt") == 1
+    assert "no output of this command" in capsys.readouterr().err
     assert (tmp_path / "thesis.txt").read_text() == "precious"
 
 
