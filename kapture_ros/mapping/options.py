@@ -86,6 +86,9 @@ class PoseOptions:
     gnss_correlation: float = option(
         30.0, "time over which errors of fixes persist", unit="s", minimum=0
     )
+    correct_mounting: bool = option(
+        False, "turn cameras against poses that are kept, as their images tell"
+    )
     incremental: bool = option(False, "without poses: incremental instead of global mapping")
 
 

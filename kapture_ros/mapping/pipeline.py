@@ -39,6 +39,7 @@ from kapture_ros.mapping.intrinsics import with_guessed_intrinsics
 from kapture_ros.mapping.manifest import FILE_NAME, Manifest, reconstruction, write_manifest
 from kapture_ros.mapping.matching import MatchStore, match_pairs
 from kapture_ros.mapping.missing_features import extract_missing
+from kapture_ros.mapping.mounting import corrected, mountings
 from kapture_ros.mapping.options import MapSettings
 from kapture_ros.mapping.pairs import Pairs, choose_pairs, write_pairs
 from kapture_ros.mapping.sessions import (
@@ -142,6 +143,10 @@ def build_map(
         new = match_pairs(images, pairs, folders["descriptors"], store, settings.match)
         counts |= {"pairs": len(pairs), "newly matched": new}
     route = pose_step(run, images, sessions, pairs, folders, store)
+    if route == "fixed":
+        images = mounting_step(run, images, pairs, folders, store)
+    elif settings.poses.correct_mounting:
+        run.warn(f"--correct-mounting has no effect: poses are not kept (--poses {route})")
     verified = verify_step(run, images, pairs, folders, store, build, route)
     scene = routes.Scene(
         images, session_of, folders["keypoints"], build / DATABASE,
@@ -324,7 +329,7 @@ def _warn_of_misfits(run: Run, check: PoseCheck) -> None:
         run.warn(
             f"camera '{camera}': only {check.near[camera]:.0%} of the matches between its "
             "neighbouring images fit the poses, other cameras fit: its extrinsics (or its "
-            "calibration) are wrong; correct them or pass --refine-extrinsics"
+            "calibration) are wrong; correct them, or pass --correct-mounting if it is turned"
         )
 
 
@@ -334,6 +339,34 @@ def _fits_gnss(session: Session) -> bool:
     if not fits:
         log.info("the poses of %s bend against GNSS", session.name)
     return fits
+
+
+def mounting_step(
+    run: Run,
+    images: ImageTable,
+    pairs: Pairs,
+    folders: dict[str, FeatureFolder],
+    store: MatchStore,
+) -> ImageTable:
+    """Say which cameras are turned against their poses; correct them if that is wanted."""
+    with run.step("check mounting") as counts:
+        off = [m for m in mountings(images, pairs, folders["keypoints"], store) if m.is_off]
+        counts |= {"cameras turned": len(off)}
+    for mounting in off:
+        found = (
+            f"camera '{mounting.sensor_id}' is turned {mounting.told()} against its poses, by its "
+            f"images (epipolar error {mounting.before:.2f} px, so turned {mounting.after:.2f} px)"
+        )
+        if not run.settings.poses.correct_mounting:
+            cure = "correct its extrinsics (or its principal point), or pass --correct-mounting"
+            run.warn(f"{found}: {cure}")
+            continue
+        images = corrected(images, mounting)
+        run.warn(
+            f"{found}: corrected in the map; vehicles need the same extrinsics, or their poses "
+            "are turned by as much"
+        )
+    return images
 
 
 def verify_step(

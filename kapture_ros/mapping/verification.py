@@ -123,25 +123,41 @@ def known_motion(images: ImageTable, first: int, second: int) -> Transform:
 
 
 def epipolar_error(second_from_first: Transform, first: Array, second: Array) -> Array:
-    """Sampson distances (m,) of points (m, 2) on the planes z = 1 (Hartley & Zisserman, 11.4.3).
+    """Sampson distances (m,) of points (m, 2) on the planes z = 1.
 
     With no baseline every match obeys the epipolar constraint; the distance between the
     rotated point and its partner is used then.
     """
-    start = np.column_stack([first, np.ones(len(first))])
-    end = np.column_stack([second, np.ones(len(second))])
-    baseline = second_from_first.translation
-    if np.linalg.norm(baseline) < 1e-6:
+    start, end = on_plane(first), on_plane(second)
+    if np.linalg.norm(second_from_first.translation) < 1e-6:
         turned = second_from_first.rotation.apply(start)
         with np.errstate(divide="ignore", invalid="ignore"):
             apart = np.linalg.norm(turned[:, :2] / turned[:, 2:] - second, axis=1)
         return np.where(turned[:, 2] > 0, apart, np.inf)
-    essential = cross_matrix(baseline) @ second_from_first.rotation_matrix()
-    line_2, line_1 = start @ essential.T, end @ essential
+    essential = essential_matrix(second_from_first)
+    return np.abs(sampson(end, start @ essential.T, end @ essential))
+
+
+def essential_matrix(second_from_first: Transform) -> Array:
+    """(3, 3), with the length of the baseline."""
+    return cross_matrix(second_from_first.translation) @ second_from_first.rotation_matrix()
+
+
+def sampson(end: Array, line_2: Array, line_1: Array) -> Array:
+    """Signed distances (m,) of points (m, 3) with z = 1 (Hartley & Zisserman, 11.4.3).
+
+    Args:
+        line_2, line_1: (m, 3), of the first image's points in the second one, and the reverse.
+    """
     residual = (end * line_2).sum(axis=1)
     slope = (line_2[:, :2] ** 2).sum(axis=1) + (line_1[:, :2] ** 2).sum(axis=1)
-    distance: Array = np.abs(residual) / np.sqrt(np.maximum(slope, 1e-300))
+    distance: Array = residual / np.sqrt(np.maximum(slope, 1e-300))
     return distance
+
+
+def on_plane(points: Array) -> Array:
+    """(m, 3) of points (m, 2) on the plane z = 1."""
+    return np.column_stack([points, np.ones(len(points))])
 
 
 def _estimate(rays: Rays, i: int, j: int, matches: Matches, options: VerifyOptions) -> PairGeometry:

@@ -49,6 +49,7 @@ class DriveOptions:
     side: float = 0.0  # metres to the left of the usual lane
     seed: int = 0
     wrong_extrinsics_deg: float = 0.0  # roll of the last camera
+    mounting_deg: tuple[float, float, float] = (0.0, 0.0, 0.0)  # of the first one, given_from_true
     focal: float = 320.0
     laps: int = 1  # that the frames take at most; each is 0.4 m beside the one before
 
@@ -153,6 +154,8 @@ def _write_sensors(path, options, truth, given, rng) -> None:
     if options.wrong_extrinsics_deg:
         turn = Transform(Rotation.from_euler("z", options.wrong_extrinsics_deg, degrees=True))
         rigs[-1] = ("car", rigs[-1][1], turn @ rigs[-1][2])
+    turn = Rotation.from_rotvec(options.mounting_deg, degrees=True)
+    rigs[0] = ("car", rigs[0][1], Transform(turn) @ rigs[0][2])
     if options.gnss:
         sensors.append("gps, , gnss, EPSG:4326")
         rigs.append(("car", "gps", ANTENNA_FROM_RIG))
