@@ -69,16 +69,16 @@ class Mounting:
         return bool(self.turn.magnitude() > 0)
 
     def told(self) -> str:
-        """In words and degrees, what is certain and what is not."""
+        """In words and degrees: the turn, and what the images say of the other axes."""
         certain: list[str] = []
-        doubtful: list[str] = []
+        others: list[str] = []
         for way, found, sigma, turn in zip(
             ("up", "right", "clockwise"), self.found, self.sigma, self.turn.as_rotvec(), strict=True
         ):
             angle = turn if turn else found
             said = f"{np.degrees(angle):.2f} ± {np.degrees(sigma):.2f}° {way}"
-            (certain if turn else doubtful).append(said)
-        more = f" (not certain: {', '.join(doubtful)})" if doubtful else ""
+            (certain if turn else others).append(said)
+        more = f" (left alone: {', '.join(others)})" if others else ""
         return ", ".join(certain) + more
 
 

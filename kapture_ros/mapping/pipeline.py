@@ -142,11 +142,16 @@ def build_map(
     with run.step("match") as counts:
         new = match_pairs(images, pairs, folders["descriptors"], store, settings.match)
         counts |= {"pairs": len(pairs), "newly matched": new}
-    route = pose_step(run, images, sessions, pairs, folders, store)
-    if route == "fixed":
+    given, correct = images, settings.poses.correct_mounting
+    if correct and settings.poses.poses in ("auto", "fixed"):
         images = mounting_step(run, images, pairs, folders, store)
-    elif settings.poses.correct_mounting:
-        run.warn(f"--correct-mounting has no effect: poses are not kept (--poses {route})")
+    route = pose_step(run, images, sessions, pairs, folders, store)
+    if route != "fixed":
+        images = given
+        if correct:
+            run.warn(f"cameras stay as given: --correct-mounting keeps poses, --poses {route} not")
+    elif not correct:
+        mounting_step(run, images, pairs, folders, store)
     verified = verify_step(run, images, pairs, folders, store, build, route)
     scene = routes.Scene(
         images, session_of, folders["keypoints"], build / DATABASE,
@@ -322,8 +327,8 @@ def _warn_of_misfits(run: Run, check: PoseCheck) -> None:
     if check.near and len(check.misfits) == len(check.near):
         raise InputError(
             "neighbouring images contradict the poses in every camera: trajectories.txt must be "
-            "camera (or rig) from world, and rigs.txt sensor from rig; `--poses none` maps "
-            "without them"
+            "camera (or rig) from world, and rigs.txt sensor from rig (--correct-mounting: up to "
+            "a turn of some degrees); `--poses none` maps without them"
         )
     for camera in check.misfits:
         run.warn(

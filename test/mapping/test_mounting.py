@@ -10,6 +10,7 @@ import pytest
 from drive_scene import CAMERAS, DriveOptions, make_drive
 from scipy.spatial.transform import Rotation
 
+from kapture_ros.errors import InputError
 from kapture_ros.mapping.feature_files import FeatureFolder, unit_rows
 from kapture_ros.mapping.images import ImageTable, read_images
 from kapture_ros.mapping.matching import MatchStore, match_pairs
@@ -105,7 +106,7 @@ def test_it_is_said_which_way_a_camera_is_turned():
     assert mounting.told() == "0.60 ± 0.10° up, -0.40 ± 0.10° right, 0.30 ± 0.20° clockwise"
     nodding = Rotation.from_rotvec([0.5, 0.0, 0.0], degrees=True)
     assert replace(mounting, turn=nodding).told() == (
-        "0.50 ± 0.10° up (not certain: -0.40 ± 0.10° right, 0.30 ± 0.20° clockwise)"
+        "0.50 ± 0.10° up (left alone: -0.40 ± 0.10° right, 0.30 ± 0.20° clockwise)"
     )
     ahead = mounting.turn.apply([0.0, 0.0, 1.0])
     assert ahead[0] < 0 < -ahead[1], "the true axis is left of and above the one given"
@@ -142,6 +143,32 @@ def test_a_map_says_it_and_corrects_it_if_asked(tmp_path: Path, few_pairs: MapSe
     ]
     assert off[0] == pytest.approx(np.linalg.norm(TURN), abs=1e-6)
     assert off[1] < 0.15
+
+
+def test_one_camera_turned_far_maps_as_if_it_were_not(tmp_path: Path, few_pairs: MapSettings):
+    options = replace(STREET, frames=30, rig=False, gnss=False, mounting_deg=(0.0, 15.0, 0.0))
+    drive = make_drive(tmp_path / "drive", options)
+    with pytest.raises(InputError, match="--correct-mounting: up to a turn of some degrees"):
+        build_map([drive.path], tmp_path / "kept", few_pairs)
+    poses = replace(few_pairs.poses, correct_mounting=True)
+    build_map([drive.path], tmp_path / "better", replace(few_pairs, poses=poses))
+    right = read_images(tmp_path / "better")
+    for row, name in enumerate(right.names):
+        truth = CAMERAS["front"] @ drive.truth[int(Path(name).stem)].inverse()
+        metres, radians = right.cam_from_map(row).distance_to(truth)
+        assert metres < 0.2, "of the map's origin, through the turn that is left"
+        assert np.degrees(radians) < 0.15
+
+
+def test_where_poses_are_not_kept_cameras_stay_as_given(tmp_path: Path, few_pairs: MapSettings):
+    options = replace(STREET, frames=30, mounting_deg=TURN)
+    drive = make_drive(tmp_path / "drive", options)
+    poses = replace(few_pairs.poses, poses="refine", correct_mounting=True)
+    manifest = build_map([drive.path], tmp_path / "map", replace(few_pairs, poses=poses))
+    assert any("cameras stay as given" in told for told in manifest.record["warnings"])
+    rig = read_images(tmp_path / "map").rigs["car"]
+    turn = np.degrees(rig["front"].distance_to(CAMERAS["front"])[1])
+    assert turn == pytest.approx(np.linalg.norm(TURN), abs=1e-6)
 
 
 def test_a_drive_too_short_to_tell_tells_nothing(tmp_path: Path, few_pairs: MapSettings):
