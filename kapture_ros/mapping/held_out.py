@@ -49,6 +49,7 @@ log = logging.getLogger(__name__)
 INSTANTS = 60  # tried at most, evenly over the map
 # Tried two by two, as queries in one and the same map: how alike errors next to each other are.
 NEIGHBOURS = (0, 1, 2)  # left out with two instants on either side, in turn: further and further
+STANDING = (0.01, math.radians(0.2))  # metres, radians: a vehicle that moved less has not moved
 ELSEWHERE = 5.0  # metres off: it was found in another place that looks the same
 LEAST_INFORMATION = 1e-9  # of the largest eigenvalue: rays that still cross
 SURE = 2.0  # standard errors by which points that all weigh alike must find instants nearer
@@ -70,36 +71,54 @@ def measure_map(map_dir: Path, instants: int = INSTANTS) -> None:
     for found_before in (HELD_OUT, TWINS):  # must not speak against it
         (map_dir / found_before).unlink(missing_ok=True)
     source, visual_map = open_map(map_dir), VisualMap.load(map_dir)
-    frames = _in_order_of_time(visual_map)
-    if min(instants, len(frames)) < ENOUGH or len(visual_map.points) == 0:
+    places = _places(source, visual_map)
+    if min(instants, len(places)) < ENOUGH or len(visual_map.points) == 0:
         log.info("hold out: too few instants to tell how wrong the map is")
         return
     exact = AnswerOptions(map_sigma=0.0, map_sigma_degrees=0.0)
     localizer = Localizer(visual_map, LocalizerOptions(answer=exact))
-    evenly = np.linspace(0, len(frames) - 2, (min(instants, len(frames)) + 1) // 2)
-    chosen = np.unique(evenly.round()).astype(int)
-    rows = []
+    evenly = np.linspace(0, len(places) - 2, (min(instants, len(places)) + 1) // 2)
+    chosen = np.unique(evenly.round()).astype(int).tolist()
+    rows, tried = [], set[int]()
     for number, place in enumerate(tqdm(chosen, "hold out", disable=None)):
         reach = NEIGHBOURS[number % len(NEIGHBOURS)]
-        without = frames[max(place - reach, 0) : place + reach + 2]
-        tried = [
-            _try(source, localizer, frame, without) for frame in frames[place : place + 2].tolist()
-        ]
-        rows += [both for both in tried if both is not None]
+        without = np.concatenate(places[max(place - reach, 0) : place + reach + 2])
+        for frames in places[place : place + 2]:
+            frame = int(frames[number % len(frames)])
+            tried.add(frame)
+            both = _try(source, localizer, frame, without)
+            rows += [] if both is None else [both]
     write_table(map_dir / HELD_OUT, HELD_OUT_COLUMNS, nearer(rows))
     log.info("held out: %d of %d instants localized", len(rows), 2 * len(chosen))
-    tried_frames = frames[np.union1d(chosen, chosen + 1)]
-    images = np.flatnonzero(np.isin(visual_map.image_frames, tried_frames))
+    images = np.flatnonzero(np.isin(visual_map.image_frames, list(tried)))
     twins = find_twins(source, localizer, images.tolist())
     write_table(map_dir / TWINS, TWIN_COLUMNS, twins)
     log.info("twins: %d points look like others elsewhere", len(np.unique(twins[:, 0])))
 
 
-def _in_order_of_time(visual_map: VisualMap) -> Rows:
-    """The instants, as numbers of `image_frames`."""
+def _places(source: OpenMap, visual_map: VisualMap) -> list[Rows]:
+    """The instants by place, as numbers of `image_frames`, in the order of time.
+
+    A vehicle that stands takes images that are alike: of those at a red light each is found
+    to a millimetre among the others, which says nothing of the map on the way.
+    """
     _, first = np.unique(visual_map.image_frames, return_index=True)
-    frames: Rows = visual_map.image_frames[np.sort(first)]
-    return frames
+    row_of = source.images.rows_by_name()
+    places: list[list[int]] = []
+    stood: Transform | None = None
+    for row in np.sort(first).tolist():
+        pose = map_from_rig(source.images, row_of[visual_map.image_names[row]])
+        if stood is None or not _is_standing(stood, pose):
+            stood = pose
+            places.append([])
+        places[-1].append(int(visual_map.image_frames[row]))
+    return [np.array(frames, np.int32) for frames in places]
+
+
+def _is_standing(before: Transform, after: Transform) -> bool:
+    moved = np.linalg.norm(after.translation - before.translation)
+    turned = (before.rotation.inv() * after.rotation).magnitude()
+    return bool(moved < STANDING[0] and turned < STANDING[1])
 
 
 def _try(

@@ -173,6 +173,15 @@ def test_a_rig_alone_has_a_scale_if_its_cameras_see_the_same(tmp_path: Path, few
         assert way == pytest.approx(np.linalg.norm(np.diff(truth, axis=0), axis=1).sum(), rel=0.02)
 
 
+def test_a_vehicle_that_stands_does_not_tell_how_wrong_its_map_is(tmp_path: Path, few_pairs):
+    options = DriveOptions(frames=20, step=1e-4, points=900, poses="truth", gnss=False, stereo=True)
+    drive = make_drive(tmp_path / "drive", options)
+    build_map([drive.path], tmp_path / "map", few_pairs)
+    visual_map = VisualMap.load(tmp_path / "map")
+    assert len(np.unique(visual_map.image_frames)) == 20
+    assert len(visual_map.held_out) == 0
+
+
 def test_several_drives_make_one_map(tmp_path: Path, few_pairs):
     options = DriveOptions(frames=10, points=900, poses="truth")
     morning = make_drive(tmp_path / "morning", options)
