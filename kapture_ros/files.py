@@ -29,9 +29,10 @@ def new_output(
     if path.exists() and not overwrite:
         raise OutputError(f"{path} exists already; choose another name or pass --overwrite")
     keep_inputs(path, inputs)
-    partial = path.parent / f".{path.name}.partial"
+    place = path if path.name not in ("", "..") else path.resolve()  # `.` has no name
+    partial = place.parent / f".{place.name}.partial"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        place.parent.mkdir(parents=True, exist_ok=True)
         if partial.exists():
             shutil.rmtree(partial)
         partial.mkdir()
@@ -42,11 +43,28 @@ def new_output(
     except BaseException:  # an interrupt leaves nothing half done behind, either
         shutil.rmtree(partial, ignore_errors=True)
         raise
-    if path.is_dir() and not path.is_symlink():
+    if place.is_dir() and not place.is_symlink():
+        remove_folder(place)
+    elif place.exists():
+        place.unlink()
+    if not place.exists():
+        partial.rename(place)
+        return
+    for item in partial.iterdir():
+        item.rename(place / item.name)
+    partial.rmdir()
+
+
+def remove_folder(path: Path) -> None:
+    """Delete a folder; the one that the process is in stays, without what it held."""
+    if not path.samefile(Path.cwd()):
         shutil.rmtree(path)
-    elif path.exists():
-        path.unlink()
-    partial.rename(path)
+        return
+    for item in path.iterdir():
+        if item.is_dir() and not item.is_symlink():
+            shutil.rmtree(item)
+        else:
+            item.unlink()
 
 
 def keep_inputs(path: Path, inputs: Iterable[Path]) -> None:

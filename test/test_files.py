@@ -55,6 +55,26 @@ def test_an_output_never_takes_the_place_of_its_inputs(tmp_path: Path):
     assert source.is_dir()
 
 
+def test_the_folder_one_is_in_is_replaced_like_any_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    here = tmp_path / "map"
+    (here / "deep").mkdir(parents=True)
+    (here / "deep/old").touch()
+    monkeypatch.chdir(here)
+    with new_output(Path(), overwrite=True) as folder:
+        (folder / "new").touch()
+        assert os.listdir(here) == ["deep"], "nothing is written into the old one"
+    assert os.listdir(".") == ["new"], "the process is still in it"
+    assert os.listdir(tmp_path) == ["map"]
+    with new_output(Path("../map"), overwrite=True) as folder:
+        (folder / "newer").touch()
+    assert os.listdir(here) == ["newer"]
+    with new_output(Path("../map/.."), overwrite=True) as folder:
+        (folder / "newest").touch()
+    assert os.listdir(tmp_path) == ["newest"]
+
+
 def test_a_leftover_of_a_killed_run_is_replaced(tmp_path: Path):
     (tmp_path / ".dataset.partial").mkdir()
     (tmp_path / ".dataset.partial" / "stale").touch()

@@ -25,7 +25,7 @@ import pycolmap
 
 import kapture_ros
 from kapture_ros.errors import InputError, OutputError
-from kapture_ros.files import keep_inputs, write_atomically
+from kapture_ros.files import keep_inputs, remove_folder, write_atomically
 from kapture_ros.mapping import georeference, routes
 from kapture_ros.mapping.colmap import new_reconstruction, structure_of, write_database
 from kapture_ros.mapping.colors import colored
@@ -254,7 +254,7 @@ def begin(map_dir: Path, sessions: Sequence[Session], settings: MapSettings) -> 
         return build
     try:
         if map_dir.exists():
-            shutil.rmtree(map_dir)
+            remove_folder(map_dir)
         build.mkdir(parents=True)
     except OSError as error:
         raise OutputError(f"cannot write {map_dir}: {error.strerror}") from error

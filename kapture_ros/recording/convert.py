@@ -6,7 +6,6 @@ import dataclasses
 import difflib
 import json
 import logging
-import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -20,7 +19,7 @@ from kapture_ros.dataset.filequeue import WriterOptions
 from kapture_ros.dataset.records import JsonValue
 from kapture_ros.dataset.writer import DatasetWriter
 from kapture_ros.errors import InputError, OptionError, OutputError
-from kapture_ros.files import keep_inputs, write_atomically
+from kapture_ros.files import keep_inputs, remove_folder, write_atomically
 from kapture_ros.messages.common import NANOSECONDS, MessageError, header_stamp_ns, normalized_type
 from kapture_ros.messages.table import CAMERA_INFO, POSES, TRANSFORMS
 from kapture_ros.options import option
@@ -172,7 +171,7 @@ def remove_dataset(path: Path) -> None:
     if not path.is_dir() or (not is_dataset and any(path.iterdir())):
         raise OutputError(f"{path} is no kapture dataset and is not overwritten; remove it first")
     try:
-        shutil.rmtree(path)
+        remove_folder(path)
     except OSError as error:
         raise OutputError(f"cannot remove {path}: {error.strerror}") from error
 

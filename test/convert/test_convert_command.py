@@ -206,6 +206,14 @@ def test_a_dataset_with_the_bag_in_it_is_not_replaced(bag, tmp_path, capsys) -> 
     assert (out / "original").exists()
 
 
+def test_a_dataset_is_replaced_from_within(bag, tmp_path, monkeypatch) -> None:
+    out = tmp_path / "out"
+    assert convert(bag, out) == 0
+    monkeypatch.chdir(out)
+    assert convert(bag, ".", "--overwrite", "--every", 4) == 0
+    assert stamps(out) == [0, 4, 8, 12, 16]
+
+
 def test_only_the_same_bags_and_settings_go_on(bag, tmp_path, capsys) -> None:
     out = tmp_path / "out"
     assert convert(bag, out, "--every", 2) == 0

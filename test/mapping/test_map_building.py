@@ -19,9 +19,10 @@ from kapture_ros.errors import InputError, OutputError
 from kapture_ros.mapping import pipeline
 from kapture_ros.mapping.images import read_images
 from kapture_ros.mapping.manifest import read_manifest
-from kapture_ros.mapping.options import MapSettings, PairOptions, PoseOptions
+from kapture_ros.mapping.options import MapSettings, PairOptions, PoseOptions, PruneOptions
 from kapture_ros.mapping.pairs import read_pairs
 from kapture_ros.mapping.pipeline import build_map
+from kapture_ros.mapping.prune import prune_map
 from kapture_ros.mapping.structure import read_structure
 from kapture_ros.mapping.visual_map import VisualMap
 from kapture_ros.transforms.se3 import Transform
@@ -256,6 +257,14 @@ def test_a_map_stays_while_what_replaces_it_cannot_be_read(tmp_path: Path, stree
     with pytest.raises(OutputError, match="would delete"):
         build_map([tmp_path / "map"], tmp_path / "map", few_pairs, overwrite=True)
     assert (tmp_path / "map/map.yaml").is_file()
+
+
+def test_a_map_is_replaced_from_within(tmp_path: Path, street, few_pairs, monkeypatch):
+    shutil.copytree(street.path, tmp_path / "map")
+    monkeypatch.chdir(tmp_path / "map")
+    build_map([street.drive.path], Path(), few_pairs, overwrite=True)
+    prune_map(Path(), PruneOptions(max_images=10))
+    assert len(VisualMap.load(tmp_path / "map")) == 10
 
 
 def test_a_map_that_was_not_measured_to_the_end_is_not_finished(
