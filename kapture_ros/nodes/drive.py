@@ -210,7 +210,7 @@ class Drive:
             self._inference.restart()
             self._predictor.reset()
             self._outputs.restart()
-            self._state = State.UNINITIALIZED
+            self._state, self._tracked = State.UNINITIALIZED, None
 
     def _is_over(self, stamp_ns: int) -> bool:
         """Ahead of /clock, which went back, are messages that were under way meanwhile."""

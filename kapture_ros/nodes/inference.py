@@ -269,7 +269,7 @@ def explain(error: Exception) -> str:
             "the GPU's memory is full; end other programs, make the images smaller "
             "(local_features.max_size) or use networks.device cpu"
         )
-    log.error("an image could not be worked on", exc_info=error)
+    log.error("unexpected; please report it", exc_info=error)
     return f"unexpected {type(error).__name__}: {error}"
 
 

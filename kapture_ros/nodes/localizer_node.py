@@ -32,7 +32,7 @@ from rclpy.parameter import Parameter
 from rclpy.task import Future
 from std_srvs.srv import Trigger
 
-from kapture_ros.errors import KaptureRosError, OptionError
+from kapture_ros.errors import InputError, KaptureRosError, OptionError
 from kapture_ros.localization.extractor import extractor_for
 from kapture_ros.localization.localizer import Localizer
 from kapture_ros.mapping.matching import eight_bit_search
@@ -40,7 +40,7 @@ from kapture_ros.mapping.visual_map import VisualMap
 from kapture_ros.nodes import diagnosis
 from kapture_ros.nodes.drive import Drive
 from kapture_ros.nodes.ending import alive, spin
-from kapture_ros.nodes.inference import WatchedExtractor
+from kapture_ros.nodes.inference import WatchedExtractor, explain
 from kapture_ros.nodes.localizer_options import InputOptions, camera_settings
 from kapture_ros.nodes.outputs import Outputs
 from kapture_ros.nodes.parameters import declare_options
@@ -208,7 +208,7 @@ class LocalizerNode(LifecycleNode):
             self._check_topics(settings.inputs)
             if not settings.inputs.map:
                 raise OptionError("'map' is empty; set it to the folder of a visual map")
-            return settings, self._load(Path(settings.inputs.map).expanduser(), settings)
+            return settings, self._try_load(Path(settings.inputs.map).expanduser(), settings)
         except KaptureRosError as error:
             return error
 
@@ -232,6 +232,19 @@ class LocalizerNode(LifecycleNode):
         except RuntimeError as error:  # rcl's text, with where in its source it is from
             why = str(error).partition(", at ")[0].rpartition(": ")[2]
             raise OptionError(f"'{parameter}': '{topic}' is no topic: {why}") from None
+
+    def _try_load(self, map_dir: Path, settings: Settings) -> Localizer:
+        """The localizer of a map; whatever goes wrong must not end the node that has another one.
+
+        Raises:
+            KaptureRosError: if there is none.
+        """
+        try:
+            return self._load(map_dir, settings)
+        except KaptureRosError:
+            raise
+        except Exception as error:
+            raise InputError(f"{map_dir} cannot be loaded: {explain(error)}") from error
 
     def _load(self, map_dir: Path, settings: Settings) -> Localizer:
         start = time.monotonic()
@@ -317,7 +330,7 @@ class LocalizerNode(LifecycleNode):
             return response
         path = Path(request.map_url.removeprefix("file://")).expanduser()
         try:
-            localizer = await self._beside(lambda: self._load(path, settings))
+            localizer = await self._beside(lambda: self._try_load(path, settings))
         except KaptureRosError as error:
             self.get_logger().error(f"~/load_map: {error}")
             missing = not path.is_dir()

@@ -33,6 +33,8 @@ class Slow(LocalizerNode):
     def _load(self, map_dir, settings):
         loads.append(threading.current_thread() is not threading.main_thread())
         assert asked.wait(120), "callbacks were held up"
+        if len(loads) > 1:
+            raise MemoryError("it is too large")
         raise InputError(f"{map_dir} is no map")
 
 
@@ -66,6 +68,7 @@ assert wrong.result().success is False, "activated without a map"
 autostart = executor.create_task(node.bring_up)
 executor.spin_until_future_complete(autostart, 120)
 assert loads == [True, True]
+assert "it is too large" in node._failure
 
 asked.clear()
 autostart = executor.create_task(node.bring_up)
