@@ -7,18 +7,18 @@ import importlib.util
 import json
 import os
 import shlex
-import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from kapture_ros.errors import KaptureRosError, OutputError
+from kapture_ros.files import keep_inputs, remove_folder
 
 HELP = "Run the whole chain on a simulated drive: bag, map, live localization, report."
 EXAMPLES = """\
@@ -31,6 +31,11 @@ IMAGES = "/camera/front/image_raw/compressed"
 TRUTH = "/ground_truth/odometry"
 RATE = "0.25"  # two cores look at an image a second; the drive brings four
 KEYPOINTS = "1500"  # of an image: matching takes seconds instead of minutes on two cores
+MADE = (
+    *("drive", "lap1", "truth1", "lap2", "plots", "map", "live", "reference", "report"),
+    *("mapping", "query", "localized"),
+)
+"""All that a demo writes into its folder."""
 PATIENCE_S = 20.0  # for a process to end after it was asked to
 
 
@@ -50,17 +55,23 @@ def mapping_stages(out: Path) -> list[Stage]:
     truth = ("--trajectory", TRUTH)
     return [
         Stage("simulate a street driven twice", ("simulate", str(drive), *size), drive),
-        Stage("lap 1, a bag, becomes a dataset", ("convert", f"{drive}/lap1", str(lap1)), lap1),
+        _converted("lap 1, a bag, becomes a dataset", drive / "lap1", lap1),
         Stage("prove that nothing was lost", ("verify", f"{drive}/lap1", str(lap1))),
         Stage("show what was recorded", ("info", str(lap1), "--plot", f"{out}/plots")),
         Stage("AP-GeM and R2D2 features", ("extract", str(lap1), "--top-k", KEYPOINTS)),
         Stage("map it: pairs, matches, triangulation", ("map", str(lap1), str(out / "map")),
               out / "map" / "map.yaml"),
-        Stage("lap 1 with its true poses, to judge the map",
-              ("convert", f"{drive}/lap1", f"{out}/truth1", *truth), out / "truth1"),
-        Stage("lap 2 with its true poses, to judge the localizer",
-              ("convert", f"{drive}/lap2", str(lap2), *truth), lap2),
+        _converted("lap 1 with its true poses, to judge the map",
+                   drive / "lap1", out / "truth1", *truth),
+        _converted("lap 2 with its true poses, to judge the localizer",
+                   drive / "lap2", lap2, *truth),
     ]  # fmt: skip
+
+
+def _converted(title: str, bag: Path, dataset: Path, *options: str) -> Stage:
+    """A conversion, which is done when its report is there; an interrupted one goes on."""
+    command = ("convert", str(bag), str(dataset), "--resume", *options)
+    return Stage(title, command, dataset / "report.json")
 
 
 def real_stages(out: Path, mapping: Path, query: Path) -> list[Stage]:
@@ -71,8 +82,7 @@ def real_stages(out: Path, mapping: Path, query: Path) -> list[Stage]:
         dataset = drive
         if not (drive / "sensors" / "sensors.txt").is_file():
             dataset = out / name
-            command = ("convert", str(drive), str(dataset))
-            stages.append(Stage(f"the {name} bag becomes a dataset", command, dataset))
+            stages.append(_converted(f"the {name} bag becomes a dataset", drive, dataset))
         stages.append(Stage(f"show the {name} drive", ("info", str(dataset))))
         datasets.append(dataset)
     first, second = map(str, datasets)
@@ -106,7 +116,7 @@ def run(args: argparse.Namespace) -> None:
     out: Path = args.out
     try:
         if args.restart and out.exists():
-            shutil.rmtree(out)
+            _clear(out, args.real or ())
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"cannot write {out}: {error.strerror}") from error
@@ -126,6 +136,21 @@ def run(args: argparse.Namespace) -> None:
     if live:
         _tell(json.loads((out / "live" / "live.json").read_text(encoding="utf-8")))
     print(f"\nThe report: {out}/report/evaluation.html. Everything else is in {out}, too.")
+
+
+def _clear(out: Path, inputs: Iterable[Path]) -> None:
+    """Delete what an earlier run made.
+
+    Raises:
+        OutputError: if the folder holds something else, a drive to be mapped for one.
+    """
+    keep_inputs(out, inputs)
+    others = [
+        item.name for item in out.iterdir() if item.name.lstrip(".").split(".")[0] not in MADE
+    ]
+    if others:
+        raise OutputError(f"{out} holds {others[0]}, which no demo made: choose another folder")
+    remove_folder(out)
 
 
 def run_stages(stages: list[Stage]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from bag_tools import make, write_bag
 
 from kapture_ros.cli.demo import Stage, mapping_stages, real_stages, run_stages
 from kapture_ros.cli.main import build_parser, command_names, main
@@ -38,3 +39,24 @@ def test_datasets_are_taken_as_they_are_and_bags_converted(tmp_path: Path):
     (dataset / "sensors" / "sensors.txt").touch()
     commands = [s.command[0] for s in real_stages(tmp_path, dataset, Path("friday.mcap"))]
     assert commands == ["info", "convert", "info", "map", "localize"]
+
+
+def test_a_restart_deletes_nothing_but_what_a_demo_made(tmp_path: Path, capsys):
+    (tmp_path / "map").mkdir()
+    (tmp_path / "thesis.tex").touch()
+    assert main(["demo", str(tmp_path), "--restart", "--real", "no.bag", "neither.bag"]) == 1
+    assert "holds thesis.tex, which no demo made" in capsys.readouterr().err
+    drives = tmp_path / "drives"
+    (drives / "query").mkdir(parents=True)
+    command = ["demo", str(drives), "--restart", "--real", "no.bag", str(drives / "query")]
+    assert main(command) == 1
+    assert "would delete" in capsys.readouterr().err
+    assert (tmp_path / "thesis.tex").exists() and (drives / "query").exists()
+
+
+def test_a_conversion_that_was_interrupted_goes_on(tmp_path: Path):
+    bag = write_bag(tmp_path / "drive", "mcap", [("/a", make("sensor_msgs/Imu", stamp=1), 1)])
+    (stage,) = [s for s in real_stages(tmp_path, bag, tmp_path) if s.command[0] == "convert"][:1]
+    (tmp_path / "mapping").mkdir()  # as a conversion that was killed leaves it
+    run_stages([stage])
+    assert (tmp_path / "mapping/report.json").exists()

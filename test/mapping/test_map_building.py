@@ -102,7 +102,7 @@ def test_the_record_says_how_the_map_was_made(street):
     record = read_manifest(street.path).record
     steps = {step["step"]: step for step in record["steps"]}
     assert list(steps) == [
-        "extract", "collect", "pairs", "match", "check poses", "verify",
+        "extract", "collect", "pairs", "match", "check poses", "check mounting", "verify",
         "reconstruct (fixed poses)", "write",
     ]  # fmt: skip
     assert all(step["seconds"] >= 0 for step in steps.values())
