@@ -176,7 +176,7 @@ class Inputs:
     def on_image(self, camera: int, message: Message, now_ns: int) -> None:
         """An image; `now_ns` stands in for a stamp of zero."""
         known = self.cameras[camera]
-        stamp = self._stamp(known.settings.topic, message, now_ns)
+        stamp = self._stamp(known.settings.topic, message, now_ns, notice=True)
         if stamp is None:
             return
         known.newest_ns, known.images = stamp, known.images + 1
@@ -186,7 +186,7 @@ class Inputs:
     def on_transforms(self, message: Message, *, static: bool) -> None:
         """A TFMessage; also the odometry where it has no topic."""
         inputs, topic = self.settings.inputs, "tf_static" if static else "tf"
-        stamps = set()
+        stamps, moving = set(), self._moving_frames()
         for item in stamped_transforms(message):
             if isinstance(item, MessageError):
                 self.problems[topic] = str(item)
@@ -199,8 +199,10 @@ class Inputs:
                     )
                 continue
             if not static:
-                if not self._notice(f"tf {item.child}", item.stamp_ns):
+                if self._outlets.is_over(item.stamp_ns):
                     continue
+                if item.child in moving:
+                    self._notice(f"tf {item.child}", item.stamp_ns)
                 stamps.add(item.stamp_ns)
             try:
                 if static:
@@ -218,6 +220,14 @@ class Inputs:
                 continue  # other transforms; diagnostics tell if odometry never comes
             self._take_odometry(stamp, pose, None)
 
+    def _moving_frames(self) -> set[str]:
+        """The base and what it hangs on: their transforms are the odometry."""
+        frames, frame = set(), self.settings.inputs.base_frame
+        while frame and frame not in frames:
+            frames.add(frame)
+            frame = self.tree.parent(frame) or ""
+        return frames
+
     def _is_rival(self, item: StampedTransform) -> bool:
         """Whether another node places in the map what this one places there."""
         inputs = self.settings.inputs
@@ -228,7 +238,7 @@ class Inputs:
     def on_odometry(self, message: Message, now_ns: int) -> None:
         """A nav_msgs/Odometry."""
         inputs = self.settings.inputs
-        stamp = self._stamp(inputs.odometry_topic, message, now_ns)
+        stamp = self._stamp(inputs.odometry_topic, message, now_ns, notice=True)
         if stamp is None:
             return
         child = str(message.child_frame_id).lstrip("/") or inputs.base_frame
@@ -311,24 +321,32 @@ class Inputs:
         self.problems.pop(topic, None)
         self._outlets.imu(sample)
 
-    def _stamp(self, topic: str, message: Message, now_ns: int) -> int | None:
-        """The stamp; None if the message is of a time that is over."""
+    def _stamp(
+        self, topic: str, message: Message, now_ns: int, *, notice: bool = False
+    ) -> int | None:
+        """The stamp; None if the message is of a time that is over.
+
+        Args:
+            notice: begin anew where it went back. Not for GNSS, say: it has a clock of its own.
+        """
         stamp = header_stamp_ns(message)
         if stamp == 0:
             self.problems[f"{topic} stamps"] = "stamps of zero: the time of arrival is used"
             stamp = now_ns
-        return stamp if self._notice(topic, stamp) else None
+        if self._outlets.is_over(stamp):
+            return None
+        if notice:
+            self._notice(topic, stamp)
+        return stamp
 
-    def _notice(self, stream: str, stamp_ns: int) -> bool:
-        """Begin anew when the stamps of a stream went back; False if this one is from before."""
-        if self._outlets.is_over(stamp_ns):
-            return False
-        newest = self._newest.get(stream)
-        if newest is not None and stamp_ns < newest - JUMP_NS:
+    def _notice(self, stream: str, stamp_ns: int) -> None:
+        """Begin anew when the stamps of a stream went back."""
+        newest = self._newest.get(stream, stamp_ns)
+        if stamp_ns < newest - JUMP_NS:
             self.restart()
-            self._outlets.jumped("the time went back")
+            back = (newest - stamp_ns) / SECOND
+            self._outlets.jumped(f"the time of {stream} went back by {back:.1f} s")
         self._newest[stream] = max(stamp_ns, self._newest.get(stream, stamp_ns))
-        return True
 
     def restart(self) -> None:
         """Forget all that has a stamp."""

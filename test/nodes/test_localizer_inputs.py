@@ -359,11 +359,24 @@ def test_a_clock_that_jumps_back_begins_everything_anew():
     heard.inputs.on_image(0, image(99 * SECOND), 0)
     assert heard.jumps == [], "an image that was overtaken is no jump"
     heard.inputs.on_image(0, image(SECOND), 0)
-    assert heard.jumps == ["the time went back"]
+    assert heard.jumps == ["the time of /a/image went back by 99.0 s"]
     assert [found.stamp_ns for found in heard.instants] == [100 * SECOND, SECOND]
     assert heard.inputs.query(heard.instants[1]).gnss is None
     heard.inputs.on_image(0, image(2 * SECOND), 0)
-    assert heard.jumps == ["the time went back"]
+    assert heard.jumps == ["the time of /a/image went back by 99.0 s"]
+
+
+def test_only_what_tells_the_motion_tells_that_the_clock_went_back():
+    """A receiver that finds its fix sets its clock; a detector's frames come when they are done."""
+    heard = ready(gnss_topic="/fix", odometry_topic="")
+    heard.inputs.on_transforms(transform(100 * SECOND, "odom", "base_link", 0.0), static=False)
+    heard.inputs.on_gnss(fix(100 * SECOND), 0)
+    heard.inputs.on_transforms(transform(100 * SECOND, "eye", "person", 0.0), static=False)
+    heard.inputs.on_gnss(fix(82 * SECOND), 0)
+    heard.inputs.on_transforms(transform(90 * SECOND, "eye", "person", 0.0), static=False)
+    assert heard.jumps == []
+    heard.inputs.on_transforms(transform(SECOND, "odom", "base_link", 0.0), static=False)
+    assert heard.jumps == ["the time of tf base_link went back by 99.0 s"]
 
 
 def test_messages_that_were_under_way_when_the_clock_went_back_are_left_out():
@@ -374,7 +387,7 @@ def test_messages_that_were_under_way_when_the_clock_went_back_are_left_out():
     heard.inputs.on_image(0, image(101 * SECOND), 0)
     heard.inputs.on_transforms(transform(101 * SECOND, "odom", "base_link", 3.0), static=False)
     heard.inputs.on_image(0, image(2 * SECOND), 0)
-    assert heard.jumps == ["the time went back"]
+    assert heard.jumps == ["the time of /a/image went back by 99.0 s"]
     assert heard.odometry == []
     assert [found.stamp_ns for found in heard.instants] == [100 * SECOND, SECOND, 2 * SECOND]
 
