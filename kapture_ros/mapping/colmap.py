@@ -198,8 +198,8 @@ def require_points(model: pycolmap.Reconstruction, doing: str) -> None:
     """
     if model.num_points3D() == 0:
         raise InputError(
-            f"{doing} gave no points: the images do not overlap, the poses or the calibration "
-            "are wrong, or the features do not match"
+            f"{doing} gave no points: the camera did not move, the images do not overlap, the "
+            "poses or the calibration are wrong, or the features do not match"
         )
 
 

@@ -33,7 +33,7 @@ from kapture_ros.mapping.consistency import PoseCheck, check_poses
 from kapture_ros.mapping.feature_files import FeatureFolder, unit_rows
 from kapture_ros.mapping.gnss import positions_of_images
 from kapture_ros.mapping.held_out import measure_map
-from kapture_ros.mapping.images import ImageTable, require_calibration
+from kapture_ros.mapping.images import ImageTable, read_images, require_calibration
 from kapture_ros.mapping.index import build_index
 from kapture_ros.mapping.intrinsics import with_guessed_intrinsics
 from kapture_ros.mapping.manifest import FILE_NAME, Manifest, reconstruction, write_manifest
@@ -122,6 +122,7 @@ def build_map(
         OutputError: if the map exists already or cannot be written.
     """
     check_output(map_dir, datasets, overwrite=overwrite)
+    check_drives(datasets, settings)
     if settings.inputs.estimate_intrinsics:
         refining = dataclasses.replace(settings.reconstruct, refine_intrinsics=True)
         settings = dataclasses.replace(settings, reconstruct=refining)
@@ -192,6 +193,29 @@ def check_output(map_dir: Path, datasets: Sequence[Path], *, overwrite: bool) ->
         raise OutputError(f"{map_dir} is not empty and not an unfinished map: choose another name")
 
 
+def check_drives(datasets: Sequence[Path], settings: MapSettings) -> None:
+    """Refuse what cannot become a map before hours go into the features of the first drive.
+
+    Raises:
+        InputError: if a drive cannot be read, has one image or cameras without calibration,
+            or drives have equal names.
+    """
+    names = [dataset.resolve().name for dataset in datasets]
+    if len(set(names)) < len(names):
+        raise InputError(f"the datasets' folders need different names, not {', '.join(names)}")
+    for dataset in datasets:
+        images = read_images(dataset)
+        _require_two(images, dataset)
+        if settings.inputs.estimate_intrinsics:
+            images = with_guessed_intrinsics(images)
+        require_calibration(images, dataset)
+
+
+def _require_two(images: ImageTable, dataset: Path) -> None:
+    if len(images) < 2:
+        raise InputError(f"{dataset} has one image: a map needs at least two that overlap")
+
+
 def extract_step(run: Run, datasets: Sequence[Path]) -> None:
     """Give drives that have no features those of the bundled networks.
 
@@ -207,11 +231,9 @@ def read_sessions(datasets: Sequence[Path], settings: MapSettings) -> list[Sessi
     """Read all drives; several get their names from their folders.
 
     Raises:
-        InputError: as `read_session`, for uncalibrated cameras, and for equal names.
+        InputError: as `read_session`.
     """
     names = [dataset.resolve().name for dataset in datasets]
-    if len(set(names)) < len(names):
-        raise InputError(f"the datasets' folders need different names, not {', '.join(names)}")
     source = FeatureSource.of(settings)
     sessions = []
     for dataset, name in zip(datasets, names, strict=True):
@@ -219,12 +241,10 @@ def read_sessions(datasets: Sequence[Path], settings: MapSettings) -> list[Sessi
             dataset, name, source,
             prefixed=len(datasets) > 1, gnss_sigma=settings.poses.gnss_sigma,
         )  # fmt: skip
-        if len(session.images) < 2:
-            raise InputError(f"{dataset} has one image: a map needs at least two that overlap")
+        _require_two(session.images, dataset)  # that can be read
         if settings.inputs.estimate_intrinsics:
             guessed = with_guessed_intrinsics(session.images)
             session = dataclasses.replace(session, images=guessed)
-        require_calibration(session.images, dataset)
         sessions.append(session)
     return sessions
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from kapture_ros.errors import OutputError
-from kapture_ros.localization.map_error import MapError
+from kapture_ros.localization.map_error import ENOUGH, MapError
 from kapture_ros.mapping.visual_map import VisualMap
 from kapture_ros.transforms.se3 import Array, rotations
 
@@ -53,7 +53,10 @@ def summary(map_dir: Path) -> str:
 def _error_line(loaded: VisualMap) -> str:
     error = MapError(loaded)
     if not error.measured:
-        return "  own error not measured: `kapture_ros map measure`"
+        few = len(np.unique(loaded.image_frames)) < ENOUGH
+        return "  own error not measured: " + (
+            f"fewer than {ENOUGH} instants do not tell" if few else "`kapture_ros map measure`"
+        )
     some = loaded.image_centers[:: max(len(loaded) // SAMPLED, 1)]
     found = [np.diagonal(error.covariance(center, error.usual_own))[[0, 3]] for center in some]
     metres, radians = np.sqrt(np.median(found, axis=0))

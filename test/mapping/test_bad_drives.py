@@ -11,7 +11,8 @@ import pytest
 from drive_scene import DriveOptions, make_drive
 from PIL import Image
 
-from kapture_ros.errors import InputError
+from kapture_ros.errors import InputError, OutputError
+from kapture_ros.mapping import pipeline
 from kapture_ros.mapping.extend import extend_map
 from kapture_ros.mapping.images import read_images
 from kapture_ros.mapping.manifest import read_manifest
@@ -187,6 +188,24 @@ def test_image_names_never_lead_outside_the_map(short: Path, tmp_path: Path, few
     with pytest.raises(InputError, match="not a name inside the dataset"):
         build_map([short], tmp_path / "map", few_pairs)
     assert sorted(tmp_path.iterdir()) == before
+
+
+def test_all_drives_are_looked_at_before_features_are_extracted(
+    short: Path, tmp_path: Path, few_pairs, monkeypatch
+):
+    def extracted(*args):
+        raise AssertionError("hours went into it")
+
+    monkeypatch.setattr(pipeline, "extract_missing", extracted)
+    with pytest.raises(InputError, match="typo is no kapture dataset"):
+        build_map([short, tmp_path / "typo"], tmp_path / "map", few_pairs)
+    uncalibrate(short)
+    with pytest.raises(InputError, match="no calibration"):
+        build_map([short], tmp_path / "map", few_pairs)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full/photo.jpg").touch()
+    with pytest.raises(OutputError, match="not empty"):
+        build_map([short], tmp_path / "full", few_pairs)
 
 
 def test_equal_folder_names_cannot_tell_drives_apart(tmp_path: Path, few_pairs):
