@@ -134,14 +134,14 @@ def _check_one(info: OptionInfo, value: Any, where: str) -> Any:
         raise wrong
     try:
         converted = info.type(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise wrong from None
     if info.type is int and converted != value:
         raise wrong
     if info.choices and converted not in info.choices:
         raise wrong
     if info.type in (int, float):
-        if math.isnan(converted):
+        if not math.isfinite(converted):
             raise wrong
         if info.minimum is not None and converted < info.minimum:
             raise wrong

@@ -60,6 +60,8 @@ def test_command_line_wins_over_the_file_and_the_file_over_the_default(tmp_path:
         ({"zzz": 5}, "known: topic, rate"),
         ({"rate": 0}, r"'rate' is 0 but must be a number \(0.1 to 100\)"),
         ({"rate": float("nan")}, "'rate' is nan"),
+        ({"radius": float("inf")}, "'radius' is inf"),
+        ({"top_k": float("inf")}, "'top_k' is inf but must be a whole number"),
         ({"rate": "fast"}, "must be a number"),
         ({"rate": None}, "'rate' must not be empty"),
         ({"top_k": 2.5}, "must be a whole number"),
