@@ -41,6 +41,7 @@ APART_NS = 1_000_000  # stamps of one instant that are worth a correction
 LEAP = (5.0, 0.5)  # metres, radians from one sample of odometry to the next: it began anew
 FASTEST = (100.0, 20.0)  # metres and radians a second, of whatever drives
 NOT_MEASURED = 100.0  # m²/s², rad²/s²: a variance of a twist that says so, as 1e6 often does
+UPWARDS = 0.8  # cosine between a camera's view and the z axis of the base
 SAME_ODOMETRY = (0.5, 0.1)  # metres, radians by which TF may differ from the odometry's topic
 
 
@@ -415,10 +416,21 @@ class Inputs:
             if not frame:
                 raise InputError(f"{known.settings.topic}: images have no frame; set camera_frames")
             cam_from_base = self._cam_from_base(known, frame, stamp_ns)
+        self._suspect(known.settings.topic, cam_from_base)
         if abs(stamp_ns - instant_ns) > APART_NS:
             # The base when this image was taken, seen from the base at the instant.
             cam_from_base = cam_from_base @ self._outlets.moved(stamp_ns, instant_ns)
         return QueryImage(camera, cam_from_base, pixels), frame
+
+    def _suspect(self, topic: str, cam_from_base: Transform) -> None:
+        """Tell where a camera seems to be placed by its link, whose z axis points up."""
+        if cam_from_base.rotation_matrix()[2, 2] < UPWARDS:
+            self.problems.pop(topic, None)
+            return
+        self.problems[topic] = (
+            "it looks straight up: is the frame that of the camera's link instead of its optical "
+            "one? set camera_frames"
+        )
 
     def _cam_from_base(self, known: CameraInput, frame: str, stamp_ns: int) -> Transform:
         base = self.settings.inputs.base_frame

@@ -188,6 +188,17 @@ def test_no_camera_info_and_an_uncalibrated_one_are_told():
         heard.inputs.query(instant(a=image(1)))
 
 
+@pytest.mark.parametrize(
+    ("mount", "told"), [("0 0 1 0 0 0 1", True), ("0 0 1 -0.5 0.5 -0.5 0.5", False)]
+)
+def test_a_link_in_place_of_an_optical_frame_is_suspected(mount: str, told: bool):
+    """Simulators stamp images so: the pose would be turned, and nobody would say why."""
+    heard = ready(image_topics=["/a/image"], camera_poses=[mount])
+    heard.inputs.query(instant(a=image(SECOND)))
+    problem = heard.inputs.problems.get("/a/image", "")
+    assert ("it looks straight up" in problem and "optical" in problem) == told
+
+
 def test_two_cameras_with_one_frame_are_not_believed_to_be_one():
     heard = ready()
     query = heard.inputs.query(instant(a=image(1), b=image(1)))
