@@ -134,7 +134,11 @@ def _open_folder(out: Path, localizer: Localizer, options: BatchOptions) -> None
 
 
 def _resume(out: Path, queries: QuerySet) -> set[tuple[int, str]]:
-    """The queries that are answered; what an interruption cut off is removed."""
+    """The queries that are answered; what an interruption cut off is removed.
+
+    Raises:
+        OutputError: if queries of another dataset are.
+    """
     table, pairs = out / FILE_NAME, out / PAIRS_FILE_NAME
     header = ",".join(COLUMNS)
     text = table.read_text(encoding="utf-8") if table.is_file() else ""
@@ -142,7 +146,12 @@ def _resume(out: Path, queries: QuerySet) -> set[tuple[int, str]]:
     write_atomically(table, whole)
     rows = read_estimates(table) if whole.count("\n") > 1 else []
     done = {(row.stamp_ns, row.query) for row in rows}
-    infos = (info for info in queries.infos if (info.stamp_ns, info.name) in done)
+    infos = [info for info in queries.infos if (info.stamp_ns, info.name) in done]
+    if len(infos) < len(done):
+        raise OutputError(
+            f"{out} holds answers to queries that {queries.dataset} does not have; choose another "
+            "folder or pass --overwrite"
+        )
     names = {image for info in infos for image in info.images}
     lines = pairs.read_text(encoding="utf-8").splitlines() if pairs.is_file() else []
     kept = [line for line in lines if line.split(", ")[0] in names and line.count(", ") == 2]

@@ -180,6 +180,20 @@ def test_other_settings_do_not_mix_into_a_folder(world, query, tmp_path, capsys)
     assert localize(world, query, tmp_path / "out", "--top-k", "3", "--overwrite") == 0
 
 
+def test_another_drive_does_not_mix_into_a_folder(world, query, tmp_path, capsys) -> None:
+    localize(world, query, tmp_path / "out")
+    before = (tmp_path / "out" / "estimates.csv").read_text()
+    other = tmp_path / "other"
+    shutil.copytree(query, other)
+    images = other / "sensors" / "records_camera.txt"
+    head, *rows = images.read_text().splitlines()
+    images.write_text("\n".join([head, *rows[:-2]]) + "\n")
+    assert localize(world, other, tmp_path / "out") == 1
+    assert f"answers to queries that {other} does not have" in capsys.readouterr().err
+    assert (tmp_path / "out" / "estimates.csv").read_text() == before
+    assert localize(world, other, tmp_path / "out", "--overwrite") == 0
+
+
 def test_a_foreign_folder_is_left_alone(world, query, tmp_path, capsys) -> None:
     (tmp_path / "thesis.txt").write_text("precious")
     assert localize(world, query, tmp_path) == 1
