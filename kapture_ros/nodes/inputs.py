@@ -42,7 +42,8 @@ LEAP = (5.0, 0.5)  # metres, radians from one sample of odometry to the next: it
 FASTEST = (100.0, 20.0)  # metres and radians a second, of whatever drives
 NOT_MEASURED = 100.0  # m²/s², rad²/s²: a variance of a twist that says so, as 1e6 often does
 UPWARDS = 0.8  # cosine between a camera's view and the z axis of the base
-SAME_ODOMETRY = (0.5, 0.1)  # metres, radians by which TF may differ from the odometry's topic
+SAME_ODOMETRY = (0.5, 0.1)  # metres, radians by which TF may differ from the odometry's topic,
+DATED_S = 0.25  # and by what it moves in this time: filters date their transforms ahead
 
 
 class Recent(Generic[T]):
@@ -255,10 +256,11 @@ class Inputs:
         if child == inputs.base_frame and self.settings.sensors.odometry_covariance:
             covariance = np.array(message.twist.covariance, dtype=float).reshape(6, 6)
         self.problems.pop(inputs.odometry_topic, None)
-        self._compare_with_tf(frame_id(message))
-        self._take_odometry(stamp, pose @ child_from_base, covariance)
+        odom_from_base = pose @ child_from_base
+        self._compare_with_tf(frame_id(message), stamp, odom_from_base)
+        self._take_odometry(stamp, odom_from_base, covariance)
 
-    def _compare_with_tf(self, frame: str) -> None:
+    def _compare_with_tf(self, frame: str, next_ns: int, next_pose: Transform) -> None:
         """Whether the odometry's topic and TF speak of the same frame, at the last sample."""
         inputs = self.settings.inputs
         topic, expected = inputs.odometry_topic, inputs.odom_frame
@@ -268,13 +270,17 @@ class Inputs:
         if self._odometry is None:
             return
         stamp, odom_from_base = self._odometry
+        if next_ns <= stamp:
+            return
         try:
             by_tf = self.tree.lookup(expected, inputs.base_frame, stamp)
         except TransformError:
             return  # nobody else says, or it is not here yet
-        metres, radians = by_tf.distance_to(odom_from_base)
+        apart, moved = by_tf.distance_to(odom_from_base), odom_from_base.distance_to(next_pose)
+        periods = DATED_S * SECOND / (next_ns - stamp)
+        metres, radians = apart
         self.foreign_odometry = ""
-        if metres > SAME_ODOMETRY[0] or radians > SAME_ODOMETRY[1]:
+        if any(a > s + m * periods for a, s, m in zip(apart, SAME_ODOMETRY, moved, strict=True)):
             self.foreign_odometry = (
                 f"TF says where '{inputs.base_frame}' is in '{expected}', and {topic} says it is "
                 f"{metres:.1f} m and {np.rad2deg(radians):.0f}° from there; set odometry_topic to "

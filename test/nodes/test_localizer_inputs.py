@@ -280,6 +280,16 @@ def test_odometry_that_is_not_where_tf_says_is_told():
     assert heard.inputs.foreign_odometry == ""
 
 
+def test_a_filter_that_dates_its_transform_ahead_is_the_same_odometry():
+    """At 20 m/s a tenth of a second is two metres."""
+    heard = ready(odometry_topic="/odom")
+    for tenths in range(10, 20):
+        ahead = transform((tenths + 1) * SECOND // 10, "odom", "base_link", 2.0 * tenths)
+        heard.inputs.on_transforms(ahead, static=False)
+        heard.inputs.on_odometry(odometry(tenths, 2.0 * tenths), 0)
+        assert heard.inputs.foreign_odometry == ""
+
+
 def test_odometry_of_another_frame_is_moved_to_the_base():
     heard = ready(odometry_topic="/odom")
     message = Odometry(header=header(SECOND, "odom"), child_frame_id="eye")
