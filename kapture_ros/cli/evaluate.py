@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import logging
 from pathlib import Path
 
 from kapture_ros.evaluation.options import EvaluationInputs, EvaluationOptions
 from kapture_ros.options import add_arguments as add_options
 from kapture_ros.options import from_arguments
+
+log = logging.getLogger(__name__)
 
 HELP = "compare estimated poses with reference poses: recall, calibration, plots"
 EXAMPLES = """\
@@ -50,12 +53,19 @@ def run(args: argparse.Namespace) -> None:
     # Here, since NAVER's kapture takes a second to import.
     from kapture_ros.evaluation.evaluate import evaluate
     from kapture_ros.evaluation.report import to_markdown, write_report
+    from kapture_ros.mapping.sessions import pose_frame
 
     inputs = EvaluationInputs(
         args.estimates, args.reference, args.map, args.query, args.pairs, tuple(args.map_images)
     )
     options = from_arguments(EvaluationOptions, args, args.config)
     evaluation = evaluate(inputs, options)
+    if pose_frame(args.reference) == "odom":  # REP-105: it drifts, and is not the map's
+        log.warning(
+            "the poses of %s are odometry, not the truth in the map's frame: of what follows only "
+            "the trajectory errors after alignment say something about the localizer",
+            args.reference,
+        )
     write_report(evaluation, inputs, options, args.out, overwrite=args.overwrite)
     print(to_markdown(evaluation))
     print(f"report: {args.out / 'evaluation.html'}")

@@ -58,8 +58,9 @@ class WindowOptions:
             end = min(end, bag.start_ns + round(self.end_s * NANOSECONDS))
         if start >= end:
             length = (bag.end_ns - bag.start_ns) / NANOSECONDS
+            until = "the end" if self.end_s is None else f"--end-s {self.end_s:g}"
             raise InputError(
-                f"nothing lies between --start-s {self.start_s:g} and the end: the bag is "
+                f"nothing lies between --start-s {self.start_s:g} and {until}: the bag is "
                 f"{length:.3f} s long"
             )
         return start, end

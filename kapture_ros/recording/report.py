@@ -127,7 +127,8 @@ def _timing_problems(name: str, topic: Session, options: Session) -> Iterator[st
         )
     offset = topic["clock_offset_s"]
     if offset and abs(offset["median"]) > options["clock_offset_s"]:
-        yield f"{name}: stamps are {offset['median']:.3f} s behind the receive time"
+        side = "behind" if offset["median"] > 0 else "ahead of"
+        yield f"{name}: stamps are {abs(offset['median']):.3f} s {side} the receive time"
 
 
 def _content_problems(name: str, topic: Session) -> Iterator[str]:

@@ -241,6 +241,7 @@ def test_a_recording_of_live_topics_is_not_gone_on_with(bag, tmp_path, capsys) -
         (["{bag}"], "name the dataset to write"),
         (["{bag}", "{bag}"], "is a bag"),
         (["{bag}", "out", "--start-s", "99"], "the bag is 2.0"),
+        (["{bag}", "out", "--start-s", "1", "--end-s", "0.5"], "and --end-s 0.5"),
         (["{bag}", "out", "--trajectory", "/no"], "/no"),
         (["{bag}", "out", "--definitions", "nowhere"], "nowhere"),
         (["{bag}", "/proc/out"], "cannot write"),

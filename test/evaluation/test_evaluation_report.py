@@ -111,6 +111,14 @@ def test_every_figure_is_in_the_json(drive: Path):
     assert queries["metres"][20] == pytest.approx(8, abs=0.5)
 
 
+@pytest.mark.parametrize(("frame", "warned"), [("odom", True), ("map", False)])
+def test_poses_of_odometry_are_not_taken_for_the_truth(drive: Path, caplog, frame, warned):
+    session = {"poses": {"world_frame": frame}}  # as the recorder's report has it
+    (drive / "reference/report.json").write_text(json.dumps({"sessions": [session]}))
+    assert evaluate(drive) == 0
+    assert ("are odometry, not the truth" in caplog.text) is warned
+
+
 def test_markdown_has_the_tables(drive: Path, capsys: pytest.CaptureFixture[str]):
     assert evaluate(drive) == 0
     text = (drive / "report" / "evaluation.md").read_text()

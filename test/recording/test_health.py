@@ -98,6 +98,8 @@ def test_a_type_without_header_has_no_clock_offset() -> None:
 def test_a_clock_that_is_wrong_is_a_problem() -> None:
     session = session_of(monitor_of(*(0.1 * n for n in range(20)), receive=3600.5))
     assert "stamps are 3600.500 s behind the receive time" in said(session)
+    session = session_of(monitor_of(*(0.1 * n for n in range(20)), receive=-3600.5))
+    assert "stamps are 3600.500 s ahead of the receive time" in said(session)
 
 
 def test_losses_are_told_first_and_by_reason() -> None:
