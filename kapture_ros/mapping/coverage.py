@@ -80,7 +80,7 @@ def hold_out(source: OpenMap, every: int) -> list[HeldOut]:
     images = source.images
     posed = np.flatnonzero(images.posed)
     instants = _by_time(images.frames[posed], images.stamps[posed])
-    queries = instants[every // 2 :: every]
+    queries = instants[min(every // 2, len(instants) // 2) :: every]  # one of few, too
     rest = posed[~np.isin(images.frames[posed], queries)]
     everything = np.ones(len(source.structure.xyz), bool)
     with tempfile.TemporaryDirectory(dir=source.path.parent, prefix=".coverage-") as folder:

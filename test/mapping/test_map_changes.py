@@ -110,6 +110,11 @@ def test_coverage_tells_how_images_held_out_are_localized(street, tmp_path: Path
         write_coverage(street.path, tmp_path / "report", CoverageOptions(), False)
 
 
+def test_coverage_of_few_instants_holds_one_out(street, tmp_path: Path):
+    text = write_coverage(street.path, tmp_path / "report", CoverageOptions(every=1000), False)
+    assert "1 localized against the rest" in text
+
+
 def test_maps_are_drawn_from_above_whichever_axis_is_up(street):
     loaded = VisualMap.load(street.path)
     assert level_axes(loaded) == [0, 1]
