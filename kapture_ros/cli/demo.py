@@ -230,14 +230,28 @@ def _process(name: str, words: tuple[str, ...]) -> Iterator[None]:
 
 def _judge(out: Path) -> None:
     """Compare with the truth, laid over the map by the drive the map is of."""
-    from kapture_ros.evaluation.reference import place_map, write_reference
+    from kapture_ros.evaluation.reference import georeference_error, place_map, write_reference
+    from kapture_ros.mapping.visual_map import VisualMap
+    from kapture_ros.options import load_yaml
+    from kapture_ros.transforms.geodesy import Datum
 
     placement = place_map(out / "map", out / "truth1")
     write_reference(out / "lap2", placement.map_from_truth, out / "reference")
     print("\nThe map beside the truth:")
-    for error in placement.errors[:2]:
-        kind = "as GNSS placed it" if error.alignment == "none" else "in itself (aligned)"
-        print(f"  {kind}: median {error.metres.median:.3f} m, worst {error.metres.maximum:.3f} m")
+    visual_map = VisualMap.load(out / "map")
+    if visual_map.datum is not None:
+        metres, degrees = georeference_error(
+            placement.map_from_truth,
+            visual_map.datum,
+            Datum(**load_yaml(out / "drive" / "drive.yaml")["datum"]),
+            visual_map.image_centers.mean(axis=0),
+        )
+        print(f"  as GNSS placed it: {metres:.2f} m and {degrees:.2f}° off, in its middle")
+    _, aligned = placement.errors[:2]
+    print(
+        f"  in itself (aligned): median {aligned.metres.median:.3f} m, "
+        f"worst {aligned.metres.maximum:.3f} m"
+    )
     parts = ("--query", f"{out}/lap2", "--map", f"{out}/map", "--overwrite")
     command = ("evaluate", f"{out}/live", f"{out}/reference", f"{out}/report", *parts)
     run_stages([Stage("compare with the truth", command)])

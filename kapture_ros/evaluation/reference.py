@@ -15,11 +15,13 @@ from pathlib import Path
 import kapture
 import kapture.io.csv as kapture_csv
 import numpy as np
+from scipy.spatial.transform import Rotation
 
 from kapture_ros.errors import InputError, OutputError
 from kapture_ros.evaluation.poses import read_poses
 from kapture_ros.evaluation.trajectory import AbsoluteError, absolute_errors, align
-from kapture_ros.transforms.se3 import Transform
+from kapture_ros.transforms.geodesy import Datum
+from kapture_ros.transforms.se3 import Array, Transform
 
 _TABLES = ("sensors.txt", "rigs.txt", "records_camera.txt")
 
@@ -65,6 +67,23 @@ def place_map(map_dir: Path, truth: Path) -> Placement:
             "line, to lay one over the other"
         )
     return Placement(fitted[1], absolute_errors(found, expected))
+
+
+def georeference_error(
+    map_from_truth: Transform, map_datum: Datum, truth_datum: Datum, place_map: Array
+) -> tuple[float, float]:
+    """Metres and degrees by which a map's datum puts a place of it (3,) beside where it is.
+
+    Args:
+        map_from_truth: how the map really lies in the frame of the truth.
+        truth_datum: where that frame is on the Earth, exactly.
+    """
+    on_earth = truth_datum.latitude, truth_datum.longitude, truth_datum.altitude
+    turn = Rotation.from_euler("z", truth_datum.yaw - map_datum.yaw)
+    by_datum = Transform(turn, map_datum.map_from_geodetic(*on_earth)[0])
+    there = by_datum.apply(map_from_truth.inverse().apply(place_map))
+    _, radians = by_datum.distance_to(map_from_truth)
+    return float(np.linalg.norm(there - place_map)), float(np.rad2deg(radians))
 
 
 def write_reference(truth: Path, map_from_truth: Transform, out: Path) -> None:

@@ -10,8 +10,9 @@ from scipy.spatial.transform import Rotation
 
 from kapture_ros.errors import InputError
 from kapture_ros.evaluation.poses import read_poses
-from kapture_ros.evaluation.reference import place_map, write_reference
+from kapture_ros.evaluation.reference import georeference_error, place_map, write_reference
 from kapture_ros.transforms import Transform
+from kapture_ros.transforms.geodesy import Datum
 
 SECOND = 1_000_000_000
 MAP_FROM_TRUTH = Transform(Rotation.from_euler("z", 20, degrees=True), [400.0, -30.0, 2.0])
@@ -59,6 +60,22 @@ def test_a_map_is_placed_by_its_images_and_judged_with_and_without(
     raw, aligned = placed.errors[:2]
     assert raw.metres.median > 300
     assert 0.04 < aligned.metres.median < 0.06
+
+
+@pytest.mark.parametrize(("east", "turned"), [(0.0, 0.0), (2.0, 0.01)])
+def test_a_datum_is_as_wrong_as_it_puts_the_map_elsewhere(east: float, turned: float):
+    """However far the two frames' origins are from each other."""
+    truth = Datum(45.2, 5.8, 250.0, 0.35)
+    lat, lon, alt = truth.geodetic_from_map([30.0, -20.0, 1.0])
+    datum = Datum(float(lat[0]), float(lon[0]), float(alt[0]))
+    origin = datum.map_from_geodetic(45.2, 5.8, 250.0)[0]
+    exact = Transform(Rotation.from_euler("z", 0.35), origin)
+    place = np.array([40.0, 30.0, 0.0])
+    wrong = Transform(Rotation.from_euler("z", turned), [east, 0, 0])
+    beside = Transform(translation=place) @ wrong @ Transform(translation=-place)
+    metres, degrees = georeference_error(beside @ exact, datum, truth, place)
+    assert metres == pytest.approx(east, abs=1e-3)
+    assert degrees == pytest.approx(np.rad2deg(turned), abs=1e-3)
 
 
 def test_the_reference_is_the_truth_in_the_frame_of_the_map(tmp_path: Path, drive: Path):

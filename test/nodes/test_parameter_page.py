@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from kapture_ros.nodes.parameter_page import page
-from kapture_ros.nodes.settings import parameters
+from kapture_ros.nodes.settings import FIXED_ONES, parameters
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 
@@ -19,6 +19,7 @@ def test_the_page_is_up_to_date():
 def test_every_parameter_has_a_row_with_its_range():
     rows = {line.split("`")[1]: line for line in page().splitlines() if line.startswith("| `")}
     assert set(rows) == {name for name, _, _ in parameters()}
+    assert {name for name in rows if "**fixed**" in rows[name]} == set(FIXED_ONES)
     assert "| 0.1 s | 0 to 10 |" in rows["transform_tolerance"]
     assert "map_to_odom or map_to_base or none" in rows["publish_tf"]
 
