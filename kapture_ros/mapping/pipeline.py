@@ -134,7 +134,7 @@ def build_map(
             if session.left_out:
                 run.warn(session.left_out)
         types = same_types(sessions)
-        build = begin(map_dir, sessions, settings)
+        build = begin(map_dir, sessions, settings, overwrite=overwrite)
         folders = link_features(sessions, map_dir)
         images, session_of = joined(sessions)
         counts |= {"sessions": len(sessions), "images": len(images)}
@@ -256,13 +256,16 @@ def joined(sessions: Sequence[Session]) -> tuple[ImageTable, npt.NDArray[np.int3
     return images, np.repeat(np.arange(len(sessions)), lengths).astype(np.int32)
 
 
-def begin(map_dir: Path, sessions: Sequence[Session], settings: MapSettings) -> Path:
+def begin(
+    map_dir: Path, sessions: Sequence[Session], settings: MapSettings, *, overwrite: bool
+) -> Path:
     """The folder of intermediate results, emptied if it is of other inputs or settings.
 
     A map that is there goes (see `check_output`): its successor's inputs are known to be good.
 
     Raises:
-        OutputError: if the map's folder cannot be written.
+        OutputError: if it is a map of other inputs or settings that only lacks its measuring
+            (and `overwrite` is false), or cannot be written.
     """
     build = map_dir / BUILD
     inputs = [str(session.dataset.resolve()) for session in sessions]
@@ -272,6 +275,8 @@ def begin(map_dir: Path, sessions: Sequence[Session], settings: MapSettings) -> 
     if known.is_file() and known.read_text() == key:
         log.info("continuing %s", map_dir)
         return build
+    if (map_dir / FILE_NAME).exists() and not overwrite:
+        raise OutputError(f"{map_dir} is a map already: choose another, or pass --overwrite")
     try:
         if map_dir.exists():
             remove_folder(map_dir)

@@ -277,6 +277,9 @@ def test_a_map_that_was_not_measured_to_the_end_is_not_finished(
         patch.setattr(pipeline, "measure_map", interrupted)
         with pytest.raises(KeyboardInterrupt):
             build_map([street.drive.path], tmp_path / "map", few_pairs)
+    other = replace(few_pairs, poses=PoseOptions(poses="refine"))
+    with pytest.raises(OutputError, match="is a map already"):
+        build_map([street.drive.path], tmp_path / "map", other)
     manifest = build_map([street.drive.path], tmp_path / "map", few_pairs)
     steps = {step["step"]: step for step in manifest.record["steps"]}
     assert steps["match"]["newly matched"] == 0
