@@ -31,7 +31,7 @@ from kapture_ros.evaluation.estimates import (
     read_estimates,
     write_matches,
 )
-from kapture_ros.files import write_atomically
+from kapture_ros.files import remove_folder, write_atomically
 from kapture_ros.localization.drives import localize_drives
 from kapture_ros.localization.localizer import Localizer
 from kapture_ros.localization.options import BatchOptions
@@ -89,7 +89,7 @@ def localize_all(
     if options.sequence and options.pipeline != "global_map":
         raise OptionError("--sequence needs the pipeline 'global_map'")
     if overwrite and (out / SETTINGS).is_file():
-        shutil.rmtree(out)
+        remove_folder(out)
     _open_folder(out, localizer, options)
     done = _resume(out, queries)
     table = out / FILE_NAME

@@ -201,13 +201,18 @@ class SequenceLocalizer:
             if self._candidates or self.places.is_told():
                 return State.INITIALIZING
             return State.UNINITIALIZED if self._fix_ns is None else State.LOST
-        if known is None or _sigma(known) > tracking.lost_sigma:
+        if known is None or self._sigma(known) > tracking.lost_sigma:
             return State.LOST
         recent = stamp_ns - known.fix_ns <= tracking.coast_after * SECOND
         moving = self._vision is None or self._vision.velocity_known
         if recent and moving and self._supported and not self._rejected and not self._leapt:
             return State.TRACKING
         return State.COASTING
+
+    def _sigma(self, state: MotionState) -> float:
+        """Metres, of the position as it would be told, in the direction that is known worst."""
+        told = self._check.inflation * state.pose_covariance
+        return float(np.sqrt(np.linalg.eigvalsh(told[:3, :3])[-1]))
 
     def _carry(self, query: Query, views: Sequence[View]) -> None:
         """Without odometry the images tell the motion; what is too uncertain is lost."""
@@ -223,7 +228,7 @@ class SequenceLocalizer:
         if not self.motion.initialized:
             return
         known = self._reached(stamp)
-        if known is None or _sigma(known) > FORGOTTEN * self.options.tracking.lost_sigma:
+        if known is None or self._sigma(known) > FORGOTTEN * self.options.tracking.lost_sigma:
             newest = self.motion.odometry.newest_ns
             if newest is not None and stamp >= newest - SECOND:
                 self._lose()
@@ -525,7 +530,3 @@ def _leap(told: TrackedPose, now: MotionState | None) -> bool:
         return False
     metres, radians = told.map_from_base.distance_to(now.map_from_base)
     return metres > LEAP[0] or radians > LEAP[1]
-
-
-def _sigma(state: MotionState) -> float:
-    return float(np.sqrt(np.linalg.eigvalsh(state.covariance[:3, :3])[-1]))

@@ -58,7 +58,7 @@ class FeatureFolder:
         """
         header = folder / f"{kind}.txt"
         try:
-            lines = header.read_text(encoding="utf-8").splitlines()
+            lines = header.read_text(encoding="utf-8", errors="replace").splitlines()
         except OSError as error:
             raise InputError(f"no {kind} of type '{type_name}': {header} is missing") from error
         rows = [line for line in lines if line.strip() and not line.startswith("#")]
@@ -66,7 +66,7 @@ class FeatureFolder:
         if len(fields) != len(COLUMNS[kind]):
             raise InputError(f"{header}: expected one row '{', '.join(COLUMNS[kind])}'")
         values = dict(zip(COLUMNS[kind], fields, strict=True))
-        if values["dtype"] not in DTYPES or not values["dsize"].isdigit():
+        if values["dtype"] not in DTYPES or not values["dsize"].isdecimal():
             raise InputError(f"{header}: unknown dtype or dsize in '{rows[0]}'")
         return cls(folder, kind, type_name, values)
 

@@ -5,9 +5,9 @@ of the vehicle. A camera that is turned against them sees all of the world move 
 point, by the same turn all along the drive, and a map made so contradicts itself. The turn with
 which matches between images of one camera fit the poses best is found by least squares. How sure it
 is tell stretches of the drive, each left out in turn (the jackknife; Künsch, Annals of Statistics
-1989): poses that err by themselves have another turn in every stretch, and going straight tells
-nothing of a roll. Where the camera sits does not show so, and a wrong principal point looks like a
-turn.
+1989): poses that err by themselves have another turn in every stretch. Where the camera sits does
+not show so, and a wrong principal point looks like a turn. A roll of a camera that looks and goes
+straight ahead changes next to nothing of what it sees: such axes are left out.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import numpy.typing as npt
 from scipy.optimize import least_squares
 from scipy.spatial.transform import Rotation
 
+from kapture_ros.localization.refinement import cauchy_weight
 from kapture_ros.mapping.feature_files import FeatureFolder
 from kapture_ros.mapping.images import ImageTable
 from kapture_ros.mapping.matching import MatchStore
@@ -38,10 +39,13 @@ ENOUGH = 20  # fewer do not tell
 MATCHES = 100  # of a pair at most
 APART = (0.25, 10.0)  # metres between the images of a pair
 STRAIGHT = 1.2  # metres driven between them, a metre apart, at most
-STRETCHES = 8  # of the drive
+WAY = 40.0  # metres driven at least: poses err alike over some of them
+STRETCHES = 8  # of the way
 NEAR = 12.0  # pixels off the epipolar line by the poses as they are: further is a wrong match
 LEAST = np.radians(0.1)  # a turn that matters
 SURE = 4.0  # standard errors
+SEEN = 0.03  # of the information about the axis that is seen best: with less an axis is left out
+STEP = 1e-5  # radians, of the derivatives
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +54,9 @@ class Mounting:
 
     Attributes:
         sensor_id: of the camera.
-        found: (3,) radians, the turn as a rotation vector; right, down, ahead of the camera.
-        sigma: (3,) radians, of it.
+        found: (3,) radians, the turn as a rotation vector; right, down, ahead of the camera. Zero
+            about axes of which the images do not tell.
+        sigma: (3,) radians, of it; infinite about those.
         turn: given_from_true camera frame, only about the axes for which it is certain.
         before, after: pixels, median epipolar error with the poses as given and so turned.
     """
@@ -76,8 +81,9 @@ class Mounting:
             ("up", "right", "clockwise"), self.found, self.sigma, self.turn.as_rotvec(), strict=True
         ):
             angle = turn if turn else found
-            said = f"{np.degrees(angle):.2f} ± {np.degrees(sigma):.2f}° {way}"
-            (certain if turn else others).append(said)
+            if np.isfinite(sigma):
+                said = f"{np.degrees(angle):.2f} ± {np.degrees(sigma):.2f}° {way}"
+                (certain if turn else others).append(said)
         more = f" (left alone: {', '.join(others)})" if others else ""
         return ", ".join(certain) + more
 
@@ -143,7 +149,10 @@ def corrected(images: ImageTable, mounting: Mounting) -> ImageTable:
 
 
 def _moving_pairs(images: ImageTable, pairs: Pairs, camera: int) -> Pairs:
-    """Pairs of images of one camera, taken one soon after the other from elsewhere."""
+    """Pairs of images of one camera, taken one soon after the other from elsewhere.
+
+    No pair, if it did not go far.
+    """
     both = (images.camera[pairs] == camera).all(axis=1) & images.posed[pairs].all(axis=1)
     own = pairs[both]
     own = own[np.argsort(images.stamps[own].min(axis=1), kind="stable")]
@@ -152,6 +161,9 @@ def _moving_pairs(images: ImageTable, pairs: Pairs, camera: int) -> Pairs:
     rows = rows[np.argsort(images.stamps[rows], kind="stable")]
     way = np.zeros(len(images))
     way[rows[1:]] = np.cumsum(np.linalg.norm(np.diff(centers[rows], axis=0), axis=1))
+    if way.max(initial=0.0) < WAY:
+        nothing: Pairs = own[:0]
+        return nothing
     apart = np.linalg.norm(centers[own[:, 0]] - centers[own[:, 1]], axis=1)
     driven = np.abs(way[own[:, 0]] - way[own[:, 1]])
     good = own[(apart > APART[0]) & (apart < APART[1]) & (driven < STRAIGHT * apart)]
@@ -182,10 +194,12 @@ def _seen(images: ImageTable, pairs: Pairs, rays: Rays, store: MatchStore) -> _S
 
 
 def _turned(sensor_id: str, seen: _Seen) -> Mounting:
-    found = _best_turn(seen)
+    axes = _axes_seen(seen)
+    found = _best_turn(seen, axes)
     stretch = seen.pair * STRETCHES // len(seen.essential)
-    without = [_best_turn(seen.select(stretch != left_out)) for left_out in range(STRETCHES)]
-    sigma = np.sqrt((STRETCHES - 1) * np.var(without, axis=0))
+    without = [_best_turn(seen.select(stretch != left_out), axes) for left_out in range(STRETCHES)]
+    sigma = np.full(3, np.inf)
+    sigma[axes] = np.sqrt((STRETCHES - 1) * np.var(without, axis=0))[axes]
     certain = (np.abs(found) > LEAST) & (np.abs(found) > SURE * sigma)
     turn = Rotation.from_rotvec(_best_turn(seen, np.flatnonzero(certain)))
     before, after = (
@@ -194,12 +208,25 @@ def _turned(sensor_id: str, seen: _Seen) -> Mounting:
     return Mounting(sensor_id, found, sigma, turn, before, after)
 
 
-def _best_turn(seen: _Seen, axes: npt.ArrayLike = (0, 1, 2)) -> Array:
+def _axes_seen(seen: _Seen) -> npt.NDArray[np.intp]:
+    """The axes of which the images tell, by the information about each beside the others."""
+    slopes = [
+        seen.errors(Rotation.from_rotvec(step)) - seen.errors(Rotation.from_rotvec(-step))
+        for step in STEP * np.eye(3)
+    ]
+    slope = np.stack(slopes, axis=1) / (2 * STEP)
+    weighed = slope * cauchy_weight(seen.errors(Rotation.identity()))[:, None]
+    alone = 1 / np.diagonal(np.linalg.inv(weighed.T @ slope))
+    axes: npt.NDArray[np.intp] = np.flatnonzero(alone > SEEN * alone.max())
+    return axes
+
+
+def _best_turn(seen: _Seen, axes: npt.NDArray[np.intp]) -> Array:
     """(3,) rotation vector about some of the axes.
 
     Cauchy's loss at one pixel, in which what is left of wrong matches counts little.
     """
-    free = np.eye(3)[np.asarray(axes)]
+    free = np.eye(3)[axes]
     if len(free) == 0:
         return np.zeros(3)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from pathlib import Path
 
 import kapture.io.csv as kapture_csv
 import numpy as np
@@ -192,6 +193,13 @@ def test_another_drive_does_not_mix_into_a_folder(world, query, tmp_path, capsys
     assert f"answers to queries that {other} does not have" in capsys.readouterr().err
     assert (tmp_path / "out" / "estimates.csv").read_text() == before
     assert localize(world, other, tmp_path / "out", "--overwrite") == 0
+
+
+def test_the_folder_one_is_in_is_begun_anew(world, query, tmp_path, monkeypatch) -> None:
+    localize(world, query, tmp_path / "out")
+    monkeypatch.chdir(tmp_path / "out")
+    assert localize(world, query, Path(), "--top-k", "3", "--overwrite") == 0
+    assert (tmp_path / "out" / "estimates.csv").is_file()
 
 
 def test_a_foreign_folder_is_left_alone(world, query, tmp_path, capsys) -> None:

@@ -291,12 +291,17 @@ def test_gnss_that_excludes_the_pose_raises_the_alarm_and_moves_nothing(world, l
 
 def test_odometry_worse_than_declared_is_noticed_and_the_covariance_inflated(world, localizer):
     noisy = MotionOptions(odometry_position_noise=0.08, odometry_rotation_noise=0.008)
-    result, _ = drive_through(world, localizer, Trip(start=215, end=275), noise=noisy)
+    result, sequence = drive_through(world, localizer, Trip(start=215, end=275), noise=noisy)
     assert State.LOST not in {pose.state for pose in result.answers}, "it drifted: no other place"
     last = result.answers[-1]
     assert not last.consistent
     assert last.inflation > 1.2
     assert last.state is State.TRACKING
+    told = np.sqrt(np.linalg.eigvalsh(last.covariance[:3, :3])[-1])
+    for limit, state in ((1.01 * told, State.TRACKING), (0.99 * told, State.LOST)):
+        tracking = replace(sequence.options.tracking, lost_sigma=limit)
+        sequence.options = replace(sequence.options, tracking=tracking)
+        assert sequence.pose_at(last.stamp_ns).state is state, "by the covariance that is told"
 
 
 def test_an_image_that_shows_nothing_is_answered_with_its_reason(world, localizer):

@@ -102,9 +102,8 @@ def test_wrong_extrinsics_are_reported_by_camera(tmp_path: Path, few_pairs):
     options = replace(SHORT, frames=14, step=2.0, wrong_extrinsics_deg=8.0)
     drive = make_drive(tmp_path / "drive", options)
     manifest = build_map([drive.path], tmp_path / "map", few_pairs)
-    misfit, turned = (w for w in manifest.record["warnings"] if "extrinsics" in w)
-    assert misfit.startswith("camera 'left': only")
-    assert re.match(r"camera 'left' is turned (8\.0|7\.9)\d ± 0\.\d\d° clockwise", turned)
+    (told,) = (w for w in manifest.record["warnings"] if "extrinsics" in w)
+    assert told.startswith("camera 'left': only")
 
 
 @pytest.mark.parametrize("kind", ["keypoints", "descriptors", "global_features"])

@@ -48,10 +48,21 @@ def test_damaged_features_are_named(tmp_path: Path):
         written.read("a.jpg")
 
 
-@pytest.mark.parametrize("row", ["", "r2d2, float16, 3", "r2d2, float32", "r2d2, float32, x"])
+@pytest.mark.parametrize(
+    "row",
+    [
+        "",
+        "r2d2, float16, 3",
+        "r2d2, float32",
+        "r2d2, float32, x",
+        "r2d2, float32, ²",
+        "\udcff\udcfe",
+    ],
+)
 def test_a_header_that_is_not_kaptures_is_refused(tmp_path: Path, row: str):
     written = folder(tmp_path)
-    (written.folder / "keypoints.txt").write_text(f"# kapture format: 1.1\n{row}\n")
+    content = f"# kapture format: 1.1\n{row}\n".encode(errors="surrogateescape")
+    (written.folder / "keypoints.txt").write_bytes(content)
     with pytest.raises(InputError, match=r"keypoints.txt"):
         FeatureFolder.in_dataset(tmp_path, "keypoints", "r2d2")
 
