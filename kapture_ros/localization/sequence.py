@@ -8,6 +8,7 @@ Fed and read by the localizer node and by offline runs.
 
 from __future__ import annotations
 
+import logging
 from bisect import insort
 from collections import deque
 from collections.abc import Iterable, Sequence
@@ -40,12 +41,15 @@ from kapture_ros.localization.window import Keyframe
 from kapture_ros.transforms import Transform
 from kapture_ros.transforms.se3 import cross_matrix, difference
 
+log = logging.getLogger(__name__)
+
 PLACE_IMAGES = 5  # map images of a believed place that are matched
 AGREEMENT = (0.5, 0.1, np.deg2rad(5.0))  # metres, metres per metre, radians
 ELSEWHERE = 5.0  # metres from the pose: no fix of the same place is
 FORGOTTEN = 6.0  # times the uncertainty at which the pose is not given: then it is not sought
 RIVAL = 1 / 3  # of what was retrieved about a pose: another place with more makes it doubtful
 REMEMBERED = 256  # stamps, to know repeated instants
+ENDED = 2.0  # seconds in which instants go on beyond where odometry reaches: it has ended
 LEAP = (0.4, np.deg2rad(1.6))  # metres, radians by which an instant may correct what was told
 
 
@@ -72,6 +76,7 @@ class SequenceLocalizer:
         self._hint: PosePrior | None = None
         self._hint_ns: int | None = None
         self._learned: MotionState | None = None
+        self._unreached_ns: int | None = None  # the first instant in a row beyond odometry
         self._check = SelfCheck()
         self._gnss = GnssAlarm()
         self._place_odom: Transform | None = None
@@ -111,9 +116,23 @@ class SequenceLocalizer:
         """Take a sample; False if it is not newer than the last one."""
         if self._vision is not None:  # it was thought that there is none
             self._vision = None
-            self._lose()
-            self.motion = MotionFilter(self.options.motion, self.inertial, self.motion.of_map)
+            self._begin_motion()
         return self.motion.add_odometry(sample)
+
+    def _begin_motion(self) -> None:
+        """Another source tells the motion now, in a frame of its own."""
+        self._lose()
+        self.motion = MotionFilter(self.options.motion, self.inertial, self.motion.of_map)
+
+    def _odometry_has_ended(self, stamp_ns: int) -> bool:
+        """Whether instants go on, and odometry does not; one stamp may be wrong."""
+        newest = self.motion.odometry.newest_ns
+        if self._vision is not None or newest is None or stamp_ns <= newest + SECOND:
+            self._unreached_ns = None
+            return False
+        if self._unreached_ns is None:
+            self._unreached_ns = stamp_ns
+        return stamp_ns - max(newest + SECOND, self._unreached_ns) > ENDED * SECOND
 
     def add_imu(self, sample: ImuSample) -> bool:
         """Take a sample, in the axes of the base; False if it cannot be used."""
@@ -126,6 +145,9 @@ class SequenceLocalizer:
         late = self._late(query.stamp_ns)
         if late is not None:
             return replace(self.pose_at(query.stamp_ns), estimate=late)
+        if self._odometry_has_ended(query.stamp_ns):
+            log.warning("odometry has ended: images carry the pose until it is back")
+            self._begin_motion()
         told = self._told_before(query.stamp_ns)
         views: list[View] = []
         try:

@@ -233,6 +233,44 @@ def test_odometry_that_appears_later_takes_over(world, localizer):
     assert answer.state is State.TRACKING
 
 
+def test_odometry_that_ends_is_replaced_by_the_images_until_it_is_back(world, localizer):
+    rng = np.random.default_rng(19)
+    drive = make_drive(rng, Trip(start=15, end=75))
+    sequence, answers = SequenceLocalizer(localizer), []
+    for sample in drive.odometry:
+        second = (sample.stamp_ns - START) / SECOND
+        if second < 3 or second > 9:
+            sequence.add_odometry(sample)
+        if sample.stamp_ns in drive.frames:
+            query = make_query(world, drive.truth[sample.stamp_ns], sample.stamp_ns, rng)
+            answers.append((second, sequence.update(query)))
+    assert all(answer.motion is MotionSource.ODOMETRY for second, answer in answers if second < 3)
+    assert all(a.motion is not MotionSource.ODOMETRY for second, a in answers if 6.5 < second < 9)
+    for begin, end in ((1, 3.5), (7.5, 9), (10, 12)):
+        assert {a.state for second, a in answers if begin < second < end} == {State.TRACKING}
+    assert answers[-1][1].motion is MotionSource.ODOMETRY
+    for _, answer in answers:
+        if answer.map_from_base is not None:
+            metres, _ = answer.map_from_base.distance_to(drive.truth[answer.stamp_ns])
+            assert metres < 0.5
+
+
+def test_one_stamp_ahead_does_not_end_the_odometry(world, localizer):
+    rng = np.random.default_rng(20)
+    drive = make_drive(rng, Trip(start=15, end=30))
+    sequence = SequenceLocalizer(localizer)
+    for sample in drive.odometry:
+        sequence.add_odometry(sample)
+        if sample.stamp_ns in drive.frames:
+            query = make_query(world, drive.truth[sample.stamp_ns], sample.stamp_ns, rng)
+            answer = sequence.update(query)
+        if sample.stamp_ns == drive.frames[5]:
+            wrong = make_query(world, drive.truth[START], sample.stamp_ns + 4 * SECOND, rng)
+            assert sequence.update(wrong).estimate.reason is Reason.BAD_INPUT
+    assert answer.motion is MotionSource.ODOMETRY
+    assert answer.state is State.TRACKING
+
+
 def test_a_gyro_beside_odometry_carries_further_through_the_dark(world, localizer):
     """Four seconds of fixes, and ten that show nothing."""
     rng = np.random.default_rng(17)
