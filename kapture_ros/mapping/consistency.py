@@ -97,7 +97,7 @@ def _near_pairs(images: ImageTable, pairs: Pairs) -> dict[str, Rows]:
     posed = images.posed[pairs].all(axis=1)
     same = images.camera[pairs[:, 0]] == images.camera[pairs[:, 1]]
     apart = np.linalg.norm(centers[pairs[:, 0]] - centers[pairs[:, 1]], axis=1)
-    way = _way(images)
+    way = way_driven(images)
     between = np.abs(way[pairs[:, 0]] - way[pairs[:, 1]])
     found = {}
     for camera in np.unique(images.camera):
@@ -105,23 +105,23 @@ def _near_pairs(images: ImageTable, pairs: Pairs) -> dict[str, Rows]:
             posed & same & (images.camera[pairs[:, 0]] == camera) & (apart > 0.05)
         )
         nearest = rows[np.argsort(between[rows], kind="stable")][: 8 * SAMPLE]
-        found[images.cameras[camera].sensor_id] = _spread(np.sort(nearest))
+        found[images.cameras[camera].sensor_id] = evenly(np.sort(nearest), SAMPLE)
     return found
 
 
 def _far_pairs(images: ImageTable, pairs: Pairs) -> Rows:
     """Pairs with the longest way between them, compared with how near they are in space."""
     posed = images.posed[pairs].all(axis=1)
-    way = _way(images)
+    way = way_driven(images)
     between = np.abs(way[pairs[:, 0]] - way[pairs[:, 1]])
     centers = images.centers()
     apart = np.linalg.norm(centers[pairs[:, 0]] - centers[pairs[:, 1]], axis=1)
     far = min(FAR, float(way.max(initial=0.0)) / 4)
     rows = np.flatnonzero(posed & (between > far) & (between > 3.0 * apart))
-    return _spread(rows)
+    return evenly(rows, SAMPLE)
 
 
-def _way(images: ImageTable) -> Array:
+def way_driven(images: ImageTable) -> Array:
     """Metres driven until each image (N,), by camera and stamp."""
     way = np.zeros(len(images))
     centers = images.centers()
@@ -133,7 +133,8 @@ def _way(images: ImageTable) -> Array:
     return way
 
 
-def _spread(rows: Rows) -> Rows:
-    if len(rows) <= SAMPLE:
+def evenly(rows: Rows, count: int) -> Rows:
+    """So many of the rows at most, from the first to the last."""
+    if len(rows) <= count:
         return rows
-    return np.asarray(rows[np.linspace(0, len(rows) - 1, SAMPLE).round().astype(int)])
+    return np.asarray(rows[np.linspace(0, len(rows) - 1, count).round().astype(int)])

@@ -116,9 +116,8 @@ def _places(source: OpenMap, visual_map: VisualMap) -> list[Rows]:
 
 
 def _is_standing(before: Transform, after: Transform) -> bool:
-    moved = np.linalg.norm(after.translation - before.translation)
-    turned = (before.rotation.inv() * after.rotation).magnitude()
-    return bool(moved < STANDING[0] and turned < STANDING[1])
+    metres, radians = before.distance_to(after)
+    return metres < STANDING[0] and radians < STANDING[1]
 
 
 def _try(

@@ -20,6 +20,7 @@ from scipy.optimize import least_squares
 from scipy.spatial.transform import Rotation
 
 from kapture_ros.localization.refinement import cauchy_weight
+from kapture_ros.mapping.consistency import evenly, way_driven
 from kapture_ros.mapping.feature_files import FeatureFolder
 from kapture_ros.mapping.images import ImageTable
 from kapture_ros.mapping.matching import MatchStore
@@ -122,10 +123,10 @@ def mountings(
     images: ImageTable, pairs: Pairs, keypoints: FeatureFolder, store: MatchStore
 ) -> list[Mounting]:
     """The turn of every camera whose images tell it."""
-    rays = Rays(images, keypoints)
+    rays, way = Rays(images, keypoints), way_driven(images)
     found = []
     for number, camera in enumerate(images.cameras):
-        seen = _seen(images, _moving_pairs(images, pairs, number), rays, store)
+        seen = _seen(images, _moving_pairs(images, way, pairs, number), rays, store)
         if seen is not None:
             found.append(_turned(camera.sensor_id, seen))
     return found
@@ -148,28 +149,26 @@ def corrected(images: ImageTable, mounting: Mounting) -> ImageTable:
     return replace(images.with_poses(rows, columns), rigs=rigs)
 
 
-def _moving_pairs(images: ImageTable, pairs: Pairs, camera: int) -> Pairs:
+def _moving_pairs(images: ImageTable, way: Array, pairs: Pairs, camera: int) -> Pairs:
     """Pairs of images of one camera, taken one soon after the other from elsewhere.
 
     No pair, if it did not go far.
+
+    Args:
+        way: (N,) metres driven until each image.
     """
     both = (images.camera[pairs] == camera).all(axis=1) & images.posed[pairs].all(axis=1)
     own = pairs[both]
     own = own[np.argsort(images.stamps[own].min(axis=1), kind="stable")]
-    centers = images.centers()
-    rows = np.unique(own)
-    rows = rows[np.argsort(images.stamps[rows], kind="stable")]
-    way = np.zeros(len(images))
-    way[rows[1:]] = np.cumsum(np.linalg.norm(np.diff(centers[rows], axis=0), axis=1))
-    if way.max(initial=0.0) < WAY:
+    if len(own) == 0 or np.ptp(way[own]) < WAY:
         nothing: Pairs = own[:0]
         return nothing
+    centers = images.centers()
     apart = np.linalg.norm(centers[own[:, 0]] - centers[own[:, 1]], axis=1)
     driven = np.abs(way[own[:, 0]] - way[own[:, 1]])
-    good = own[(apart > APART[0]) & (apart < APART[1]) & (driven < STRAIGHT * apart)]
-    chosen = np.linspace(0, len(good) - 1, min(len(good), PAIRS)).round().astype(int)
-    few: Pairs = good[chosen]
-    return few
+    good = np.flatnonzero((apart > APART[0]) & (apart < APART[1]) & (driven < STRAIGHT * apart))
+    chosen: Pairs = own[evenly(good, PAIRS)]
+    return chosen
 
 
 def _seen(images: ImageTable, pairs: Pairs, rays: Rays, store: MatchStore) -> _Seen | None:
@@ -182,7 +181,7 @@ def _seen(images: ImageTable, pairs: Pairs, rays: Rays, store: MatchStore) -> _S
         good = np.flatnonzero(epipolar_error(motion, start, end) * focal < NEAR)
         if len(good) < ENOUGH:
             continue
-        good = good[np.linspace(0, len(good) - 1, min(len(good), MATCHES)).round().astype(int)]
+        good = evenly(good, MATCHES)
         motions.append(essential_matrix(motion))
         counts.append(len(good))
         first.append(on_plane(start[good]))

@@ -143,29 +143,14 @@ def build_map(
     with run.step("match") as counts:
         new = match_pairs(images, pairs, folders["descriptors"], store, settings.match)
         counts |= {"pairs": len(pairs), "newly matched": new}
-    given, correct = images, settings.poses.correct_mounting
-    if correct and settings.poses.poses in ("auto", "fixed"):
-        images = mounting_step(run, images, pairs, folders, store)
-    route = pose_step(run, images, sessions, pairs, folders, store)
-    if route != "fixed":
-        images = given
-        if correct:
-            run.warn(f"cameras stay as given: --correct-mounting keeps poses, --poses {route} not")
-    elif not correct:
-        mounting_step(run, images, pairs, folders, store)
+    route, images = route_step(run, images, sessions, pairs, folders, store)
     verified = verify_step(run, images, pairs, folders, store, build, route)
     scene = routes.Scene(
         images, session_of, folders["keypoints"], build / DATABASE,
         tuple(session.fixes for session in sessions), verified, settings.reconstruct,
     )  # fmt: skip
     placed = place_step(run, scene, route)
-    with run.step("write") as counts:
-        structure = structure_of(placed.model, len(placed.images))
-        structure = colored(structure, placed.images, folders["keypoints"], image_files(sessions))
-        sensors = copy_records([(s.dataset, s.prefix) for s in sessions], map_dir)
-        write_images(map_dir, placed.images, sensors)
-        write_structure(map_dir, placed.images, types.keypoints, structure)
-        counts |= {"points": len(structure.xyz), "observations": len(structure.points)}
+    write_step(run, placed, sessions, folders, map_dir)
     manifest = Manifest(
         types, placed.metric, placed.datum, georeference.bounds(placed.images),
         tuple(session.name for session in sessions), run.record(),
@@ -317,6 +302,28 @@ def gnss_positions(
     return np.concatenate([positions_of_images(s.images, s.fixes, datum) for s in sessions])
 
 
+def route_step(
+    run: Run,
+    images: ImageTable,
+    sessions: Sequence[Session],
+    pairs: Pairs,
+    folders: dict[str, FeatureFolder],
+    store: MatchStore,
+) -> tuple[str, ImageTable]:
+    """How the given poses are used, and the images, with cameras turned where that is wanted."""
+    given, wanted = images, run.settings.poses
+    if wanted.correct_mounting and wanted.poses in ("auto", "fixed"):
+        images = mounting_step(run, images, pairs, folders, store)
+    route = pose_step(run, images, sessions, pairs, folders, store)
+    if route == "fixed":
+        if not wanted.correct_mounting:
+            mounting_step(run, images, pairs, folders, store)
+        return route, images
+    if wanted.correct_mounting:
+        run.warn(f"cameras stay as given: --correct-mounting keeps poses, --poses {route} not")
+    return route, given
+
+
 def pose_step(
     run: Run,
     images: ImageTable,
@@ -454,3 +461,21 @@ def place_step(run: Run, scene: routes.Scene, route: str) -> routes.Placed:
     if lost:
         run.warn(f"{lost} of {len(placed.images)} images are not in the map: no pose was found")
     return placed
+
+
+def write_step(
+    run: Run,
+    placed: routes.Placed,
+    sessions: Sequence[Session],
+    folders: dict[str, FeatureFolder],
+    map_dir: Path,
+) -> None:
+    """The map's kapture files."""
+    with run.step("write") as counts:
+        keypoints = folders["keypoints"]
+        structure = structure_of(placed.model, len(placed.images))
+        structure = colored(structure, placed.images, keypoints, image_files(sessions))
+        sensors = copy_records([(s.dataset, s.prefix) for s in sessions], map_dir)
+        write_images(map_dir, placed.images, sensors)
+        write_structure(map_dir, placed.images, keypoints.type_name, structure)
+        counts |= {"points": len(structure.xyz), "observations": len(structure.points)}

@@ -201,17 +201,23 @@ def test_several_drives_make_one_map(tmp_path: Path, few_pairs):
     assert ((seen_by[0] > 0) & (seen_by[1] > 0)).sum() > 0.3 * len(structure.xyz)
 
 
+def interrupt(monkeypatch, step: str, street, target: Path, settings: MapSettings) -> None:
+    """Break a build off where a step begins."""
+
+    def interrupted(*_args, **_named):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline, step, interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            build_map([street.drive.path], target, settings)
+
+
 def test_an_interrupted_run_goes_on_and_ends_the_same(
     tmp_path: Path, street, few_pairs, monkeypatch
 ):
-    def interrupted(*args, **kwargs):
-        raise KeyboardInterrupt
-
     target = tmp_path / "map"
-    with monkeypatch.context() as patch:
-        patch.setattr(pipeline, "verify_step", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            build_map([street.drive.path], target, few_pairs)
+    interrupt(monkeypatch, "verify_step", street, target, few_pairs)
     assert not (target / "map.yaml").exists()
     images = read_images(street.drive.path)
     assert len(read_pairs(target / "build/pairs.txt", images)) > 50
@@ -224,13 +230,7 @@ def test_an_interrupted_run_goes_on_and_ends_the_same(
 
 
 def test_other_settings_begin_anew(tmp_path: Path, street, few_pairs, monkeypatch):
-    def interrupted(*args, **kwargs):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(pipeline, "verify_step", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            build_map([street.drive.path], tmp_path / "map", few_pairs)
+    interrupt(monkeypatch, "verify_step", street, tmp_path / "map", few_pairs)
     other = replace(few_pairs, poses=PoseOptions(poses="fixed"))
     manifest = build_map([street.drive.path], tmp_path / "map", other)
     steps = {step["step"]: step for step in manifest.record["steps"]}
@@ -270,13 +270,7 @@ def test_a_map_is_replaced_from_within(tmp_path: Path, street, few_pairs, monkey
 def test_a_map_that_was_not_measured_to_the_end_is_not_finished(
     tmp_path: Path, street, few_pairs, monkeypatch
 ):
-    def interrupted(*_):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(pipeline, "measure_map", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            build_map([street.drive.path], tmp_path / "map", few_pairs)
+    interrupt(monkeypatch, "measure_map", street, tmp_path / "map", few_pairs)
     other = replace(few_pairs, poses=PoseOptions(poses="refine"))
     with pytest.raises(OutputError, match="is a map already"):
         build_map([street.drive.path], tmp_path / "map", other)
