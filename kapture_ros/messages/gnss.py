@@ -9,7 +9,7 @@ from typing import Any
 from kapture_ros.dataset.records import GnssRecord, Record
 from kapture_ros.messages.common import NANOSECONDS, Message, MessageError, plain
 
-NO_FIX = -1
+NO_FIX, FIX = -1, 0  # of sensor_msgs/NavSatStatus
 UNKNOWN_DOP = 0.0  # kapture's default
 
 
@@ -65,7 +65,8 @@ def gps_fix_records(message: Message, stamp_ns: int, sensor_id: str) -> tuple[Re
 def is_vouched_for(extra: Mapping[str, Any]) -> bool:
     """Whether a receiver stands by a position, by what its message says besides.
 
-    'No fix' without a covariance is a position that it kept, or guessed, through an outage.
+    'No fix' without a covariance is a position that it kept, or guessed, through an outage, or
+    that was typed in or simulated.
 
     Args:
         extra: of a `GnssRecord`.

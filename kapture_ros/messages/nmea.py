@@ -1,7 +1,9 @@
 """NMEA 0183 sentences, from nmea_msgs/Sentence or a receiver's log, as GNSS records.
 
 GGA gives positions with altitude; RMC gives positions without one, as a sensor of its own.
-The whole sentence is kept in the sidecar. All others are counted as skipped.
+The whole sentence is kept in the sidecar, with the status that a NavSatFix would have: positions
+that no satellite gave (dead reckoning, typed in, simulated) are records, but no fixes. All other
+sentences are counted as skipped.
 """
 
 from __future__ import annotations
@@ -17,9 +19,12 @@ from kapture_ros.dataset.escape import derived_id
 from kapture_ros.dataset.records import GnssRecord, Record
 from kapture_ros.errors import InputError
 from kapture_ros.messages.common import NANOSECONDS, Message, MessageError
-from kapture_ros.messages.gnss import UNKNOWN_DOP, check_position
+from kapture_ros.messages.gnss import FIX, NO_FIX, UNKNOWN_DOP, check_position
 
 RMC = "-rmc"
+# Estimated (dead reckoning), manual input, simulator; "data not valid" contradicts status A.
+NO_SATELLITES = {"GGA": ("6", "7", "8"), "RMC": ("E", "M", "S", "N")}
+RMC_MODE = 12  # the field of its mode indicator, which NMEA 0183 has since 2.3
 DAY_S = 86_400
 TIME_FIELD = {"GGA": 1, "RMC": 1, "GST": 1, "ZDA": 1, "GNS": 1, "GBS": 1, "GLL": 5}
 
@@ -73,11 +78,13 @@ def sentence_records(message: Message, stamp_ns: int, sensor_id: str) -> tuple[R
     except (ValueError, IndexError) as error:
         raise MessageError("nmea-broken", f"{text!r}: {error}") from error
     check_position(latitude, longitude, altitude, no_fix=False)
+    source = fields[6] if kind == "GGA" else "".join(fields[RMC_MODE : RMC_MODE + 1])
+    status = NO_FIX if source in NO_SATELLITES[kind] else FIX
     return (
         GnssRecord(
             stamp_ns=stamp_ns,
             sensor_id=sensor_id if kind == "GGA" else derived_id(sensor_id, RMC),
-            extra={"sentence": str(message.sentence)},
+            extra={"sentence": str(message.sentence), "status": {"status": status}},
             latitude=latitude,
             longitude=longitude,
             altitude=altitude,

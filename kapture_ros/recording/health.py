@@ -26,6 +26,7 @@ from kapture_ros.dataset.records import (
     WifiRecord,
 )
 from kapture_ros.dataset.writer import WriterStatistics
+from kapture_ros.messages.gnss import is_vouched_for
 from kapture_ros.options import option
 from kapture_ros.recording.image_quality import ImageQuality, measure
 from kapture_ros.recording.streaming import NANOSECONDS, Intervals, RateHistory, Reservoir
@@ -79,6 +80,7 @@ class _Images:
 @dataclass(slots=True)
 class _Gnss:
     by_status: Counter[str] = field(default_factory=Counter)
+    not_vouched_for: int = 0
     sigma_m: Reservoir = field(default_factory=Reservoir)
 
 
@@ -268,6 +270,7 @@ class HealthMonitor:
         if gnss := topic.gnss:
             described["gnss"] = {
                 "fixes_by_status": dict(gnss.by_status),
+                "not_vouched_for": gnss.not_vouched_for,
                 "horizontal_sigma_m": _spread(gnss.sigma_m),
             }
         if wifi := topic.wifi:
@@ -320,6 +323,7 @@ def _count_fix(topic: _Topic, record: GnssRecord) -> None:
     status: Any = record.extra.get("status")
     code = status.get("status") if isinstance(status, Mapping) else None
     gnss.by_status["unknown" if code is None else str(code)] += 1
+    gnss.not_vouched_for += not is_vouched_for(record.extra)
     covariance: Any = record.extra.get("position_covariance")
     if covariance and record.extra.get("position_covariance_type") != 0:
         variance = (float(covariance[0]) + float(covariance[4])) / 2  # east, north

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from kapture_ros.dataset.reader import Dataset
 from kapture_ros.dataset.records import GnssRecord, OdometryRecord
 from kapture_ros.errors import OutputError
+from kapture_ros.messages.gnss import is_vouched_for
 from kapture_ros.messages.table import TRANSFORMS
 from kapture_ros.transforms.geodesy import Datum
 from kapture_ros.transforms.se3 import Array
@@ -153,14 +154,17 @@ def _onto(path: Array, fixes: Array) -> tuple[Array, float] | None:
 
 
 def _gnss_points(dataset: Dataset) -> Array:
-    """(N, 4): seconds, then metres east, north and up of the first fix."""
+    """(N, 4): seconds, then metres east, north and up of the first fix.
+
+    Of fixes that their receivers vouch for, as a map would take them.
+    """
     rows = []
     for sensor in dataset.sensors.values():
         if sensor.kind == "gnss":
             for record in dataset.records(sensor.sensor_id):
                 assert isinstance(record, GnssRecord)
                 place = (record.latitude, record.longitude, record.altitude)
-                if np.isfinite(place).all():
+                if np.isfinite(place).all() and is_vouched_for(record.extra):
                     rows.append((record.stamp_ns / NANOSECONDS, *place))
     if not rows:
         return np.empty((0, 4))

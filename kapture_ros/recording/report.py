@@ -138,9 +138,12 @@ def _content_problems(name: str, topic: Session) -> Iterator[str]:
                 words = what.replace("_", "-")
                 yield f"{name}: {images[what]} of {images['checked']} images checked are {words}"
     if gnss := topic.get("gnss"):
-        without = gnss["fixes_by_status"].get("-1", 0)
+        without = gnss["not_vouched_for"]
         if without:
-            yield f"{name}: {_number(without, 'position')} with status 'no fix'"
+            yield (
+                f"{name}: {_number(without, 'position')} without a fix (held through an outage, "
+                "dead reckoning, typed in, simulated): kept, but used for no pose and no map"
+            )
     if (wifi := topic.get("wifi")) and wifi["empty_scans"]:
         yield f"{name}: {wifi['empty_scans']} of {wifi['scans']} Wi-Fi scans heard nothing"
 

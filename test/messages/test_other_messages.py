@@ -23,6 +23,7 @@ from kapture_ros.messages.depth import (
     millimetres,
 )
 from kapture_ros.messages.motion import stamped_transforms
+from kapture_ros.messages.gnss import is_vouched_for
 from kapture_ros.messages.nmea import parse, read_log
 from kapture_ros.messages.pointclouds import point_cloud_records, read_pcd
 from kapture_ros.messages.wifi import WifiMapping, frequency_of_channel
@@ -289,6 +290,28 @@ def test_utc_is_on_the_day_nearest_to_the_stamp() -> None:
 )
 def test_broken_and_other_sentences_are_refused(text, reason) -> None:
     assert refused(records, sentence(text)) == reason
+
+
+def gga_of(quality: str) -> str:
+    return with_checksum(f"GPGGA,124637.70,4811.7,N,01137.1,E,{quality},05,2.6,494.6,M,47.5,M,,")
+
+
+def rmc_of(mode: str) -> str:
+    return with_checksum(f"GPRMC,124637.70,A,4811.7,N,01137.1,E,1,2,071020,3.5,W{mode}")
+
+
+@pytest.mark.parametrize(
+    ("text", "by_satellites"),
+    [(gga_of(quality), True) for quality in "123459"]
+    + [(gga_of(quality), False) for quality in "678"]
+    + [(rmc_of(mode), True) for mode in ("", ",", ",A", ",D", ",R", ",F", ",P", ",A,V")]
+    + [(rmc_of(mode), False) for mode in (",E", ",M", ",S", ",N", ",E,V")],
+)
+def test_positions_that_no_satellite_gave_are_kept_and_not_vouched_for(text, by_satellites) -> None:
+    (record,) = records(sentence(text))
+    assert record.extra["sentence"] == text
+    assert record.latitude == pytest.approx(48 + 11.7 / 60)
+    assert is_vouched_for(record.extra) is by_satellites
 
 
 @given(st.text(max_size=90))

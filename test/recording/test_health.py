@@ -235,7 +235,8 @@ def test_gnss_quality_is_summed_up_by_status_and_spread() -> None:
     gnss = session["topics"]["/fix"]["gnss"]
     assert gnss["fixes_by_status"] == {"-1": 1, "0": 2, "2": 1}
     assert gnss["horizontal_sigma_m"] == {"min": 0.1, "median": 2.0, "max": 3.0}
-    assert "1 position with status 'no fix'" in said(session)
+    assert gnss["not_vouched_for"] == 1
+    assert "/fix: 1 position without a fix" in said(session)
 
 
 def test_wifi_coverage_is_counted() -> None:

@@ -22,8 +22,19 @@ START = 1_700_000_000 * SECOND
 COUNT = 60
 
 
-def drive(path: Path, *, poses: bool = True, odometry: bool = False, noise: float = 0.0) -> Path:
-    """Along a quarter of a circle; the path's frame is turned by 40° against east and north."""
+def drive(
+    path: Path,
+    *,
+    poses: bool = True,
+    odometry: bool = False,
+    noise: float = 0.0,
+    held: bool = False,
+) -> Path:
+    """Along a quarter of a circle; the path's frame is turned by 40° against east and north.
+
+    Args:
+        held: add positions, 1 km away, that the receiver does not vouch for.
+    """
     rng = np.random.default_rng(0)
     datum = Datum(47.0, 8.0, 400.0)
     turn = Rotation.from_euler("z", 40, degrees=True)
@@ -62,6 +73,13 @@ def drive(path: Path, *, poses: bool = True, odometry: bool = False, noise: floa
                     dop=0.0,
                 )
             )
+            if held:
+                doubtful = GnssRecord(
+                    stamp_ns=stamp + 1, sensor_id="fix", longitude=longitude + 0.01,
+                    latitude=latitude, altitude=altitude, utc=0, dop=0.0,
+                    extra={"status": {"status": -1}},
+                )  # fmt: skip
+                writer.write(doubtful)
     return path
 
 
@@ -73,6 +91,11 @@ def labels(path: Path) -> list[str]:
 
 def test_gnss_is_laid_over_the_trajectory_whatever_its_frame(tmp_path: Path) -> None:
     assert "GNSS, turned and moved onto it (rms 0.00 m)" in labels(drive(tmp_path / "d"))
+
+
+def test_positions_that_no_satellite_gave_are_not_laid_over_it(tmp_path: Path) -> None:
+    labels_shown = labels(drive(tmp_path / "d", held=True))
+    assert "GNSS, turned and moved onto it (rms 0.00 m)" in labels_shown
 
 
 def test_the_error_that_is_named_is_that_of_the_fixes(tmp_path: Path) -> None:
