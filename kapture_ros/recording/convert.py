@@ -25,7 +25,7 @@ from kapture_ros.messages.table import CAMERA_INFO, POSES, TRANSFORMS
 from kapture_ros.options import option
 from kapture_ros.recording.bag import Bag, BagMessage
 from kapture_ros.recording.bagtypes import STAMP, Channel, encoded_stamp_ns
-from kapture_ros.recording.config import RecordingConfig
+from kapture_ros.recording.config import Extrinsic, RecordingConfig
 from kapture_ros.recording.health import HealthMonitor, HealthOptions
 from kapture_ros.recording.poses import AUTO, GNSS, NONE, TF
 from kapture_ros.recording.report import write_report
@@ -287,6 +287,17 @@ def _settings(conversion: Conversion) -> dict[str, dict[str, Any]]:
         "window": dataclasses.asdict(conversion.window),
         "options": dataclasses.asdict(config.options),
         "topics": {name: dataclasses.asdict(said) for name, said in config.topics.items()},
+        "extrinsics": {item.child: _described(item) for item in config.extrinsics},
+        "wifi": {name: dataclasses.asdict(said) for name, said in config.wifi.items()},
+    }
+
+
+def _described(item: Extrinsic) -> dict[str, Any]:
+    pose = item.parent_from_child
+    return {
+        "parent": item.parent,
+        "quaternion": pose.quaternion.tolist(),
+        "xyz": pose.translation.tolist(),
     }
 
 
@@ -310,12 +321,12 @@ def _check_begun(bag: Bag, output: Path, conversion: Conversion) -> None:
             f"{output} was begun with {', '.join(begun['bags'])}: name the same bags to go on, "
             "or another dataset"
         )
-    now = _settings(conversion)
     different = [
-        f"{name} {begun[section].get(name)!r}, not {now[section].get(name)!r}"
-        for section in now
-        for name in {**begun[section], **now[section]}
-        if begun[section].get(name) != now[section].get(name)
+        f"{name} {before.get(name)!r}, not {now.get(name)!r}"
+        for section, now in _settings(conversion).items()
+        for before in (begun.get(section, {}),)  # an older version noted fewer
+        for name in {**before, **now}
+        if before.get(name) != now.get(name)
     ]
     if different:
         raise OutputError(

@@ -226,6 +226,41 @@ def test_only_the_same_bags_and_settings_go_on(bag, tmp_path, capsys) -> None:
     assert convert(bag, other, out, "--resume", "--every", 2) == 0, "a part more"
 
 
+@pytest.mark.parametrize(
+    ("begun", "now", "words"),
+    [
+        (
+            "extrinsics: [{parent: base_link, child: cam, xyz: [1, 0, 0.3], rpy: [0.1, 0, 2]}]",
+            "extrinsics: [{parent: base_link, child: cam, xyz: [2, 0, 0.3], rpy: [0.1, 0, 2]}]",
+            "cam {'parent': 'base_link', ",
+        ),
+        (
+            "extrinsics: [{parent: base_link, child: cam, xyz: [1, 0, 0]}]",
+            "extrinsics: [{parent: base, child: cam, xyz: [1, 0, 0]}]",
+            "'xyz': [1.0, 0.0, 0.0]}, not {'parent': 'base'",
+        ),
+        ("wifi: {strange_msgs/Thing: {rssi: value}}", "", "strange_msgs/Thing {'rssi': 'value'"),
+        (
+            "wifi: {strange_msgs/Thing: {rssi: value}}",
+            "wifi: {strange_msgs/Thing: {rssi: value, ssid: x}}",
+            "'ssid': 'x'",
+        ),
+    ],
+)
+def test_a_conversion_goes_on_with_the_same_configuration_only(
+    begun, now, words, bag, tmp_path, capsys
+) -> None:
+    out, first, second = tmp_path / "out", tmp_path / "first.yaml", tmp_path / "second.yaml"
+    first.write_text(begun)
+    second.write_text(now)
+    assert convert(bag, out, "--config", first) == 0
+    assert convert(bag, out, "--config", first, "--resume") == 0
+    capsys.readouterr()
+    assert convert(bag, out, "--config", second, "--resume") == 1
+    refusal = capsys.readouterr().err
+    assert "was begun with other settings (" in refusal and words in refusal
+
+
 def test_a_recording_of_live_topics_is_not_gone_on_with(bag, tmp_path, capsys) -> None:
     out = tmp_path / "out"
     assert convert(bag, out) == 0
