@@ -21,7 +21,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Bags and the dataset."""
     parser.add_argument("bags", nargs="+", type=Path, metavar="BAG", help="as for convert")
     parser.add_argument("dataset", type=Path, help="what convert wrote")
-    parser.add_argument("--config", type=Path, help="the file given to convert, if any")
     parser.add_argument("--definitions", type=Path, nargs="+", default=[], metavar="MSG")
 
 
@@ -29,12 +28,10 @@ def run(args: argparse.Namespace) -> int:
     """Compare and print what differs."""
     from kapture_ros.dataset.reader import open_dataset
     from kapture_ros.recording.bag import Bag
-    from kapture_ros.recording.config import load_config
     from kapture_ros.recording.verify import verify
 
-    config = load_config(args.config)
     with Bag(args.bags, args.definitions) as bag:
-        result = verify(bag, open_dataset(args.dataset), config)
+        result = verify(bag, open_dataset(args.dataset))
         for topic, found in sorted(result.topics.items()):
             skipped = ", ".join(f"{count} skipped: {why}" for why, count in found.skipped.items())
             print(

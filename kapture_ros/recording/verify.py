@@ -40,6 +40,7 @@ from kapture_ros.messages.table import (
     TRANSFORMS,
     record_function,
 )
+from kapture_ros.messages.wifi import WifiMapping
 from kapture_ros.options import from_mapping
 from kapture_ros.recording.bag import Bag, BagMessage
 from kapture_ros.recording.cameras import camera_info_content
@@ -79,18 +80,14 @@ class Verification:
         return of_topics + sum(self.unexplained.values())
 
 
-def verify(bag: Bag, dataset: Dataset, config: RecordingConfig | None = None) -> Verification:
+def verify(bag: Bag, dataset: Dataset) -> Verification:
     """Compare every message with what the dataset holds of it.
-
-    Args:
-        config: for Wi-Fi messages that are only known by the configuration.
 
     Raises:
         InputError: if the dataset cannot be read, or was not made by `convert`.
     """
-    window, options, topics = _conversion(dataset.path)
-    wifi = config.wifi if config else {}
-    verifier = _Verifier(dataset, RecordingConfig(options, topics, (), wifi))
+    window, config = _conversion(dataset.path)
+    verifier = _Verifier(dataset, config)
     total = sum(bag.counts.values())
     quiet = not sys.stderr.isatty()
     for message in tqdm(bag.messages(None, *window.bounds(bag)), "verify", total, disable=quiet):
@@ -98,10 +95,8 @@ def verify(bag: Bag, dataset: Dataset, config: RecordingConfig | None = None) ->
     return verifier.finish()
 
 
-def _conversion(
-    dataset: Path,
-) -> tuple[WindowOptions, RecordingOptions, Mapping[str, TopicOptions]]:
-    """The settings that the dataset was made with."""
+def _conversion(dataset: Path) -> tuple[WindowOptions, RecordingConfig]:
+    """The settings that the dataset was made with, but extrinsics: they change no record."""
     path = dataset / CONVERSION
     if not path.exists():
         raise InputError(
@@ -113,8 +108,13 @@ def _conversion(
     topics = {
         topic: from_mapping(TopicOptions, said, where) for topic, said in content["topics"].items()
     }
+    wifi = {
+        name: from_mapping(WifiMapping, said, where)
+        for name, said in content.get("wifi", {}).items()  # not noted by an older version
+    }
+    options = from_mapping(RecordingOptions, content["options"], where)
     window = from_mapping(WindowOptions, content["window"], where)
-    return window, from_mapping(RecordingOptions, content["options"], where), topics
+    return window, RecordingConfig(options, topics, wifi=wifi)
 
 
 class _Verifier:

@@ -433,6 +433,16 @@ def test_messages_that_became_no_record_are_kept_whole_and_verified(tmp_path, ca
     assert code == 4 and "fix-refused: 1 records come from no message" in text
 
 
+def test_wifi_that_the_configuration_described_is_verified_without_it(tmp_path, capsys) -> None:
+    point = make("sensor_msgs/Temperature", stamp=START, temperature=-55.0)
+    bag = write_bag(tmp_path / "drive", "mcap", [("/wifi", point, START)])
+    config = tmp_path / "config.yaml"
+    config.write_text("wifi: {sensor_msgs/Temperature: {rssi: temperature}}")
+    assert convert(bag, tmp_path / "out", "--config", config) == 0
+    code, text = verify(bag, tmp_path / "out", capsys)
+    assert code == 0 and "/wifi: 1 messages, 1 equal" in text
+
+
 def test_duplicates_are_verified_as_well(tmp_path, capsys) -> None:
     stream: Stream = []
     for index, value in enumerate((1, 2, 3)):
