@@ -22,8 +22,8 @@ from kapture_ros.messages.depth import (
     metres,
     millimetres,
 )
-from kapture_ros.messages.motion import stamped_transforms
 from kapture_ros.messages.gnss import is_vouched_for
+from kapture_ros.messages.motion import stamped_transforms
 from kapture_ros.messages.nmea import parse, read_log
 from kapture_ros.messages.pointclouds import point_cloud_records, read_pcd
 from kapture_ros.messages.wifi import WifiMapping, frequency_of_channel
