@@ -18,6 +18,7 @@ from typing import Protocol, TypeVar
 import numpy as np
 from tqdm import tqdm
 
+from kapture_ros.localization.dead_reckoning import DeadReckoning
 from kapture_ros.localization.inertial import ImuSample, Inertial
 from kapture_ros.localization.localizer import Localizer
 from kapture_ros.localization.motion_filter import Fix, MotionFilter
@@ -114,7 +115,7 @@ def localize_drive(
     fixes = [tracker.fix_of(estimate) for estimate in estimates if estimate.accepted]
     for part, run in _parts([e.stamp_ns for e in estimates], _runs(fixes, motion)):
         numbers = drive.numbers[part]
-        smoothed = _smoothed(tracker, queries, numbers, estimates[part], motion, run)
+        smoothed = _smoothed(tracker, queries, numbers, estimates[part], motion.reckoning, run)
         estimates[part] = [
             _smoothed_estimate(estimate, pose, tracker.options.tracking.lost_sigma)
             for estimate, pose in zip(estimates[part], smoothed, strict=True)
@@ -127,7 +128,7 @@ def _smoothed(
     queries: Queries,
     numbers: Sequence[int],
     estimates: Sequence[Estimate],
-    motion: MotionFilter,
+    motion: DeadReckoning,
     run: Sequence[Fix],
 ) -> list[SmoothedPose]:
     """The poses of instants that motion links, from fixes that agree."""
@@ -147,7 +148,7 @@ def _smoothed(
 def whole_motion(
     odometry: Sequence[OdometrySample], imu: Sequence[ImuSample], options: SequenceOptions
 ) -> MotionFilter:
-    """The motion of a drive from end to end."""
+    """A filter that knows the motion of a drive from end to end, and no fix."""
     forever = replace(options.motion, history=FOREVER)
     gyro = Inertial(options.inertial, keep_ns=int(2 * FOREVER * SECOND))
     for measurement in imu:

@@ -29,13 +29,8 @@ import numpy as np
 from scipy.stats import chi2
 
 from kapture_ros.localization.map_change import MapChange, alike_share, difference_between
-from kapture_ros.localization.motion_filter import (
-    ERRORS,
-    Fix,
-    MotionFilter,
-    MotionOptions,
-    MotionState,
-)
+from kapture_ros.localization.motion_filter import ERRORS, Fix, MotionFilter, MotionState
+from kapture_ros.localization.motion_options import MotionOptions
 from kapture_ros.localization.odometry import SECOND, Motion, reckon
 from kapture_ros.transforms import Transform
 from kapture_ros.transforms.se3 import Array, difference
@@ -135,7 +130,7 @@ class FixErrors:
         seconds = (second.stamp_ns - first.stamp_ns) / SECOND
         if seconds <= 0.99 * lag * self._options.fix_correlation:  # stamps are rounded
             return None
-        link = motion.between(first.stamp_ns, second.stamp_ns)
+        link = motion.reckoning.between(first.stamp_ns, second.stamp_ns)
         metres, radians = link.start_from_end.distance_to(Transform())
         return link if metres >= lag * APART[0] or radians >= lag * APART[1] else None
 

@@ -14,7 +14,7 @@ from scipy.stats import binom
 from kapture_ros.localization.acceptance import judge, score
 from kapture_ros.localization.guided import GuidedOptions, match_guided, solve_guided
 from kapture_ros.localization.localizer import Localizer
-from kapture_ros.localization.motion_filter import MotionOptions
+from kapture_ros.localization.motion_options import MotionOptions
 from kapture_ros.localization.query import Estimate, Evidence, Query, Reason
 from kapture_ros.localization.refinement import Matches, PosePrior, Priors, residuals
 from kapture_ros.localization.views import View

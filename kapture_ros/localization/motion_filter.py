@@ -6,8 +6,9 @@ direction: a filter that knows them stays honest through half a minute without a
 one with white noise alone would be sure of a wrong place. map_from_odom follows from the
 state and the odometry at its stamp.
 
-Where a gyro says how the vehicle turned, and is known better than odometry's turns, it turns
-the pose on the way that odometry tells; its bias and scale are in the state, too.
+Between fixes `dead_reckoning` tells the motion. Where a gyro says how the vehicle turned, and is
+known better than odometry's turns, it turns the pose on the way that odometry tells; its bias and
+scale are in the state, too.
 
 An extended Kalman filter on the error (δp, δθ, and those of `MotionState.errors`): position
 p + δp, rotation Exp(δθ) R, both in the axes of the map (Solà et al., A micro Lie theory, 2018,
@@ -25,16 +26,16 @@ told, and by as much as it may be another one where the next fix is, the pose ma
 
 from __future__ import annotations
 
-import math
-from bisect import bisect_left, bisect_right, insort
-from collections.abc import Iterator
+from bisect import bisect_right, insort
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 from scipy.stats import chi2
 
 from kapture_ros.errors import ExtrapolationError
+from kapture_ros.localization.dead_reckoning import DeadReckoning
 from kapture_ros.localization.map_change import UNKNOWN, MapChange, difference_between
+from kapture_ros.localization.motion_options import MotionOptions
 from kapture_ros.localization.odometry import (
     BIAS,
     GYRO,
@@ -43,91 +44,17 @@ from kapture_ros.localization.odometry import (
     SECOND,
     SIZE,
     Motion,
-    Odometry,
     OdometrySample,
     Turns,
     reckon,
 )
-from kapture_ros.options import option
 from kapture_ros.transforms import Transform
 from kapture_ros.transforms.se3 import Array, difference, disturb, symmetric_root
 
+DEFAULTS = MotionOptions()
 ERRORS, MAP = slice(6, SIZE), slice(SIZE, SIZE + 6)  # rows of a state behind its pose
 CHECKPOINT_NS = SECOND // 2
 LEARNING = 2.0  # seconds after a fix in which the gyro turns the pose, so that its bias is learned
-COMPARED_NS = SECOND  # over so long gyro and odometry are compared:
-DISAGREEMENT = (0.15, 0.3)  # radians, per radian: one is in wrong axes, units or time, or saturated
-
-
-@dataclass(frozen=True)
-class MotionOptions:
-    """How much odometry and fixes are believed."""
-
-    odometry_scale: float = option(
-        0.03, "one sigma of the odometry's scale error", minimum=0, maximum=0.5
-    )
-    odometry_yaw_bias: float = option(
-        0.005, "one sigma of its constant yaw-rate error", unit="rad/s", minimum=0
-    )
-    odometry_position_noise: float = option(
-        0.02, "one sigma of its random error after one metre", unit="m", minimum=0
-    )
-    odometry_rotation_noise: float = option(
-        0.002, "one sigma of its random turn after one metre", unit="rad", minimum=0
-    )
-    position_wander: float = option(
-        0.0, "one sigma of its random error after one second", unit="m", minimum=0
-    )
-    rotation_wander: float = option(
-        0.0, "one sigma of its random turn after one second", unit="rad", minimum=0
-    )
-    gyro_noise: float = option(
-        0.0003, "one sigma of the gyro's random turn after one second", unit="rad", minimum=0
-    )
-    gyro_scale: float = option(0.005, "one sigma of the gyro's scale error", minimum=0)
-    gyro_bias: float = option(
-        0.02, "one sigma of the gyro's bias before any of it is learned", unit="rad/s", minimum=0
-    )
-    gyro_bias_wander: float = option(
-        0.00005, "one sigma of its change after one second", unit="rad/s", minimum=0
-    )
-    gate: float = option(
-        0.999, "probability that a right fix passes the gate", minimum=0.5, maximum=0.999999
-    )
-    fix_correlation: float = option(
-        0.25,
-        "time over which the errors of successive fixes are alike, since they see the same "
-        "map points: more fixes in that time do not make the pose surer",
-        unit="s",
-        minimum=0,
-    )
-    map_correlation: float = option(
-        20.0,
-        "way over which the map's own error becomes another one, where instants held out of "
-        "the map do not tell it, and in smoothing",
-        unit="m",
-        minimum=0.1,
-    )
-    history: float = option(
-        10.0, "how late a fix may come and still be fused", unit="s", minimum=0.1
-    )
-
-    def variances(self, metres: float, turned: float, seconds: float) -> tuple[float, float]:
-        """Of the random error of a piece of odometry, each axis of position and rotation."""
-        position = self.odometry_position_noise**2 * metres + self.position_wander**2 * seconds
-        # A turn on the spot is about as uncertain as the arc of a wheelbase of one metre.
-        rotation = self.odometry_rotation_noise**2 * (metres + turned)
-        return position, rotation + self.rotation_wander**2 * seconds
-
-    def map_share(self, metres: float) -> float:
-        """Correlation of the map's error between two places, where it was not measured."""
-        return math.exp(-metres / self.map_correlation)
-
-    @property
-    def error_sigmas(self) -> Array:
-        """(6,) of `MotionState.errors` before anything is known of them."""
-        odometry = self.odometry_scale, self.odometry_yaw_bias
-        return np.array([*odometry, *[self.gyro_bias] * 3, self.gyro_scale])
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,21 +147,23 @@ class MotionFilter:
     Args:
         gyro: turns the pose where it is known better than odometry.
         of_map: how the map's error changes along the way.
+
+    Attributes:
+        reckoning: the motion between fixes, of the same samples; odometry: these.
+        limit: squared Mahalanobis distance at which a fix does not pass the gate.
     """
 
     def __init__(
         self,
-        options: MotionOptions = MotionOptions(),
+        options: MotionOptions = DEFAULTS,
         gyro: Turns | None = None,
         of_map: MapChange = UNKNOWN,
     ) -> None:
         self.options = options
         self.of_map = of_map
-        self._gyro = gyro
-        history_ns = int(options.history * SECOND)
-        self.odometry = Odometry(2 * history_ns)
-        self._doubted: list[int] = []  # when gyro and odometry had disagreed
-        self._history_ns = history_ns
+        self.reckoning = DeadReckoning(options, gyro)
+        self.odometry = self.reckoning.odometry
+        self._history_ns = int(options.history * SECOND)
         self.limit = float(chi2.ppf(options.gate, 6))
         self._fixes: list[Fix] = []
         self._states: list[MotionState] = []
@@ -245,11 +174,6 @@ class MotionFilter:
     def initialized(self) -> bool:
         """Whether there is a pose."""
         return bool(self._states)
-
-    def reset(self) -> None:
-        """Forget everything, odometry included (the clock jumped back)."""
-        self.odometry, self._doubted = Odometry(2 * self._history_ns), []
-        self.forget()
 
     def forget(self) -> None:
         """Forget the pose; odometry stays."""
@@ -281,9 +205,8 @@ class MotionFilter:
 
     def add_odometry(self, sample: OdometrySample) -> bool:
         """Take a sample of odometry; False if it is not newer than the last one."""
-        if not self.odometry.add(sample):
+        if not self.reckoning.add(sample):
             return False
-        self._compare(sample.stamp_ns)
         if self._states and sample.stamp_ns - self._states[-1].stamp_ns >= CHECKPOINT_NS:
             # Without fixes too the state moves on, or odometry would be forgotten behind it.
             self._states.append(self._propagate(self._states[-1], sample.stamp_ns))
@@ -301,10 +224,6 @@ class MotionFilter:
         if place == 0:
             raise ExtrapolationError("no pose is known at the time asked for")
         return self._propagate(self._states[place - 1], stamp_ns)
-
-    def map_from_odom(self, stamp_ns: int) -> Transform:
-        """Where the odometry's frame lies in the map, by what is known at that time."""
-        return self.at(stamp_ns).map_from_base @ self.odometry.at(stamp_ns).inverse()
 
     def innovation(self, fix: Fix, inflation: float = 1.0) -> Innovation:
         """How a fix compares with the prediction, without fusing it.
@@ -374,82 +293,13 @@ class MotionFilter:
             covariance=(covariance + covariance.T) / 2,
         )
 
-    def noise_between(self, start_ns: int, end_ns: int) -> Array:
-        """Of odometry's random error between two times (6, 6), in the axes of the base there.
-
-        The turns between are short of mattering for it.
-        """
-        return sum((piece.noise for piece in self._pieces(start_ns, end_ns)), np.zeros((6, 6)))
-
-    def between(self, start_ns: int, end_ns: int) -> Motion:
-        """Motion between two times, turned by the gyro where it has less noise all the way."""
-        odometry, by_gyro = Transform(), Transform()
-        noise, turned = np.zeros((6, 6)), True
-        for piece in self._pieces(start_ns, end_ns):
-            better = self._by_gyro(piece)
-            turned = turned and better is not None
-            odometry = odometry @ piece.start_from_end
-            by_gyro = by_gyro @ (better or piece).start_from_end
-            noise += piece.noise
-        motion = Motion(start_ns, end_ns, odometry, noise)
-        better = motion.turned(Transform(), self.options.gyro_noise)
-        if not turned or _turn_noise(better) >= _turn_noise(motion):
-            return motion
-        return replace(better, start_from_end=by_gyro)
-
-    def _pieces(self, start_ns: int, end_ns: int) -> Iterator[Motion]:
-        """Odometry between two times, cut at its samples."""
-        stamps = [*self.odometry.stamps_between(start_ns, end_ns), end_ns]
-        before = self.odometry.at(start_ns)
-        for stamp in stamps:
-            now = self.odometry.at(stamp)
-            motion = before.inverse() @ now
-            yield Motion(start_ns, stamp, motion, self._noise(start_ns, stamp, motion))
-            start_ns, before = stamp, now
-
-    def _noise(self, start_ns: int, end_ns: int, motion: Transform) -> Array:
-        """(6, 6) of a piece of odometry, as `Motion.noise`."""
-        covariance = self.odometry.covariance(start_ns, end_ns)
-        if covariance is not None:
-            return covariance
-        metres, turned = motion.distance_to(Transform())
-        variances = self.options.variances(metres, turned, (end_ns - start_ns) / SECOND)
-        return np.diag(np.repeat(variances, 3))
-
-    def _by_gyro(self, piece: Motion) -> Motion | None:
-        """A piece of odometry as the gyro turns it; None where it does not say or is in doubt."""
-        if self._gyro is None:
-            return None
-        doubt = bisect_left(self._doubted, piece.start_ns - COMPARED_NS)
-        if doubt < len(self._doubted) and self._doubted[doubt] - COMPARED_NS < piece.end_ns:
-            return None
-        turn = self._gyro.turn(piece.start_ns, piece.end_ns)
-        return None if turn is None else piece.turned(turn, self.options.gyro_noise)
-
-    def _compare(self, stamp_ns: int) -> None:
-        """Whether gyro and odometry turned about alike in the last second."""
-        start_ns = stamp_ns - COMPARED_NS
-        turn = None if self._gyro is None else self._gyro.turn(start_ns, stamp_ns)
-        if turn is None or not self.odometry.reaches(start_ns):
-            return
-        odometry = self.odometry.at(start_ns).inverse() @ self.odometry.at(stamp_ns)
-        _, turned = odometry.distance_to(Transform())
-        _, apart = odometry.distance_to(turn)
-        covariance = self.odometry.covariance(start_ns, stamp_ns)
-        sigma = 0.0 if covariance is None else float(np.sqrt(np.trace(covariance[3:, 3:])))
-        if apart > DISAGREEMENT[0] + DISAGREEMENT[1] * turned + 3 * sigma:
-            self._doubted.append(stamp_ns)
-            oldest = bisect_left(self._doubted, stamp_ns - 2 * self._history_ns)
-            del self._doubted[:oldest]
-
     def _propagate(self, state: MotionState, stamp_ns: int) -> MotionState:
         if stamp_ns <= state.stamp_ns:
             return state
-        heard = self.odometry.newest_ns, None if self._gyro is None else self._gyro.newest_ns
-        asked = stamp_ns, *heard
+        asked = stamp_ns, *self.reckoning.heard
         if self._asked is None or self._asked[0] is not state or self._asked[1] != asked:
             reached = state
-            for piece in self._pieces(state.stamp_ns, stamp_ns):
+            for piece in self.reckoning.pieces(state.stamp_ns, stamp_ns):
                 reached = self._step(reached, self._best(piece, reached))
             self._asked = state, asked, reached
         return self._asked[2]
@@ -461,10 +311,10 @@ class MotionFilter:
         Else it does soon after a fix, and so long as the variance of the rotation grows
         more slowly with the gyro's bias than with odometry's.
         """
-        turned = self._by_gyro(piece)
+        turned = self.reckoning.by_gyro(piece)
         if turned is None:
             return piece
-        gyro, odometry = _turn_noise(turned), _turn_noise(piece)
+        gyro, odometry = turned.turn_noise, piece.turn_noise
         elapsed = (piece.end_ns - state.fix_ns) / SECOND
         if gyro < odometry and elapsed > LEARNING:
             growth = 2 * elapsed * piece.seconds * np.diagonal(state.covariance)
@@ -504,8 +354,3 @@ class MotionFilter:
         first = max(0, bisect_right(self._states, oldest, key=lambda s: s.stamp_ns) - 1)
         self._states = self._states[first:]
         self._fixes = [fix for fix in self._fixes if fix.stamp_ns >= self._states[0].stamp_ns]
-
-
-def _turn_noise(motion: Motion) -> float:
-    """Variance of the random turn of a motion, all axes."""
-    return float(np.trace(motion.noise[3:, 3:]))

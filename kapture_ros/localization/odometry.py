@@ -1,8 +1,8 @@
 """What odometry and a gyro say of a motion, and where it leads.
 
-Samples come from whoever drives; `motion_filter`, `window` and `smoothing` weigh them against
-fixes. A motion errs at random and by what is the same for a while: scale and yaw bias of the
-odometry, bias and scale of the gyro.
+Samples come from whoever drives; `dead_reckoning` makes motions of them, which `motion_filter`,
+`window` and `smoothing` weigh against fixes. A motion errs at random and by what is the same for
+a while: scale and yaw bias of the odometry, bias and scale of the gyro.
 """
 
 from __future__ import annotations
@@ -95,6 +95,14 @@ class Odometry:
         motion = start.odom_from_base.inverse() @ end.odom_from_base
         return end.odom_from_base @ Transform.exp((fraction - 1.0) * motion.log())
 
+    def between(self, start_ns: int, end_ns: int) -> Transform:
+        """start_from_end of the base.
+
+        Raises:
+            ExtrapolationError: as `at`.
+        """
+        return self.at(start_ns).inverse() @ self.at(end_ns)
+
     def covariance(self, start_ns: int, end_ns: int) -> Array | None:
         """(6, 6) of a piece of the motion that is within one step of the samples.
 
@@ -147,6 +155,11 @@ class Motion:
     def seconds(self) -> float:
         """How long it took."""
         return (self.end_ns - self.start_ns) / SECOND
+
+    @property
+    def turn_noise(self) -> float:
+        """Variance of its random turn, all axes."""
+        return float(np.trace(self.noise[3:, 3:]))
 
     @property
     def turn_errors(self) -> Array:

@@ -330,7 +330,7 @@ class SequenceLocalizer:
                 return
         cameras = tuple(view.camera for view in views)
         since = self._window[-1].stamp_ns if self._window else stamp_ns
-        noise = np.diagonal(self.motion.noise_between(since, stamp_ns))
+        noise = np.diagonal(self.motion.reckoning.noise_between(since, stamp_ns))
         drift = float(noise[:3].mean()), float(noise[3:].mean())
         self._window.append(Keyframe(stamp_ns, odom_from_base, cameras, matches, drift))
 

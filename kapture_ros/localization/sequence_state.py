@@ -15,7 +15,8 @@ from scipy.stats import chi2
 from kapture_ros.localization.acceptance import judge
 from kapture_ros.localization.guided import GuidedOptions
 from kapture_ros.localization.inertial import InertialOptions
-from kapture_ros.localization.motion_filter import Innovation, MotionOptions
+from kapture_ros.localization.motion_filter import Innovation
+from kapture_ros.localization.motion_options import MotionOptions
 from kapture_ros.localization.odometry import SECOND
 from kapture_ros.localization.options import AcceptanceOptions
 from kapture_ros.localization.place_filter import PlaceOptions

@@ -16,12 +16,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.stats import chi2
 
+from kapture_ros.localization.dead_reckoning import DeadReckoning
 from kapture_ros.localization.map_change import difference_between
-from kapture_ros.localization.motion_filter import (
-    Fix,
-    MotionFilter,
-    MotionOptions,
-)
+from kapture_ros.localization.motion_filter import Fix
+from kapture_ros.localization.motion_options import MotionOptions
 from kapture_ros.localization.odometry import SECOND, SIZE, Motion
 from kapture_ros.localization.window import odometry_link
 from kapture_ros.transforms import Transform
@@ -58,14 +56,14 @@ class _Link:
 
 def smooth(
     stamps: Sequence[int],
-    motion: MotionFilter,
+    motion: DeadReckoning,
     fixes: Sequence[Fix],
     start: Sequence[Transform | None],
 ) -> list[SmoothedPose]:
     """The poses at all stamps, ascending; odometry must reach over them, as `Odometry.at` says.
 
     Args:
-        motion: keeps odometry and gyro of the whole drive.
+        motion: of the whole drive.
         fixes: at stamps among these.
         start: poses to begin at, where they are roughly known; at least one must be.
 
@@ -98,7 +96,7 @@ def _nearest(fixes: Sequence[Fix], stamps: Sequence[int]) -> list[Fix]:
 
 
 def _links(
-    stamps: Sequence[int], motion: MotionFilter, of_map: Sequence[Array]
+    stamps: Sequence[int], motion: DeadReckoning, of_map: Sequence[Array]
 ) -> tuple[list[_Link], list[Transform]]:
     """Links between the stamps, and where they lead from the first one's pose on."""
     poses, links = [motion.odometry.at(stamps[0])], []

@@ -21,7 +21,7 @@ from scipy.spatial.transform import Rotation
 
 from kapture_ros.localization.cameras import MountedCamera
 from kapture_ros.localization.inertial import Inertial
-from kapture_ros.localization.motion_filter import MotionOptions
+from kapture_ros.localization.motion_options import MotionOptions
 from kapture_ros.localization.odometry import SECOND, OdometrySample
 from kapture_ros.localization.options import PoseOptions
 from kapture_ros.localization.pose import PoseSolution, estimate_pose

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from scipy.stats import binom
 
 from kapture_ros.localization.cameras import MountedCamera
-from kapture_ros.localization.motion_filter import MotionOptions
+from kapture_ros.localization.motion_options import MotionOptions
 from kapture_ros.localization.odometry import SECOND, Motion, reckon
 from kapture_ros.localization.options import PoseOptions
 from kapture_ros.localization.pose import estimate_pose, inlier_mask, lengths

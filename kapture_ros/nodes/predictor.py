@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from kapture_ros.errors import ExtrapolationError
-from kapture_ros.localization.motion_filter import Fix, MotionFilter, MotionOptions, MotionState
+from kapture_ros.localization.motion_filter import Fix, MotionFilter, MotionState
+from kapture_ros.localization.motion_options import MotionOptions
 from kapture_ros.localization.odometry import SECOND, OdometrySample
 from kapture_ros.localization.sequence import SequenceLocalizer
 from kapture_ros.localization.sequence_state import State, TrackedPose, TrackingOptions

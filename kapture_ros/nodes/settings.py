@@ -12,7 +12,7 @@ from typing import Any
 from kapture_ros.features.options import ApGemOptions, R2D2Options, RuntimeOptions
 from kapture_ros.localization.guided import GuidedOptions
 from kapture_ros.localization.inertial import InertialOptions
-from kapture_ros.localization.motion_filter import MotionOptions
+from kapture_ros.localization.motion_options import MotionOptions
 from kapture_ros.localization.options import GROUPS, LocalizerOptions
 from kapture_ros.localization.place_filter import PlaceOptions
 from kapture_ros.localization.sequence_state import SequenceOptions, TrackingOptions

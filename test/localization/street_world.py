@@ -19,7 +19,7 @@ from scipy.spatial.transform import Rotation
 
 from kapture_ros.dataset.tables import pose_row
 from kapture_ros.localization.inertial import ImuSample
-from kapture_ros.localization.motion_filter import MotionOptions
+from kapture_ros.localization.motion_options import MotionOptions
 from kapture_ros.localization.odometry import OdometrySample
 from kapture_ros.localization.options import AnswerOptions, LocalizerOptions
 from kapture_ros.localization.query import GnssFix, Query, QueryFeatures, QueryImage

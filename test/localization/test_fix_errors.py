@@ -10,7 +10,8 @@ from test_motion_filter import FIX_SIGMA, INDEPENDENT, drive, gyro_of, turned
 
 from kapture_ros.localization.fix_errors import FixErrors
 from kapture_ros.localization.map_change import MapChange
-from kapture_ros.localization.motion_filter import Fix, MotionFilter, MotionOptions
+from kapture_ros.localization.motion_filter import Fix, MotionFilter
+from kapture_ros.localization.motion_options import MotionOptions
 from kapture_ros.transforms import Transform
 from kapture_ros.transforms.se3 import disturb
 

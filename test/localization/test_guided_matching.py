@@ -12,7 +12,7 @@ from kapture_ros.localization.cameras import MountedCamera
 from kapture_ros.localization.guided import GuidedOptions, expect, match_guided, solve_guided
 from kapture_ros.localization.local_search import LocalSearch
 from kapture_ros.localization.localizer import Localizer
-from kapture_ros.localization.motion_filter import MotionOptions
+from kapture_ros.localization.motion_options import MotionOptions
 from kapture_ros.localization.options import PoseOptions
 from kapture_ros.localization.refinement import PosePrior
 from kapture_ros.localization.views import View

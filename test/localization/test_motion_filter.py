@@ -14,12 +14,8 @@ from scipy.stats import chi2
 from kapture_ros.errors import ExtrapolationError
 from kapture_ros.localization.inertial import ImuSample, Inertial
 from kapture_ros.localization.map_change import MapChange
-from kapture_ros.localization.motion_filter import (
-    Fix,
-    MotionFilter,
-    MotionOptions,
-    MotionState,
-)
+from kapture_ros.localization.motion_filter import Fix, MotionFilter, MotionState
+from kapture_ros.localization.motion_options import MotionOptions
 from kapture_ros.localization.odometry import GYRO, SECOND, OdometrySample
 from kapture_ros.transforms import Transform
 from kapture_ros.transforms.se3 import difference, disturb
@@ -367,16 +363,6 @@ def test_successive_fixes_on_the_same_points_do_not_make_sure():
         covariance = motion.at(START + SECOND).pose_covariance
         sigma[correlation] = np.sqrt(np.trace(covariance[:3, :3]))
     assert sigma[0.5] > 1.5 * sigma[0.0]
-
-
-def test_map_from_odom_takes_odometry_to_the_map():
-    case = drive(5, seconds=5)
-    motion, _ = run(case, fix_every=5)
-    stamp = case.odometry[33].stamp_ns
-    map_from_base = motion.map_from_odom(stamp) @ case.odometry[33].odom_from_base
-    np.testing.assert_allclose(
-        map_from_base.matrix(), motion.at(stamp).map_from_base.matrix(), atol=1e-9
-    )
 
 
 def test_between_and_just_beyond_the_samples_odometry_is_known():

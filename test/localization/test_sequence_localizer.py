@@ -27,7 +27,8 @@ from street_world import (
 
 from kapture_ros.localization.guided import GuidedOptions
 from kapture_ros.localization.localizer import Localizer
-from kapture_ros.localization.motion_filter import Innovation, MotionOptions
+from kapture_ros.localization.motion_filter import Innovation
+from kapture_ros.localization.motion_options import MotionOptions
 from kapture_ros.localization.odometry import SECOND, OdometrySample
 from kapture_ros.localization.query import Query, QueryImage, Reason
 from kapture_ros.localization.refinement import PosePrior
@@ -74,6 +75,10 @@ def test_a_normal_drive_is_tracked_smoothly_and_to_centimetres(world, localizer)
     assert all(pose.consistent for pose in after)
     retrieved = [pose for pose in after if pose.estimate.candidates]
     assert not retrieved, "guided matching needs no retrieval"
+    odometry = {sample.stamp_ns: sample.odom_from_base for sample in result.drive.odometry}
+    for pose in result.published:
+        reached = pose.map_from_odom @ odometry[pose.stamp_ns]
+        assert reached.distance_to(pose.map_from_base) == pytest.approx((0, 0), abs=1e-6)
 
 
 def test_the_covariance_is_honest_over_drives(tmp_path):

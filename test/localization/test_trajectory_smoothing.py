@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from kapture_ros.localization.drives import whole_motion
-from kapture_ros.localization.motion_filter import Fix, MotionOptions
+from kapture_ros.localization.motion_filter import Fix
+from kapture_ros.localization.motion_options import MotionOptions
 from kapture_ros.localization.odometry import SECOND, OdometrySample
 from kapture_ros.localization.sequence_state import SequenceOptions
 from kapture_ros.localization.smoothing import smooth
@@ -35,7 +36,7 @@ def make_drive(seed: int, count: int = 60, scale: float = 0.03, bias: float = 0.
 
 
 def whole(samples, options=OPTIONS):
-    return whole_motion(samples, (), SequenceOptions(motion=options))
+    return whole_motion(samples, (), SequenceOptions(motion=options)).reckoning
 
 
 def fix_at(stamps, truth, n, rng) -> Fix:

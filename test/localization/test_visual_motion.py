@@ -9,7 +9,7 @@ from street_world import CAMERA, FRONT_FROM_BASE, TYPES, WIDTH, like
 
 from kapture_ros.localization.cameras import MountedCamera
 from kapture_ros.localization.inertial import ImuSample, Inertial
-from kapture_ros.localization.motion_filter import MotionOptions
+from kapture_ros.localization.motion_options import MotionOptions
 from kapture_ros.localization.odometry import SECOND
 from kapture_ros.localization.query import Evidence, QueryFeatures
 from kapture_ros.localization.refinement import Matches

@@ -8,7 +8,7 @@ from scipy.stats import chi2
 from street_world import CAMERA, FRONT_FROM_BASE, Trip, make_drive, project, street
 
 from kapture_ros.localization.cameras import MountedCamera
-from kapture_ros.localization.motion_filter import MotionOptions
+from kapture_ros.localization.motion_options import MotionOptions
 from kapture_ros.localization.options import PoseOptions
 from kapture_ros.localization.refinement import Matches
 from kapture_ros.localization.window import (

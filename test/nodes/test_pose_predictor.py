@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from kapture_ros.localization.motion_filter import MotionOptions, MotionState
+from kapture_ros.localization.motion_filter import MotionState
+from kapture_ros.localization.motion_options import MotionOptions
 from kapture_ros.localization.odometry import SIZE, OdometrySample
 from kapture_ros.localization.sequence_state import State, TrackedPose, TrackingOptions
 from kapture_ros.localization.visual_motion import MotionSource
