@@ -22,7 +22,13 @@ from kapture_ros.localization.refinement import (
     PositionPrior,
     Priors,
 )
-from kapture_ros.transforms.se3 import Array, cross_matrix, difference
+from kapture_ros.transforms.se3 import (
+    Array,
+    Transform,
+    cross_matrix,
+    difference,
+    largest_sigma,
+)
 
 GRID = 8  # cells along each side of an image, for the coverage
 FEW = 20  # keypoints that agree: of fewer, the share of those that should says nothing
@@ -62,8 +68,8 @@ def score(
         coverage=_coverage(inliers, cameras),
         depth_spread=(high - low) / max(middle, 1e-9),
         second=second,
-        position_sigma=float(np.sqrt(np.linalg.eigvalsh(covariance[:3, :3])[-1])),
-        rotation_sigma=float(np.sqrt(np.linalg.eigvalsh(covariance[3:, 3:])[-1])),
+        position_sigma=largest_sigma(covariance[:3, :3]),
+        rotation_sigma=largest_sigma(covariance[3:, 3:]),
         gnss_sigmas=gnss,
         prior_sigmas=expected,
     )
@@ -125,16 +131,20 @@ def mahalanobis(error: Array, covariance: Array) -> float:
     return math.sqrt(max(float(error @ np.linalg.solve(covariance, error)), 0.0))
 
 
+def off_position(pose: Transform, prior: PositionPrior) -> tuple[Array, Array]:
+    """How far a pose is from a measured position (3,), and the derivatives (3, 6) of that."""
+    arm = pose.rotation_matrix() @ prior.lever_arm
+    by_pose = np.hstack([np.eye(3), -cross_matrix(arm)])
+    return pose.translation + arm - prior.position_map, by_pose
+
+
 def _position_sigmas(solution: PoseSolution, prior: PositionPrior) -> float:
     """How far a solution stays from a position that was mixed into it.
 
     The residual after mixing has the covariance R - H P Hᵀ (P after mixing), which makes it
     the same test as before mixing.
     """
-    pose = solution.map_from_base
-    arm = pose.rotation_matrix() @ prior.lever_arm
-    by_pose = np.hstack([np.eye(3), -cross_matrix(arm)])
-    error = pose.translation + arm - prior.position_map
+    error, by_pose = off_position(solution.map_from_base, prior)
     explained = by_pose @ solution.covariance @ by_pose.T
     # Where the images tell nothing, the difference is zero and must not become negative.
     left = prior.covariance - explained

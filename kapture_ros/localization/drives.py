@@ -29,6 +29,7 @@ from kapture_ros.localization.refinement import PosePrior
 from kapture_ros.localization.sequence import SequenceLocalizer
 from kapture_ros.localization.sequence_state import SequenceOptions
 from kapture_ros.localization.smoothing import SmoothedPose, smooth
+from kapture_ros.transforms.se3 import largest_sigma
 
 GAP_NS = 5 * SECOND  # between images of one drive at most
 SEARCHED = 3.0  # metres, one sigma: around a worse pose too many points would match
@@ -246,7 +247,7 @@ def _search_again(
     """Fixes of instants that had none, near their smoothed poses."""
     found = []
     for number, pose in zip(numbers, smoothed, strict=True):
-        sigma = np.sqrt(np.linalg.eigvalsh(pose.covariance[:3, :3])[-1])
+        sigma = largest_sigma(pose.covariance[:3, :3])
         if pose.stamp_ns in fixed or sigma > SEARCHED:
             continue
         prior = PosePrior(pose.map_from_base, pose.covariance)
@@ -264,8 +265,8 @@ def _search_again(
 
 def _smoothed_estimate(estimate: Estimate, pose: SmoothedPose, limit: float) -> Estimate:
     """What the images said, with the smoothed pose instead of their own."""
-    position = float(np.sqrt(np.linalg.eigvalsh(pose.covariance[:3, :3])[-1]))
-    rotation = float(np.sqrt(np.linalg.eigvalsh(pose.covariance[3:, 3:])[-1]))
+    position = largest_sigma(pose.covariance[:3, :3])
+    rotation = largest_sigma(pose.covariance[3:, 3:])
     known = position <= limit and rotation <= TURNED
     before = estimate.map_from_base
     cams_from_map = estimate.cams_from_map

@@ -20,6 +20,7 @@ from kapture_ros.localization.refinement import Matches, PosePrior, Priors, resi
 from kapture_ros.localization.views import View
 from kapture_ros.localization.window import Keyframe, WindowSolution, significant, solve_window
 from kapture_ros.transforms import Transform
+from kapture_ros.transforms.se3 import largest_sigma
 
 ACCIDENT = 0.001  # probability of so many matches at the predicted pose if all are wrong
 
@@ -53,8 +54,8 @@ class LocalSearch:
         error = 2 * self.guided.max_error
         cameras = [view.camera for view in views]
         off = np.linalg.norm(residuals(matches, cameras, prior.map_from_base), axis=1)
-        chance = (error / self.guided.min_radius) ** 2
-        accident = binom.sf((off < error).sum() - 1, len(matches), min(chance, 1.0))
+        chance = min(self._chance(error), 1.0)
+        accident = binom.sf((off < error).sum() - 1, len(matches), chance)
         return bool(accident < ACCIDENT)
 
     def solve(
@@ -71,7 +72,7 @@ class LocalSearch:
         scores = score(matches, cameras, solution, 0, Priors(), prior)
         limits = replace(options.acceptance, min_inliers=self.min_inliers)
         reason, text = judge(scores, limits)
-        chance = (self.guided.max_error / self.guided.min_radius) ** 2
+        chance = self._chance(self.guided.max_error)
         if reason is Reason.ACCEPTED and not significant(scores.inliers, scores.matched, chance):
             reason, text = Reason.LOW_INLIER_RATIO, "as many would agree by chance"
         pose = solution.map_from_base
@@ -101,7 +102,7 @@ class LocalSearch:
         chance = np.pi * error**2 / min(_area(frame) for frame in frames)
         if predicted is not None:  # matched around the prediction: chance agrees more often
             error = 2 * self.guided.max_error
-            chance = (error / self.guided.min_radius) ** 2
+            chance = self._chance(error)
         pose = replace(
             self.localizer.options.pose, max_error=error, max_iterations=self.window_iterations
         )
@@ -118,6 +119,10 @@ class LocalSearch:
         sigma = self.localizer.options.acceptance.max_position_sigma
         return estimate if estimate.scores.position_sigma <= sigma else None
 
+    def _chance(self, error: float) -> float:
+        """Probability that a wrong match, anywhere in the search radius, is so near (pixels)."""
+        return (error / self.guided.min_radius) ** 2
+
 
 def _window_estimate(stamp_ns: int, solution: WindowSolution) -> Estimate:
     text = f"{solution.count} inliers in {len(solution.inliers)} keyframes"
@@ -128,8 +133,8 @@ def _window_estimate(stamp_ns: int, solution: WindowSolution) -> Estimate:
         inliers=solution.count,
         matched=matched,
         ratio=solution.count / max(matched, 1),
-        position_sigma=float(np.sqrt(np.linalg.eigvalsh(solution.covariance[:3, :3])[-1])),
-        rotation_sigma=float(np.sqrt(np.linalg.eigvalsh(solution.covariance[3:, 3:])[-1])),
+        position_sigma=largest_sigma(solution.covariance[:3, :3]),
+        rotation_sigma=largest_sigma(solution.covariance[3:, 3:]),
     )
     return replace(empty, scores=scores)
 

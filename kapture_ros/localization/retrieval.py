@@ -17,7 +17,7 @@ from kapture_ros.localization.options import RetrievalOptions
 from kapture_ros.localization.query import Candidate, Query, Reason, Rejected
 from kapture_ros.localization.wifi import WifiLocator
 from kapture_ros.mapping.visual_map import VisualMap
-from kapture_ros.transforms.se3 import Array
+from kapture_ros.transforms.se3 import Array, largest_sigma
 
 Rows = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
@@ -52,7 +52,7 @@ def gated_rows(
         fix = query.gnss
         place = visual_map.datum.map_from_geodetic(fix.latitude, fix.longitude, fix.altitude)
         arm = float(np.linalg.norm(fix.lever_arm))
-        gates.append(("the GNSS fix", place[0, :2], _sigma(fix.covariance[:2, :2]) + arm))
+        gates.append(("the GNSS fix", place[0, :2], largest_sigma(fix.covariance[:2, :2]) + arm))
     if options.wifi_gate and query.wifi is not None and wifi is not None:
         heard = wifi.locate(query.wifi)
         if heard is not None:
@@ -60,7 +60,7 @@ def gated_rows(
     if options.prior_gate and query.prior is not None:
         covariance = query.prior.covariance[:3, :3]
         position = query.prior.map_from_base.translation
-        gates.append(("the predicted pose", position, _sigma(covariance)))
+        gates.append(("the predicted pose", position, largest_sigma(covariance)))
     rows: Rows | None = None
     for name, center, sigma in gates:
         radius = options.gate_margin + GATE_SIGMAS * sigma
@@ -168,10 +168,6 @@ def covisibility_clusters(shown: Shown) -> npt.NDArray[np.int64]:
         if np.array_equal(lowest, place):
             return place
         place = lowest
-
-
-def _sigma(covariance: Array) -> float:
-    return float(np.sqrt(np.linalg.eigvalsh(covariance)[-1]))
 
 
 def _unit(vector: Floats) -> Floats:

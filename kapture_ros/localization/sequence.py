@@ -9,7 +9,6 @@ Fed and read by the localizer node and by offline runs.
 from __future__ import annotations
 
 import logging
-from bisect import insort
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -17,37 +16,34 @@ from dataclasses import replace
 import numpy as np
 
 from kapture_ros.errors import ExtrapolationError, KaptureRosError
-from kapture_ros.localization.acceptance import mahalanobis
+from kapture_ros.localization.agreement import FixRun, agree
 from kapture_ros.localization.fix_errors import FixErrors
+from kapture_ros.localization.global_search import GlobalSearch
 from kapture_ros.localization.inertial import ImuSample, Inertial
 from kapture_ros.localization.local_search import LocalSearch
 from kapture_ros.localization.localizer import Localizer
 from kapture_ros.localization.motion_filter import Fix, MotionFilter, MotionState
 from kapture_ros.localization.odometry import SECOND, OdometrySample
-from kapture_ros.localization.place_filter import PlaceFilter
-from kapture_ros.localization.query import Candidate, Estimate, Evidence, Query, Reason, Rejected
+from kapture_ros.localization.query import Estimate, Evidence, Query, Reason, Rejected
 from kapture_ros.localization.refinement import Matches, PosePrior
 from kapture_ros.localization.sequence_state import (
     GnssAlarm,
+    SearchPauses,
     SelfCheck,
     SequenceOptions,
     State,
     TrackedPose,
-    beyond_doubt,
 )
 from kapture_ros.localization.views import View
 from kapture_ros.localization.visual_motion import MotionSource, VisualMotion
-from kapture_ros.localization.window import Keyframe
+from kapture_ros.localization.window import KeyframeWindow
 from kapture_ros.transforms import Transform
-from kapture_ros.transforms.se3 import cross_matrix, difference
+from kapture_ros.transforms.se3 import largest_sigma
 
 log = logging.getLogger(__name__)
 
-PLACE_IMAGES = 5  # map images of a believed place that are matched
-AGREEMENT = (0.5, 0.1, np.deg2rad(5.0))  # metres, metres per metre, radians
 ELSEWHERE = 5.0  # metres from the pose: no fix of the same place is
 FORGOTTEN = 6.0  # times the uncertainty at which the pose is not given: then it is not sought
-RIVAL = 1 / 3  # of what was retrieved about a pose: another place with more makes it doubtful
 REMEMBERED = 256  # stamps, to know repeated instants
 ENDED = 2.0  # seconds in which instants go on beyond where odometry reaches: it has ended
 LEAP = (0.4, np.deg2rad(1.6))  # metres, radians by which an instant may correct what was told
@@ -67,27 +63,24 @@ class SequenceLocalizer:
         of_map = self.localizer.map_error.change
         self.motion = MotionFilter(self.options.motion, self.inertial, of_map)
         self.fix_errors = FixErrors(self.options.motion, of_map)
-        self.places = PlaceFilter(self.localizer.map, self.options.place)
+        self.everywhere = GlobalSearch(self.localizer, self.options.place)
         self._vision: VisualMotion | None = None
         self._stamps: deque[int] = deque(maxlen=REMEMBERED)
-        self._window: deque[Keyframe] = deque(maxlen=self.options.tracking.window)
-        self._rejected: list[Fix] = []
-        self._candidates: list[Fix] = []
+        self._window = KeyframeWindow(self.options.tracking.window)
+        self._rejected, self._candidates = FixRun(), FixRun()
         self._hint: PosePrior | None = None
         self._hint_ns: int | None = None
         self._learned: MotionState | None = None
         self._unreached_ns: int | None = None  # the first instant in a row beyond odometry
         self._check = SelfCheck()
         self._gnss = GnssAlarm()
-        self._place_odom: Transform | None = None
         self._fix_ns: int | None = None
         self._window_size = 0
         self._supported = False
         self._gated = True
         self._told: TrackedPose | None = None
         self._leapt = False
-        self._searched_ns: int | None = None
-        self._search_wait = self.options.tracking.search_every
+        self._pauses = SearchPauses()
 
     @property
     def near(self) -> LocalSearch:
@@ -220,7 +213,7 @@ class SequenceLocalizer:
     def _judge(self, stamp_ns: int, known: MotionState | None) -> State:
         tracking = self.options.tracking
         if not self.motion.initialized:
-            if self._candidates or self.places.is_told():
+            if self._candidates or self.everywhere.tells_place():
                 return State.INITIALIZING
             return State.UNINITIALIZED if self._fix_ns is None else State.LOST
         if known is None or self._sigma(known) > tracking.lost_sigma:
@@ -233,8 +226,7 @@ class SequenceLocalizer:
 
     def _sigma(self, state: MotionState) -> float:
         """Metres, of the position as it would be told, in the direction that is known worst."""
-        told = self._check.inflation * state.pose_covariance
-        return float(np.sqrt(np.linalg.eigvalsh(told[:3, :3])[-1]))
+        return largest_sigma(self._check.inflation * state.pose_covariance[:3, :3])
 
     def _carry(self, query: Query, views: Sequence[View]) -> None:
         """Without odometry the images tell the motion; what is too uncertain is lost."""
@@ -245,7 +237,7 @@ class SequenceLocalizer:
             self.motion.add_odometry(self._vision.sample(stamp, views))
             position = self.localizer.priors(query).position
             if position is not None:
-                sigma = float(np.sqrt(np.linalg.eigvalsh(position.covariance)[-1]))
+                sigma = largest_sigma(position.covariance)
                 self._vision.learn_position(position.position_map, sigma)
         if not self.motion.initialized:
             return
@@ -302,44 +294,26 @@ class SequenceLocalizer:
         return estimate
 
     def _search_is_due(self, stamp_ns: int, fix_ns: int) -> bool:
-        """Whether to search the map although the pose is known: it takes long, so rarely."""
+        """Whether to search the map although the pose is known."""
         tracking = self.options.tracking
         if self._rejected:
             return True
         missing = stamp_ns - fix_ns > tracking.retrieve_after * SECOND
         if not missing and self._supported:
             return False
-        searched = self._searched_ns
-        if searched is not None and 0 <= stamp_ns - searched < self._search_wait * SECOND:
-            return False
-        longest = 8 * tracking.search_every
-        if searched is not None:
-            self._search_wait = min(2 * self._search_wait, longest)
-        self._searched_ns = stamp_ns
-        return True
+        return self._pauses.is_over(stamp_ns, tracking.search_every)
 
     def _keep(self, stamp_ns: int, views: Sequence[View], matches: Matches) -> None:
-        """A keyframe of the window, if it is newer than the last one and elsewhere."""
-        odom_from_base = self.motion.odometry.at(stamp_ns)
-        if self._window:
-            last = self._window[-1]
-            metres, radians = odom_from_base.distance_to(last.odom_from_base)
-            near = metres < self.options.tracking.keyframe_distance
-            straight = np.rad2deg(radians) < self.options.tracking.keyframe_turn
-            if stamp_ns <= last.stamp_ns or (near and straight):
-                return
+        """A keyframe of the window, if it is apart from the last one."""
+        tracking = self.options.tracking
+        apart = tracking.keyframe_distance, tracking.keyframe_turn
         cameras = tuple(view.camera for view in views)
-        since = self._window[-1].stamp_ns if self._window else stamp_ns
-        noise = np.diagonal(self.motion.reckoning.noise_between(since, stamp_ns))
-        drift = float(noise[:3].mean()), float(noise[3:].mean())
-        self._window.append(Keyframe(stamp_ns, odom_from_base, cameras, matches, drift))
+        self._window.keep(stamp_ns, cameras, matches, self.motion.reckoning, apart)
 
     def _solve_window(self, stamp_ns: int, predicted: Transform | None) -> Estimate | None:
         """The window's pose as an estimate of the newest keyframe; None if there is none."""
-        frames = list(self._window)
-        if len(frames) < 2 or frames[-1].stamp_ns != stamp_ns:
-            return None
-        found = self.near.solve_window(frames, predicted)
+        frames = self._window.ending_at(stamp_ns)
+        found = self.near.solve_window(frames, predicted) if frames else None
         if found is not None:
             self._window_size = len(frames)
             self._window.clear()  # a measurement is used once, or the filter counts it twice
@@ -349,20 +323,16 @@ class SequenceLocalizer:
         """An instant while the pose is not known: fixes and place must agree."""
         hint = self._hinted(query.stamp_ns)
         estimate = self._retrieve(query, hint)
-        if hint is not None and estimate.accepted:
-            self._window_size = 1
-            self._start(self.fix_of(estimate), estimate.evidence)
-            return estimate
         if estimate.accepted:
             self._window_size = 1
-            self._confirm(estimate)
+            if hint is not None:
+                self._start(self.fix_of(estimate), estimate.evidence)
+            else:
+                self._confirm(estimate)
             return estimate
-        rows = self.places.believed()
-        if rows is None:
+        matches = self.everywhere.match_place(views)
+        if matches is None:
             return estimate
-        shown = tuple(Candidate(int(row), 1.0) for row in rows[:PLACE_IMAGES])
-        offers = self.localizer.prepare([shown] * len(views))
-        matches = self.localizer.match(views, offers).matches
         self._keep(query.stamp_ns, views, matches)
         found = self._solve_window(query.stamp_ns, None)
         if found is None:
@@ -380,66 +350,28 @@ class SequenceLocalizer:
         return self._hint
 
     def _retrieve(self, query: Query, prior: PosePrior | None = None) -> Estimate:
-        """The localizer's answer, from near the prior or from the whole map.
-
-        What the whole map offers moves the places.
-        """
-        odom = self.motion.odometry.at(query.stamp_ns)  # or the search would be in vain
+        """The localizer's answer, from near the prior or from the whole map."""
+        odom_from_base = self.motion.odometry.at(query.stamp_ns)  # or the search would be in vain
         gnss = None if self.motion.initialized else query.gnss
-        estimate = self.localizer.localize(replace(query, gnss=gnss, prior=prior))
-        if prior is not None:
-            return estimate
-        before, self._place_odom = self._place_odom, odom
-        motion = None if before is None else before.inverse() @ odom
-        self.places.update(estimate.candidates, query.images[0].cam_from_base, motion)
-        return estimate
+        return self.everywhere.localize(replace(query, gnss=gnss, prior=prior), odom_from_base)
 
     def _confirm(self, estimate: Estimate) -> None:
         """Begin at a fix beyond doubt, or when the newest agree with each other and the place."""
-        if self._decisive(estimate):
-            self._start(self.fix_of(estimate), estimate.evidence)
+        fix = self.fix_of(estimate)
+        if self.everywhere.is_sure(estimate):
+            self._start(fix, estimate.evidence)
             return
-        insort(self._candidates, self.fix_of(estimate), key=lambda fix: fix.stamp_ns)
-        self._candidates = self._candidates[-self.options.tracking.lost_rejections :]
-        needed = self.options.tracking.confirmations
-        newest = self._candidates[-needed:]
-        if len(newest) < needed or not self._agree(newest):
-            return
-        place = self.places.near(newest[-1].map_from_base.translation)
-        if place >= self.options.place.belief:
+        newest = self._candidates.add(fix, self.options.tracking.confirmations)
+        if newest and self._agree(newest) and self.everywhere.believes(newest[-1].map_from_base):
             if self._vision is not None:
                 self._vision.learn(newest[-2].stamp_ns, newest[-2].map_from_base, Evidence())
             late = estimate.stamp_ns != newest[-1].stamp_ns
             self._start(newest[-1], Evidence() if late else estimate.evidence)
 
-    def _decisive(self, estimate: Estimate) -> bool:
-        """Whether one instant, looked for in the whole map, needs no second one to agree."""
-        if estimate.map_from_base is None or not estimate.candidates:
-            return False
-        position = estimate.map_from_base.translation
-        if self.places.rival(estimate.candidates, position) > RIVAL:
-            return False
-        return beyond_doubt(estimate.scores, self.localizer.options.acceptance)
-
     def _agree(self, fixes: Sequence[Fix]) -> bool:
-        """Whether fixes lie to each other as odometry says."""
-        first = fixes[0]
-        for fix in fixes[1:]:
-            seconds = (fix.stamp_ns - first.stamp_ns) / SECOND
-            motion = self._motion_between(first.stamp_ns, fix.stamp_ns)
-            error = difference(fix.map_from_base, first.map_from_base @ motion)
-            slack = AGREEMENT[0] + AGREEMENT[1] * float(np.linalg.norm(motion.translation))
-            turn = AGREEMENT[2]
-            if self._vision is not None:
-                slack += self.options.tracking.max_speed * seconds
-                turn += seconds
-            if np.linalg.norm(error[:3]) > slack or np.linalg.norm(error[3:]) > turn:
-                return False
-        return True
-
-    def _motion_between(self, start_ns: int, end_ns: int) -> Transform:
-        odometry = self.motion.odometry
-        return odometry.at(start_ns).inverse() @ odometry.at(end_ns)
+        """Whether fixes lie to each other as the motion says."""
+        guessed = None if self._vision is None else self.options.tracking.max_speed
+        return agree(fixes, self.motion.odometry, guessed)
 
     def fix_of(self, estimate: Estimate) -> Fix:
         """An estimate with a pose as a fix for the filter."""
@@ -462,7 +394,7 @@ class SequenceLocalizer:
             return
         metres, _ = fix.map_from_base.distance_to(self.motion.at(fix.stamp_ns).map_from_base)
         elsewhere = metres > ELSEWHERE and not self._supported and not self._gated
-        if elsewhere and self._decisive(estimate):
+        if elsewhere and self.everywhere.is_sure(estimate):
             self._lose()  # it shows nothing of what is expected, and much of another place
         else:
             self._contradict(fix)
@@ -472,10 +404,8 @@ class SequenceLocalizer:
 
         Near the track it drifted, and goes on from them; far from it the vehicle was moved.
         """
-        self._rejected = [known for known in self._rejected if known.stamp_ns != fix.stamp_ns]
-        insort(self._rejected, fix, key=lambda known: known.stamp_ns)
-        newest = self._rejected[-self.options.tracking.lost_rejections :]
-        if len(newest) < self.options.tracking.lost_rejections or not self._agree(newest):
+        newest = self._rejected.add(fix, self.options.tracking.lost_rejections)
+        if not newest or not self._agree(newest):
             return
         metres, _ = fix.map_from_base.distance_to(self.motion.at(fix.stamp_ns).map_from_base)
         if metres < ELSEWHERE:
@@ -493,7 +423,8 @@ class SequenceLocalizer:
         self.motion.initialize(self.fix_errors.weighed(fix), like=self._learned)
         self.fix_errors.forget()
         self._learn_errors(fix)
-        self._candidates, self._hint = [], None
+        self._candidates.clear()
+        self._hint = None
         self._fixed(fix, evidence)
 
     def _fixed(self, fix: Fix, evidence: Evidence) -> None:
@@ -501,7 +432,7 @@ class SequenceLocalizer:
         self._rejected.clear()
         self._window.clear()
         self._supported, self._gated = True, True
-        self._searched_ns, self._search_wait = None, self.options.tracking.search_every
+        self._pauses.reset()
         self._fix_ns = max(self._fix_ns or 0, fix.stamp_ns)
         pose = self.motion.at(fix.stamp_ns).map_from_base
         self.inertial.learn(fix.stamp_ns, pose.rotation)
@@ -518,8 +449,9 @@ class SequenceLocalizer:
         """Forget pose and place, to believe fresh evidence only; odometry's errors stay known."""
         self._remember()
         self.motion.forget()
-        self.places.forget()
-        self._rejected, self._candidates = [], []
+        self.everywhere.forget()
+        self._rejected.clear()
+        self._candidates.clear()
         self._window.clear()
         if self._vision is not None:
             self._vision.forget()
@@ -531,11 +463,7 @@ class SequenceLocalizer:
         known = self._reached(query.stamp_ns)
         if known is None:
             return
-        arm = known.map_from_base.rotation_matrix() @ prior.lever_arm
-        by_pose = np.hstack([np.eye(3), -cross_matrix(arm)])
-        spread = by_pose @ known.pose_covariance @ by_pose.T + prior.covariance
-        error = known.map_from_base.translation + arm - prior.position_map
-        self._gnss.add(mahalanobis(error[:2], spread[:2, :2]) ** 2)
+        self._gnss.compare(prior, known)
 
 
 def _with_features(query: Query, views: Sequence[View]) -> Query:

@@ -7,20 +7,20 @@ from __future__ import annotations
 
 import enum
 from collections import deque
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cache
 
 from scipy.stats import chi2
 
-from kapture_ros.localization.acceptance import judge
+from kapture_ros.localization.acceptance import mahalanobis, off_position
 from kapture_ros.localization.guided import GuidedOptions
 from kapture_ros.localization.inertial import InertialOptions
-from kapture_ros.localization.motion_filter import Innovation
+from kapture_ros.localization.motion_filter import Innovation, MotionState
 from kapture_ros.localization.motion_options import MotionOptions
 from kapture_ros.localization.odometry import SECOND
-from kapture_ros.localization.options import AcceptanceOptions
 from kapture_ros.localization.place_filter import PlaceOptions
-from kapture_ros.localization.query import Estimate, Reason, Scores
+from kapture_ros.localization.query import Estimate
+from kapture_ros.localization.refinement import PositionPrior
 from kapture_ros.localization.visual_motion import MotionSource
 from kapture_ros.options import option
 from kapture_ros.transforms import Transform
@@ -89,23 +89,6 @@ class TrackingOptions:
     keyframe_turn: float = option(5.0, "between keyframes", unit="deg", minimum=0)
     window_iterations: int = option(3000, "RANSAC samples for a window at most", minimum=1)
     max_speed: float = option(40.0, "of the vehicle, where odometry is missing", unit="m/s")
-
-
-def beyond_doubt(scores: Scores, limits: AcceptanceOptions) -> bool:
-    """Whether an image has twice the evidence that it needs: then no second one has to agree.
-
-    Another pose is a rival with half of the agreement that would be too much, unless it has
-    fewer inliers than any pose needs: so many agree by chance.
-    """
-    accident = limits.min_inliers / max(scores.inliers, 1)
-    twice = replace(
-        limits,
-        min_inliers=2 * limits.min_inliers,
-        min_ratio=2 * limits.min_ratio,
-        min_coverage=2 * limits.min_coverage,
-        max_second=min(limits.max_second, max(limits.max_second / 2, accident)),
-    )
-    return judge(scores, twice)[0] is Reason.ACCEPTED
 
 
 @dataclass(frozen=True)
@@ -186,6 +169,33 @@ class SelfCheck:
         return mean / 6 if mean > _bound(count) else 1.0
 
 
+class SearchPauses:
+    """When the map is searched although the pose is known: that takes long, so ever more rarely."""
+
+    LONGEST = 8  # times the first pause
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin with the shortest pause."""
+        self._searched_ns: int | None = None
+        self._times = 1
+
+    def is_over(self, stamp_ns: int, first: float) -> bool:
+        """Whether to search now; if so, the next pause is twice as long.
+
+        Args:
+            first: seconds, the shortest pause.
+        """
+        if self._searched_ns is not None:
+            if 0 <= stamp_ns - self._searched_ns < self._times * first * SECOND:
+                return False
+            self._times = min(2 * self._times, self.LONGEST)
+        self._searched_ns = stamp_ns
+        return True
+
+
 class GnssAlarm:
     """Whether GNSS and pose exclude each other, several times in a row."""
 
@@ -195,8 +205,11 @@ class GnssAlarm:
     def __init__(self) -> None:
         self._run = 0
 
-    def add(self, squared: float) -> None:
-        """Take the squared Mahalanobis distance of a fix in the plane."""
+    def compare(self, fix: PositionPrior, known: MotionState) -> None:
+        """Take a GNSS fix, and what is known of the pose at its time: in the plane."""
+        error, by_pose = off_position(known.map_from_base, fix)
+        spread = by_pose @ known.pose_covariance @ by_pose.T + fix.covariance
+        squared = mahalanobis(error[:2], spread[:2, :2]) ** 2
         self._run = self._run + 1 if squared > self.LIMIT else 0
 
     @property

@@ -1,14 +1,15 @@
 """The last keyframes with odometry between them, solved as one generalized camera.
 
-Keyframes come from `SequenceLocalizer`, with their 2D-3D matches; the answer is a pose like
-that of one instant. RANSAC takes odometry as it is; the refinement that follows does not: the
-pose of every keyframe is an unknown, linked to the next by odometry with the noise of the
-motion filter, and so are odometry's scale and yaw-rate error. The covariance is that of the
-newest pose with all others marginalized.
+Weak instants come from `SequenceLocalizer`, with their 2D-3D matches; those that lie apart are
+kept as keyframes, and the answer is a pose like that of one instant. RANSAC takes odometry as it
+is; the refinement that follows does not: the pose of every keyframe is an unknown, linked to the
+next by odometry with the noise of the motion filter, and so are odometry's scale and yaw-rate
+error. The covariance is that of the newest pose with all others marginalized.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -17,6 +18,7 @@ import numpy.typing as npt
 from scipy.stats import binom
 
 from kapture_ros.localization.cameras import MountedCamera
+from kapture_ros.localization.dead_reckoning import DeadReckoning
 from kapture_ros.localization.motion_options import MotionOptions
 from kapture_ros.localization.odometry import SECOND, Motion, reckon
 from kapture_ros.localization.options import PoseOptions
@@ -53,6 +55,51 @@ class Keyframe:
     cameras: tuple[MountedCamera, ...]
     matches: Matches
     drift: tuple[float, float] | None = None
+
+
+class KeyframeWindow:
+    """The newest keyframes of a drive, in the order of time.
+
+    Args:
+        size: more are not kept.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._frames: deque[Keyframe] = deque(maxlen=size)
+
+    def keep(
+        self,
+        stamp_ns: int,
+        cameras: tuple[MountedCamera, ...],
+        matches: Matches,
+        motion: DeadReckoning,
+        apart: tuple[float, float],
+    ) -> None:
+        """Take an instant, if it is newer than the last keyframe and elsewhere.
+
+        Args:
+            apart: metres or degrees between keyframes.
+        """
+        odom_from_base, since = motion.odometry.at(stamp_ns), stamp_ns
+        if self._frames:
+            last = self._frames[-1]
+            metres, radians = odom_from_base.distance_to(last.odom_from_base)
+            near = metres < apart[0] and np.rad2deg(radians) < apart[1]
+            if stamp_ns <= last.stamp_ns or near:
+                return
+            since = last.stamp_ns
+        noise = np.diagonal(motion.noise_between(since, stamp_ns))
+        drift = float(noise[:3].mean()), float(noise[3:].mean())
+        self._frames.append(Keyframe(stamp_ns, odom_from_base, cameras, matches, drift))
+
+    def ending_at(self, stamp_ns: int) -> list[Keyframe]:
+        """All of them, if the newest one is of this time and not alone; else none."""
+        frames = list(self._frames)
+        return frames if len(frames) > 1 and frames[-1].stamp_ns == stamp_ns else []
+
+    def clear(self) -> None:
+        """Forget them."""
+        self._frames.clear()
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,6 @@ from __future__ import annotations
 import threading
 from dataclasses import dataclass
 
-import numpy as np
-
 from kapture_ros.errors import ExtrapolationError
 from kapture_ros.localization.motion_filter import Fix, MotionFilter, MotionState
 from kapture_ros.localization.motion_options import MotionOptions
@@ -19,7 +17,7 @@ from kapture_ros.localization.odometry import SECOND, OdometrySample
 from kapture_ros.localization.sequence import SequenceLocalizer
 from kapture_ros.localization.sequence_state import State, TrackedPose, TrackingOptions
 from kapture_ros.localization.visual_motion import MotionSource
-from kapture_ros.transforms.se3 import Array, Transform
+from kapture_ros.transforms.se3 import Array, Transform, largest_sigma
 
 AHEAD_NS = SECOND  # as the filter's odometry goes on beyond its newest sample
 TWIST_NS = SECOND // 10  # velocity is measured over this time
@@ -159,7 +157,7 @@ class Predictor:
             except ExtrapolationError:
                 return None
         covariance = state.pose_covariance
-        if np.sqrt(np.linalg.eigvalsh(covariance[:3, :3])[-1]) > self.tracking.lost_sigma:
+        if largest_sigma(covariance[:3, :3]) > self.tracking.lost_sigma:
             return None
         coasting = known.tracked.fix_age is None or (
             (stamp - known.tracked.stamp_ns) / SECOND + known.tracked.fix_age

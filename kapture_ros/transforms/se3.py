@@ -234,6 +234,11 @@ def symmetric_root(covariance: Array) -> Array:
     return root
 
 
+def largest_sigma(covariance: Array) -> float:
+    """One sigma in the direction that is known worst, of a covariance (n, n)."""
+    return float(np.sqrt(np.linalg.eigvalsh(covariance)[-1]))
+
+
 def _quaternion(vector: Array) -> Quaternion:
     """Of a rotation vector (3,)."""
     a, b, c = vector.tolist()

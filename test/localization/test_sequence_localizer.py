@@ -37,6 +37,7 @@ from kapture_ros.localization.sequence_state import (
     SelfCheck,
     SequenceOptions,
     State,
+    TrackingOptions,
 )
 from kapture_ros.localization.visual_motion import MotionSource
 from kapture_ros.transforms import Transform
@@ -140,6 +141,16 @@ def test_a_kidnapped_vehicle_knows_within_two_seconds_and_recovers(world, locali
     given = [pose for pose in result.answers if pose.map_from_base is not None]
     assert max(result.error(pose)[0] for pose in given) < 0.5, "of any state"
     assert result.answers[-1].state is State.TRACKING
+
+
+def test_as_many_fixes_must_agree_as_are_asked_for(world, localizer):
+    options = SequenceOptions(tracking=TrackingOptions(confirmations=4, lost_rejections=3))
+    doubtful = Conditions(true_count=30)
+    result, _ = drive_through(world, localizer, Trip(start=15, end=30), doubtful, options=options)
+    assert all(pose.estimate.accepted for pose in result.answers[:4])
+    states = [pose.state for pose in result.answers]
+    assert State.TRACKING not in states[:3]
+    assert states[3] is State.TRACKING
 
 
 def test_between_look_alike_streets_no_pose_is_claimed_until_they_differ(world, localizer):

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy.stats import chi2
 from street_world import CAMERA, FRONT_FROM_BASE, Trip, make_drive, project, street
 
 from kapture_ros.localization.cameras import MountedCamera
+from kapture_ros.localization.dead_reckoning import DeadReckoning
 from kapture_ros.localization.motion_options import MotionOptions
+from kapture_ros.localization.odometry import OdometrySample
 from kapture_ros.localization.options import PoseOptions
 from kapture_ros.localization.refinement import Matches
 from kapture_ros.localization.window import (
     Keyframe,
+    KeyframeWindow,
     WindowSolution,
     as_one_camera,
     significant,
@@ -113,6 +118,31 @@ def test_odometry_that_is_ten_per_cent_off_is_refined_not_trusted():
         trusting.append(solution.map_from_base.distance_to(truth)[0])
     assert np.median(errors) < 0.1
     assert np.median(errors) < np.median(trusting) / 2
+
+
+def test_keyframes_are_newer_than_the_last_and_apart_from_it():
+    frames, _ = window(0, 4)
+    motion, kept = DeadReckoning(MOTION), KeyframeWindow(3)
+    for frame in frames:
+        motion.add(OdometrySample(frame.stamp_ns, frame.odom_from_base))
+
+    def keep(frame: Keyframe) -> list[int]:
+        kept.keep(frame.stamp_ns, frame.cameras, frame.matches, motion, (0.8, 5.0))
+        return [found.stamp_ns for found in kept.ending_at(frame.stamp_ns)]
+
+    first, second, third, newest = (frame.stamp_ns for frame in frames)
+    assert keep(frames[0]) == [], "one is no window"
+    assert keep(frames[1]) == [first, second]
+    assert keep(frames[0]) == [], "it is older"
+    standing = replace(frames[1], stamp_ns=second + 1)
+    assert keep(standing) == [], "it is in the same place"
+    assert keep(frames[2]) == [first, second, third]
+    assert keep(frames[3]) == [second, third, newest]
+    position, rotation = kept.ending_at(newest)[-1].drift
+    metres, radians = frames[2].odom_from_base.distance_to(frames[3].odom_from_base)
+    assert (position, rotation) == pytest.approx(MOTION.variances(metres, radians, 0.2), rel=0.05)
+    kept.clear()
+    assert kept.ending_at(newest) == []
 
 
 def test_as_one_camera_looks_from_where_odometry_says():
