@@ -77,8 +77,9 @@ class GlobalSearch:
         return self._localizer.match(views, offers).matches
 
     def forget(self) -> None:
-        """Believe in no place."""
+        """Believe in no place; odometry may be another one from now on, in a frame of its own."""
         self._places.forget()
+        self._odom_from_base = None
 
 
 def beyond_doubt(scores: Scores, limits: AcceptanceOptions) -> bool:

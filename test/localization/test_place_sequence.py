@@ -6,17 +6,22 @@ import numpy as np
 import pytest
 from street_world import (
     FRONT_FROM_BASE,
+    START,
     TWIN,
     Conditions,
     Trip,
+    along,
     make_drive,
     make_query,
 )
 
+from kapture_ros.localization.global_search import GlobalSearch
+from kapture_ros.localization.localizer import Localizer
 from kapture_ros.localization.options import RetrievalOptions
 from kapture_ros.localization.place_filter import PlaceFilter, PlaceOptions
 from kapture_ros.localization.query import Candidate
 from kapture_ros.localization.retrieval import retrieve
+from kapture_ros.transforms import Transform
 
 
 @pytest.fixture(scope="module")
@@ -126,3 +131,15 @@ def test_forgetting_makes_all_places_alike(world):
     places.forget()
     assert np.ptp(places.probability) == 0
     assert places.probability.sum() == pytest.approx(1.0)
+
+
+def test_what_was_forgotten_is_not_moved_by_another_odometry(world):
+    """Its frame is another one: where the old one was says nothing of the motion."""
+    localizer, rng = Localizer(world.map), np.random.default_rng(3)
+    again, fresh = (GlobalSearch(localizer, PlaceOptions()) for _ in range(2))
+    first, then = (make_query(world, along(metres), START, rng) for metres in (30, 60))
+    again.localize(first, Transform())
+    again.forget()
+    for search in (again, fresh):
+        search.localize(then, Transform(translation=[150.0, 0, 0]))
+    np.testing.assert_array_equal(again._places.probability, fresh._places.probability)
