@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> None:
     # Here, since NAVER's kapture takes a second to import.
     from kapture_ros.evaluation.evaluate import evaluate
     from kapture_ros.evaluation.report import to_markdown, write_report
-    from kapture_ros.mapping.sessions import pose_frame
+    from kapture_ros.mapping.pose_report import pose_frame
 
     inputs = EvaluationInputs(
         args.estimates, args.reference, args.map, args.query, args.pairs, tuple(args.map_images)

@@ -81,12 +81,15 @@ def localize_drives(
 
 
 def drives_of(queries: QuerySet, *, given_motion: bool) -> list[Drive]:
-    """The queries of each device, without gaps in time."""
+    """The queries of each device, without gaps in time and without a change of odometry's frame."""
     by_device: dict[str, list[list[int]]] = {}
     for number, info in enumerate(queries.infos):
         drives = by_device.setdefault(info.device, [])
         newest = queries.infos[drives[-1][-1]].stamp_ns if drives else None
-        if newest is None or info.stamp_ns - newest > GAP_NS:
+        restarted = newest is not None and any(
+            newest < stamp <= info.stamp_ns for stamp in queries.restarts
+        )
+        if newest is None or info.stamp_ns - newest > GAP_NS or (given_motion and restarted):
             drives.append([])
         drives[-1].append(number)
     found: list[Drive] = []

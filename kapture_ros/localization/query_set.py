@@ -31,6 +31,7 @@ from kapture_ros.mapping.feature_files import (
 from kapture_ros.mapping.gnss import read_fixes
 from kapture_ros.mapping.images import ImageTable, read_images
 from kapture_ros.mapping.manifest import FeatureTypes
+from kapture_ros.mapping.pose_report import restarts
 from kapture_ros.mapping.priors import read_records
 from kapture_ros.mapping.sessions import FeatureSource
 from kapture_ros.transforms.se3 import Array, Transform
@@ -66,6 +67,7 @@ class QuerySet:
     Attributes:
         infos: what every query is called, in the order of time.
         has_features: whether queries come with features; otherwise with pixels.
+        restarts: stamps from which on the dataset's poses are of another frame than before.
 
     Args:
         wanted: the map's features.
@@ -91,6 +93,7 @@ class QuerySet:
         self._types = wanted
         self._features = _feature_folders(dataset, source, wanted)
         self.has_features = bool(self._features)
+        self.restarts = restarts(dataset)
         self._fixes = read_fixes(dataset, GNSS_SIGMA)
         scans = read_records(dataset, "wifi")
         self._scans = dict(scans)

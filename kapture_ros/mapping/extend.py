@@ -73,9 +73,7 @@ def extend_map(map_dir: Path, dataset: Path, settings: MapSettings) -> None:
     old = open_map(map_dir)
     session = _new_session(old, dataset, settings)
     localizer = Localizer(VisualMap.load(map_dir))
-    placed = placed_in_map(
-        session.images, session.originals, session.features, localizer, settings.poses
-    )
+    placed = placed_in_map(session, localizer, settings.poses)
     rows = np.flatnonzero(placed.posed)
     log.info("add: %d of %d images have a place in the map", len(rows), len(placed))
     if len(rows) == 0:

@@ -50,6 +50,11 @@ class GnssFixes:
     def __len__(self) -> int:
         return len(self.stamps)
 
+    def select(self, rows: npt.NDArray[np.bool_]) -> GnssFixes:
+        """Some of the fixes; `rows` (G,)."""
+        sensors = tuple(self.sensors[row] for row in np.flatnonzero(rows))
+        return GnssFixes(self.stamps[rows], self.geodetic[rows], self.covariances[rows], sensors)
+
     def positions(self, datum: Datum) -> Array:
         """Positions (G, 3) of the antenna in the map frame of a datum."""
         return datum.map_from_geodetic(*self.geodetic.T)

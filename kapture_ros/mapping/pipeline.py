@@ -42,6 +42,7 @@ from kapture_ros.mapping.missing_features import extract_missing
 from kapture_ros.mapping.mounting import corrected, mountings
 from kapture_ros.mapping.options import MapSettings
 from kapture_ros.mapping.pairs import Pairs, choose_pairs, write_pairs
+from kapture_ros.mapping.pose_report import pose_frame
 from kapture_ros.mapping.sessions import (
     FeatureSource,
     Session,
@@ -49,7 +50,6 @@ from kapture_ros.mapping.sessions import (
     image_files,
     link_features,
     merged,
-    pose_frame,
     read_session,
     same_types,
     write_images,
@@ -147,7 +147,8 @@ def build_map(
     verified = verify_step(run, images, pairs, folders, store, build, route)
     scene = routes.Scene(
         images, session_of, folders["keypoints"], build / DATABASE,
-        tuple(session.fixes for session in sessions), verified, settings.reconstruct,
+        tuple(fixes for session in sessions for fixes in session.fixes_by_drive),
+        verified, settings.reconstruct,
     )  # fmt: skip
     placed = place_step(run, scene, route)
     write_step(run, placed, sessions, folders, map_dir)
@@ -235,10 +236,11 @@ def read_sessions(datasets: Sequence[Path], settings: MapSettings) -> list[Sessi
 
 
 def joined(sessions: Sequence[Session]) -> tuple[ImageTable, npt.NDArray[np.int32]]:
-    """All images, and the drive of each."""
+    """All images, and the drive of each; several of a session whose odometry was started again."""
     images = merged([session.images for session in sessions])
-    lengths = [len(session.images) for session in sessions]
-    return images, np.repeat(np.arange(len(sessions)), lengths).astype(np.int32)
+    first = np.cumsum([0] + [len(session.restarts) + 1 for session in sessions])
+    drives = [session.drives + n for session, n in zip(sessions, first.tolist(), strict=False)]
+    return images, np.concatenate(drives)
 
 
 def begin(
@@ -346,10 +348,16 @@ def pose_step(
         check = check_poses(images, pairs, folders["keypoints"], store, run.settings.verify)
         counts |= {"near": dict(check.near), "far": check.far}
     _warn_of_misfits(run, check)
+    again = [session for session in sessions if session.restarts]
+    for session in again if wanted == "fixed" else ():
+        run.warn(
+            f"the odometry of {session.dataset} was started again {len(session.restarts)} times: "
+            "--poses fixed lays drives over each other that are elsewhere; leave it out"
+        )
     if wanted != "auto":
         return wanted
     # REP-105: poses in `odom` drift, whatever a sample of pairs may show.
-    if check.drifts or any(pose_frame(session.dataset) == "odom" for session in sessions):
+    if check.drifts or again or any(pose_frame(session.dataset) == "odom" for session in sessions):
         return "refine"
     with_gnss = [session for session in sessions if len(session.fixes)]
     return "fixed" if all(_fits_gnss(session) for session in with_gnss) else "refine"

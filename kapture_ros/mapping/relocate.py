@@ -17,11 +17,13 @@ from kapture_ros.mapping.loops import odometry_edges
 from kapture_ros.mapping.manifest import FeatureTypes
 from kapture_ros.mapping.options import PoseOptions
 from kapture_ros.mapping.pose_graph import Positions, optimize
+from kapture_ros.mapping.sessions import Session
 from kapture_ros.transforms.se3 import Transform
 
 SIGMA = 0.1  # metres, of a localized instant
 AGREE = (1.0, np.radians(5.0))  # metres, radians between two placements of a drive
 ARM = 5.0  # metres: how far the points lie that stand for an orientation
+UNKNOWN_POSE = np.full(7, np.nan)
 REACH = 30.0  # metres driven from the last localized instant that odometry is believed
 
 Names = tuple[str, ...]
@@ -53,19 +55,14 @@ def query_of(
     return Query(int(images.stamps[rows[0]]), tuple(views))
 
 
-def placed_in_map(
-    images: ImageTable,
-    names: Names,
-    folders: dict[str, FeatureFolder],
-    localizer: Localizer,
-    options: PoseOptions,
-) -> ImageTable:
+def placed_in_map(session: Session, localizer: Localizer, options: PoseOptions) -> ImageTable:
     """The images with poses in the map; without, where neither vision nor odometry tells.
 
     Args:
-        images: with the poses of their own odometry, if there is one.
+        session: its images have the poses of their own odometry, if there is one.
         options: how far the odometry is believed.
     """
+    images, names, folders = session.images, session.originals, session.features
     types = localizer.map.feature_types
     found: dict[int, Transform] = {}
     for frame in tqdm(np.unique(images.frames).tolist(), "localize", disable=None):
@@ -74,7 +71,15 @@ def placed_in_map(
         if estimate.accepted and estimate.map_from_base is not None:
             found[frame] = estimate.map_from_base
     if images.posed.any():
-        found = _with_odometry(images, found, options)
+        found = {
+            frame: pose
+            for drive in range(len(session.restarts) + 1)
+            for frame, pose in _with_odometry(
+                images.with_poses(np.flatnonzero(session.drives != drive), UNKNOWN_POSE),
+                found,
+                options,
+            ).items()
+        }
     poses = np.full((len(images), 7), np.nan)
     for row, frame in enumerate(images.frames.tolist()):
         if frame in found:

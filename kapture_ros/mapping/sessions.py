@@ -6,7 +6,6 @@ that equal names and equal stamps of different drives stay apart.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -14,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 from tqdm import tqdm
 
 from kapture_ros.dataset import sidecar
@@ -38,6 +38,7 @@ from kapture_ros.mapping.gnss import GnssFixes, map_from_rig, read_fixes
 from kapture_ros.mapping.images import ImageTable, read_images
 from kapture_ros.mapping.manifest import FeatureTypes
 from kapture_ros.mapping.options import MapSettings
+from kapture_ros.mapping.pose_report import drives_at, restarts
 
 KEPT_RECORDS = ("gnss", "wifi", "bluetooth")
 """What a map keeps besides its images: priors for localization."""
@@ -110,6 +111,7 @@ class Session:
             if the map is of this drive alone.
         originals: the names the images have in their dataset, in the order of the table.
         unreadable: images that are left out: no features, since their files are damaged or gone.
+        restarts: stamps from which on its poses are of another frame than before.
     """
 
     name: str
@@ -120,6 +122,18 @@ class Session:
     fixes: GnssFixes
     features: dict[str, FeatureFolder]
     unreadable: tuple[str, ...]
+    restarts: tuple[int, ...] = ()
+
+    @property
+    def drives(self) -> npt.NDArray[np.int32]:
+        """(N,) which drive of the session each image is of: each restart begins another."""
+        return drives_at(self.images.stamps, self.restarts)
+
+    @property
+    def fixes_by_drive(self) -> tuple[GnssFixes, ...]:
+        """The fixes of each of its drives."""
+        of_drive = drives_at(self.fixes.stamps, self.restarts)
+        return tuple(self.fixes.select(of_drive == n) for n in range(len(self.restarts) + 1))
 
     @property
     def left_out(self) -> str:
@@ -168,6 +182,7 @@ def read_session(
         replace(fixes, sensors=tuple(_join(prefix, ".", sensor) for sensor in fixes.sensors)),
         features,
         unreadable,
+        restarts(dataset),
     )
 
 
@@ -193,17 +208,6 @@ def _can_be_read(file: Path) -> bool:
     except InputError:
         return False
     return True
-
-
-def pose_frame(dataset: Path) -> str | None:
-    """The frame the poses of a drive are in, as our recorder reports it; None if unknown."""
-    report = dataset / "report.json"
-    try:
-        sessions = json.loads(report.read_text(encoding="utf-8"))["sessions"]
-        frame = sessions[-1]["poses"]["world_frame"]
-    except (OSError, ValueError, KeyError, IndexError, TypeError):
-        return None  # recorded by others, or by another version: nothing is known
-    return frame if isinstance(frame, str) else None
 
 
 def _join(prefix: str, separator: str, name: str) -> str:

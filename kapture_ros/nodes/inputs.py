@@ -33,13 +33,12 @@ from kapture_ros.nodes.localizer_options import CameraSettings
 from kapture_ros.nodes.settings import Settings
 from kapture_ros.nodes.synchronizer import Instant, Synchronizer
 from kapture_ros.transforms import Transform, TransformTree
+from kapture_ros.transforms.restarts import begins_anew, leapt
 
 T = TypeVar("T")
 
 JUMP_NS = 2 * SECOND  # stamps that go back by more: the clock jumped, a bag began anew
 APART_NS = 1_000_000  # stamps of one instant that are worth a correction
-LEAP = (5.0, 0.5)  # metres, radians from one sample of odometry to the next: it began anew
-FASTEST = (100.0, 20.0)  # metres and radians a second, of whatever drives
 NOT_MEASURED = 100.0  # m²/s², rad²/s²: a variance of a twist that says so, as 1e6 often does
 UPWARDS = 0.8  # cosine between a camera's view and the z axis of the base
 SAME_ODOMETRY = (0.5, 0.1)  # metres, radians by which TF may differ from the odometry's topic,
@@ -290,9 +289,11 @@ class Inputs:
     def _take_odometry(
         self, stamp_ns: int, odom_from_base: Transform, twist_covariance: np.ndarray | None
     ) -> None:
-        if self._odometry is not None and _leapt(*self._odometry, stamp_ns, odom_from_base):
-            self.restart()
-            self._outlets.jumped("the odometry leapt, as it does when it is started again")
+        if self._odometry is not None:
+            samples = (*self._odometry, stamp_ns, odom_from_base)
+            if leapt(*samples) or begins_anew(*samples):
+                self.restart()
+                self._outlets.jumped("the odometry leapt, as it does when it is started again")
         spread = None
         if twist_covariance is not None and self._odometry is not None:
             seconds = (stamp_ns - self._odometry[0]) / SECOND
@@ -477,12 +478,3 @@ def _measured(twist_covariance: np.ndarray, seconds: float) -> np.ndarray | None
         return None
     spread: np.ndarray = covariance * seconds**2
     return spread
-
-
-def _leapt(start_ns: int, start: Transform, end_ns: int, end: Transform) -> bool:
-    """Whether no vehicle moves so from one sample of odometry to the next."""
-    seconds = (end_ns - start_ns) / SECOND
-    return seconds > 0 and any(
-        moved > least and moved > fastest * seconds
-        for moved, least, fastest in zip(start.distance_to(end), LEAP, FASTEST, strict=True)
-    )

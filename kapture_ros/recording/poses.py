@@ -2,7 +2,9 @@
 
 Every image (and Wi-Fi scan) asks for a pose at its stamp. The request waits until poses
 around that stamp have come, so that it can be interpolated, never taken from the nearest.
-Poses come from one source for the whole dataset: tf, one topic, or GNSS positions.
+Poses come from one source for the whole dataset: tf, one topic, or GNSS positions. Where
+odometry was started again, poses are of another frame from then on: none is interpolated across
+that, and the summary tells the stamp, so that what uses the poses takes two drives for two.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from kapture_ros.dataset.escape import derived_id
@@ -26,6 +28,7 @@ from kapture_ros.messages.common import NANOSECONDS
 from kapture_ros.recording.config import Extrinsic, RecordingOptions
 from kapture_ros.transforms import Transform, TransformTree
 from kapture_ros.transforms.geodesy import Datum
+from kapture_ros.transforms.restarts import begins_anew, leapt
 from kapture_ros.transforms.se3 import Array
 
 TF, GNSS, AUTO, NONE = "tf", "gnss", "auto", "none"
@@ -63,8 +66,9 @@ class _Source:
     tree: TransformTree
     world: str = ""  # "": the root above the sensor
     child: str | None = None  # the frame a topic moves; None for tf
-    newest: dict[str, int] = field(default_factory=dict)  # by child frame
+    newest: dict[str, tuple[int, Transform]] = field(default_factory=dict)  # by child frame
     datum: Datum | None = None
+    restarts: list[int] = field(default_factory=list)  # first stamps of what is of another frame
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +110,7 @@ class PoseBook:
         self._chosen: _Source | None = None
         self._pending: deque[Request] = deque()
         self._mounts: dict[str, _Mount] = {}
+        self._carried = {options.base_frame or PREFERRED_BASE}  # frames whose poses are asked for
         self._recent: dict[tuple[int, str], None] = {}
         self._clock = self._first = self._stepped = 0
         for item in extrinsics:
@@ -172,6 +177,7 @@ class PoseBook:
                 request.keep(None)
             return
         self._first = self._first or request.received_ns
+        self._carried.add(request.frame)
         self._pending.append(request)
 
     def advance(self, now_ns: int) -> None:
@@ -219,6 +225,7 @@ class PoseBook:
             "world_frame": chosen.world if chosen else None,
             "datum": dataclasses.asdict(datum) if datum else None,
             "poses": self.answered,
+            "restarts": list[JsonValue](chosen.restarts) if chosen else [],
             "without_pose": dict(self.misses),
             "problems": dict(self.problems),
         }
@@ -253,16 +260,19 @@ class PoseBook:
     def _insert(
         self, source: _Source, parent: str, child: str, stamp_ns: int, pose: Transform
     ) -> None:
-        newest = source.newest.get(child, stamp_ns)
-        if stamp_ns < newest - CLOCK_JUMP_S * NANOSECONDS:
+        before = source.newest.get(child)
+        if before is not None and stamp_ns < before[0] - CLOCK_JUMP_S * NANOSECONDS:
             self.problems[f"the clock of {source.name} jumped back"] += 1
             if self._chosen is None:
                 self._choose()
             self._answer(final=True)
             source.tree.clear()
             source.newest.clear()
-            newest = stamp_ns
-        source.newest[child] = max(newest, stamp_ns)
+            before = None
+        elif before is not None and source.tree.parent(child) == parent:
+            self._notice_gap(source, parent, child, (*before, stamp_ns, pose))
+        if before is None or stamp_ns > before[0]:
+            source.newest[child] = stamp_ns, pose
         known = source.tree.parent(child)
         if known is not None and known != parent:
             both = " and on ".join(f"'{frame}'" for frame in sorted((known, parent)))
@@ -271,6 +281,60 @@ class PoseBook:
             source.tree.insert(parent, child, stamp_ns, pose)
         except TransformError as error:
             self.problems[f"{source.name}: {error}"] += 1
+
+    def _notice_gap(
+        self,
+        source: _Source,
+        parent: str,
+        child: str,
+        samples: tuple[int, Transform, int, Transform],
+    ) -> None:
+        """Answer what waits before a pause in which the tree would forget what it knows of it.
+
+        Poses of before and after odometry was started again are of two drives.
+        """
+        stamp_ns = samples[2]
+        paused = stamp_ns - samples[0] > DECIDE_S * NANOSECONDS
+        leaps = source.name != GNSS and leapt(*samples)
+        again = leaps or (source.name != GNSS and begins_anew(*samples))
+        if not (paused or again) or not self._carries(source, child):
+            return
+        if paused or leaps:
+            self._answer_before(stamp_ns, source)
+        if not again:
+            return
+        # A map may correct itself; a transform that moves `parent` corrects what it carries.
+        corrected = parent == PREFERRED_WORLD or any(
+            frame not in self._static_children and source.tree.parent(frame) is not None
+            for frame in _chain(source.tree, parent)
+        )
+        if leaps:
+            source.tree.clear()
+            source.newest.clear()
+        if corrected:
+            return
+        source.restarts.append(stamp_ns)
+        self.problems[
+            f"{source.name}: '{child}' began anew in '{parent}' (odometry was started again, or is "
+            "of another vehicle): poses before and after are taken for those of different drives"
+        ] += 1
+
+    def _carries(self, source: _Source, child: str) -> bool:
+        """Whether poses depend on a frame; a wheel, say, turns faster than any vehicle."""
+        return child == source.child or any(
+            child in _chain(source.tree, frame) for frame in self._carried
+        )
+
+    def _answer_before(self, stamp_ns: int, source: _Source) -> None:
+        """Answer what waits for a pose before a stamp, if this source is what answers."""
+        if self._chosen is None:
+            self._choose()
+        if self._chosen is not source:
+            return
+        later = [request for request in self._pending if request.stamp_ns >= stamp_ns]
+        self._pending = deque(r for r in self._pending if r.stamp_ns < stamp_ns)
+        self._answer(final=True)
+        self._pending.extend(later)
 
     # -- rigs ---------------------------------------------------------------------------------
 
@@ -399,6 +463,14 @@ class PoseBook:
         if rig_row is not None:
             self._add_rig(rig_row)
         self._add_trajectory(row)
+
+
+def _chain(tree: TransformTree, frame: str) -> Iterator[str]:
+    """A frame and all that it hangs on, up to the root."""
+    above: str | None = frame
+    while above is not None:
+        yield above
+        above = tree.parent(above)
 
 
 def _reason(error: TransformError, frame: str) -> str:

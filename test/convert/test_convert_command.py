@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,9 @@ from dataset_comparison import differences
 
 from kapture_ros.cli.main import main
 from kapture_ros.dataset.reader import open_dataset
+from kapture_ros.mapping.pose_report import pose_frame, restarts
 
+SECOND = 1_000_000_000
 K = np.array([[50.0, 0, 31.5], [0, 50, 23.5], [0, 0, 1]])
 
 
@@ -75,8 +78,8 @@ def test_a_conversion_ends_with_a_report(bag, tmp_path, capsys) -> None:
     assert "20 messages of unknown types skipped: /thing (strange_msgs/Thing)" in report
     (session,) = json.loads((tmp_path / "out" / "report.json").read_text())["sessions"]
     assert session["poses"] == {
-        "source": "tf", "world_frame": "odom", "datum": None, "poses": 20, "without_pose": {},
-        "problems": {},
+        "source": "tf", "world_frame": "odom", "datum": None, "poses": 20, "restarts": [],
+        "without_pose": {}, "problems": {},
     }  # fmt: skip
     assert stamps(tmp_path / "out") == list(range(20))
 
@@ -212,6 +215,32 @@ def test_a_dataset_is_replaced_from_within(bag, tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(out)
     assert convert(bag, ".", "--overwrite", "--every", 4) == 0
     assert stamps(out) == [0, 4, 8, 12, 16]
+
+
+def test_bags_whose_odometry_begins_anew_are_two_drives(tmp_path, capsys) -> None:
+    later = [
+        (topic, shifted(message, 60 * SECOND), time + 60 * SECOND)
+        for topic, message, time in drive()
+    ]
+    bags = [write_bag(tmp_path / name, "mcap", part)
+            for name, part in (("one", drive()), ("two", later))]  # fmt: skip
+    assert convert(*bags, tmp_path / "out") == 0
+    report = capsys.readouterr().out
+    assert "'base_link' began anew in 'odom'" in report
+    assert restarts(tmp_path / "out") == (START + 60 * SECOND,)
+    assert pose_frame(tmp_path / "out") == "odom"
+    poses = {row.stamp_ns: row for row in open_dataset(tmp_path / "out").trajectory()}
+    for index in range(20):
+        for begin in (START, START + 60 * SECOND):
+            where = poses[begin + index * STEP].device_from_world.inverse().translation
+            assert where.tolist() == [index, 0, 0]
+
+
+def shifted(message: Any, by_ns: int) -> Any:
+    """A message of `drive`, stamped later."""
+    for stamped in getattr(message, "transforms", [message]):
+        stamped.header.stamp.sec += by_ns // SECOND
+    return message
 
 
 def test_only_the_same_bags_and_settings_go_on(bag, tmp_path, capsys) -> None:

@@ -404,11 +404,11 @@ def test_a_frame_with_two_parents_is_told() -> None:
     player = Player()
     for index in range(3):
         player.tf(START + index * STEP, "odom", "cam", (index, 0, 0))
-        player.tf(START + index * STEP, "world", "cam", (0, index, 0))
+        player.tf(START + index * STEP, "world", "cam", (99, index, 0))
         player.image(START + index * STEP)
     player.finish()
     told = "'cam' hangs on 'odom' and on 'world': poses are lost at each change"
-    assert player.session.poses.problems[told] == 5
+    assert player.session.poses.problems == {told: 5}
 
 
 def test_a_clock_that_jumps_back_mixes_no_poses() -> None:
@@ -427,6 +427,81 @@ def test_a_clock_that_jumps_back_mixes_no_poses() -> None:
     assert {round(row.device_from_world.translation[1], 9) for row in second_run} == {-100.0}
     assert player.session.summary()["problems"] == {"the clock of tf jumped back": 1}
     assert player.topic("/cam/image_raw")["clock_jumps_back"] == 1
+
+
+# -- odometry that is started again ------------------------------------------------------------
+
+
+def drives(second_m: float, pause: int, *, tf: bool, above: str = "") -> Player:
+    """Odometry up to 29 m, then after a pause in steps from somewhere: 30 m more."""
+    player = Player(
+        extrinsics=(Extrinsic("base_link", "cam", urdf_transform((0, 0, 0), (0, 0, 0))),)
+    )
+    for run, start_m in enumerate((0.0, second_m)):
+        for index in range(30):
+            at = START + ((29 + pause) * run + index) * STEP
+            if above:
+                player.tf(at, above, "odom", (0, 100, 0))
+            if tf:
+                player.tf(at, "odom", "base_link", (start_m + index, 0, 0))
+                player.tf(at, "base_link", "wheel", (0, 0, 0), (index % 2, 1 - index % 2, 0, 0))
+            else:
+                player.odometry(at, start_m + index)
+            player.image(at + STEP // 2)
+    return player
+
+
+@pytest.mark.parametrize("tf", [True, False], ids=["tf", "topic"])
+@pytest.mark.parametrize(
+    ("second_m", "pause", "restarts"),
+    [
+        (0.0, 1, 1),  # a leap of 29 m within a tenth of a second
+        (0.0, 600, 1),  # at its origin again a minute later
+        (0.0, 15, 0),  # messages were lost, and it drove back: nothing tells
+        (30.0, 1, 0),  # drove on
+        (60.0, 600, 0),  # drove on while nothing was recorded
+    ],
+)
+def test_odometry_that_is_started_again_makes_two_drives(tf, second_m, pause, restarts) -> None:
+    player = drives(second_m, pause, tf=tf)
+    recorded = player.finish()
+    summary = player.session.summary()
+    again = START + (29 + pause) * STEP
+    assert summary["restarts"] == [again] * restarts
+    assert [count for what, count in summary["problems"].items() if "anew" in what] == (
+        [1] * restarts
+    )
+    found = {at: xyz[0] for at, xyz in positions(recorded, "rig-base_link").items()}
+    first = {index + 0.5: index + 0.5 for index in range(29)}
+    second = {29 + pause + at: second_m + x for at, x in first.items()}
+    within_gap = {29.5: 29.0 + 0.5 * (second_m - 29.0) / pause} if pause * STEP <= 2e9 else {}
+    expected = first | second | (within_gap if not restarts else {})
+    assert found == pytest.approx(expected)
+
+
+def test_a_transform_above_odometry_corrects_what_was_started_again() -> None:
+    """No pose across the leap, but the frame of the poses is still the map's."""
+    player = drives(0.0, 1, tf=True, above="map")
+    recorded = player.finish()
+    assert player.session.summary()["restarts"] == []
+    assert 29.5 not in positions(recorded, "rig-base_link")
+
+
+@pytest.mark.parametrize("tf", [True, False], ids=["tf", "topic"])
+def test_poses_in_a_map_may_leap(tf: bool) -> None:
+    player = Player()
+    for index in range(20):
+        at = START + index * STEP
+        x = index if index < 10 else 0.0
+        if tf:
+            player.tf(at, "map", "cam", (x, 0, 0))
+        else:
+            pose = pose_fields("Pose", (1, 0, 0, 0), (x, 0, 0), 2)
+            message = make("geometry_msgs/PoseStamped", stamp=at, frame="map", pose=pose)
+            player.play("/amcl_pose", message)
+        player.image(at)
+    player.finish()
+    assert player.session.summary()["restarts"] == []
 
 
 # -- messages that are wrong ------------------------------------------------------------------

@@ -330,6 +330,22 @@ def test_the_imu_of_the_rig_is_read_in_the_axes_of_the_base(world, query, tmp_pa
     assert drives_of(queries, given_motion=False)[0].imu == ()
 
 
+def test_odometry_that_was_started_again_begins_another_drive(world, query, tmp_path) -> None:
+    dataset = tmp_path / "again"
+    shutil.copytree(query, dataset)
+    stamps = [info.stamp_ns for info in QuerySet(query, FeatureSource(), TYPES).infos]
+    report = {"sessions": [{"poses": {"restarts": [stamps[2]]}}]}
+    (dataset / "report.json").write_text(json.dumps(report))
+    parts = {True: [], False: []}
+    for folder, told in ((query, False), (dataset, True)):
+        for drive in drives_of(QuerySet(folder, FeatureSource(), TYPES), given_motion=True):
+            parts[told].append(drive.numbers)
+    assert parts[False] == [tuple(range(len(stamps)))]
+    assert parts[True] == [(0, 1), tuple(range(2, len(stamps)))]
+    by_images = drives_of(QuerySet(dataset, FeatureSource(), TYPES), given_motion=False)
+    assert [drive.numbers for drive in by_images] == parts[False], "images go on all the same"
+
+
 def test_the_position_is_that_at_the_time_of_the_images(world, query, tmp_path) -> None:
     """At 10 m/s, the nearest fix of a good receiver would contradict every right pose."""
     moving = tmp_path / "moving"

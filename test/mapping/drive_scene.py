@@ -6,6 +6,7 @@ global descriptor to a place and a heading. Odometry drifts, GNSS is noisy.
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -51,6 +52,7 @@ class DriveOptions:
     wrong_extrinsics_deg: float = 0.0  # roll of the last camera
     mounting_deg: tuple[float, float, float] = (0.0, 0.0, 0.0)  # of the first one, given_from_true
     focal: float = 320.0
+    restart: int | None = None  # the frame at which odometry was started again
     laps: int = 1  # that the frames take at most; each is 0.4 m beside the one before
 
     @property
@@ -80,6 +82,10 @@ def make_drive(path: Path, options: DriveOptions = DriveOptions()) -> Drive:
     truth = _lap(options)
     points, descriptors = _street(world, options.points, options.width)
     odometry = _drifting(truth, rng)
+    if options.restart is not None:
+        origin = odometry[options.restart].inverse()
+        odometry[options.restart :] = [origin @ pose for pose in odometry[options.restart :]]
+        _write_report(path, options.restart)
     given = {"odometry": odometry, "truth": truth, "none": []}[options.poses]
     _write_sensors(path, options, truth, given, rng)
     _write_features(path, options, truth, points, descriptors, rng)
@@ -187,6 +193,13 @@ def _write_gnss(path, options, truth, stamps, rng) -> None:
     told = {"position_covariance": covariance, "position_covariance_type": 2}
     lines = [sidecar.encode({"stamp": stamps[k], "extra": told}) for k in range(len(truth))]
     extra.write_bytes(b"".join(lines))
+
+
+def _write_report(path: Path, restart: int) -> None:
+    """As the recorder would tell of it."""
+    poses = {"world_frame": "odom", "restarts": [START_NS + restart * STEP_NS]}
+    path.mkdir(parents=True)
+    (path / "report.json").write_text(json.dumps({"sessions": [{"poses": poses}]}))
 
 
 def _table(path: Path, header: str, rows: list[str]) -> None:

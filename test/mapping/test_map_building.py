@@ -48,6 +48,24 @@ def test_drift_is_corrected_by_images_and_gnss(lap):
     assert len(found) == 100
 
 
+def test_odometry_that_was_started_again_does_not_bend_the_map(tmp_path: Path, few_pairs):
+    """As one drive, instants lie up to 57 m beside where they were."""
+    drive = make_drive(tmp_path / "drive", DriveOptions(points=900, restart=25))
+    build_map([drive.path], tmp_path / "map", few_pairs)
+    found = errors(tmp_path / "map", drive)
+    assert len(found) == 100
+    assert np.median(found) <= 0.15
+    assert found.max() <= 0.3
+
+
+def test_fixed_poses_of_odometry_that_was_started_again_are_warned_of(tmp_path: Path, few_pairs):
+    options = DriveOptions(frames=8, points=900, poses="truth", restart=4)
+    drive = make_drive(tmp_path / "drive", options)
+    fixed = replace(few_pairs, poses=PoseOptions("fixed"))
+    (warning,) = build_map([drive.path], tmp_path / "map", fixed).record["warnings"]
+    assert "was started again" in warning
+
+
 def test_exact_poses_are_kept_as_they_are(street):
     given, mapped = read_images(street.drive.path), read_images(street.path)
     assert mapped.names == given.names

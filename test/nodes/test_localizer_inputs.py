@@ -267,6 +267,17 @@ def test_odometry_that_is_started_again_begins_everything_anew(x, yaw, leaps):
     assert len(heard.odometry) == 3
 
 
+@pytest.mark.parametrize(
+    ("pause_s", "x", "leaps"), [(3, 0.1, 1), (3, 22.0, 0), (1, 0.1, 0)], ids=str
+)
+def test_odometry_that_is_at_its_origin_again_after_a_pause_was_started_again(pause_s, x, leaps):
+    """No leap by its speed: 20 m in 3 s."""
+    heard = ready(odometry_topic="/odom")
+    heard.inputs.on_odometry(odometry(10, 20.0), 0)
+    heard.inputs.on_odometry(odometry(10 + 10 * pause_s, x), 0)
+    assert len(heard.jumps) == leaps
+
+
 def test_odometry_that_is_not_where_tf_says_is_told():
     heard = ready(odometry_topic="/wheels")
     heard.inputs.on_odometry(odometry(10, 0.0, frame="wheel_odom"), 0)
