@@ -22,6 +22,7 @@ from kapture_ros.localization.options import PoseOptions
 from kapture_ros.localization.pose import PoseSolution, estimate_pose
 from kapture_ros.localization.refinement import NO_PRIORS, Matches, PosePrior, Priors
 from kapture_ros.localization.views import View
+from kapture_ros.localization.visibility import seen_as_mapped
 from kapture_ros.mapping.visual_map import VisualMap
 from kapture_ros.options import option
 from kapture_ros.transforms.se3 import Array
@@ -133,14 +134,8 @@ def _recognizable(visual_map: VisualMap, prior: PosePrior, options: GuidedOption
     """Points in range that were seen from about this direction and distance."""
     position = prior.map_from_base.translation
     rows = visual_map.point_grid.within(position, options.range)
-    points = visual_map.points
-    ray = points.xyz[rows] - position
-    distance = np.maximum(np.linalg.norm(ray, axis=1), 1e-6)
-    cosine = np.einsum("ni,ni->n", ray, points.direction[rows]) / distance
-    zoom = distance / np.maximum(points.distance[rows], 1e-6)
-    good = cosine > np.cos(np.deg2rad(options.max_turn))
-    good &= (zoom < options.max_zoom) & (zoom > 1 / options.max_zoom)
-    rows = rows[good]
+    points, cosine = visual_map.points, float(np.cos(np.deg2rad(options.max_turn)))
+    rows = rows[seen_as_mapped(points, rows, position, cosine, options.max_zoom)]
     if len(rows) > options.max_points:
         order = np.argsort(-points.track_length[rows], kind="stable")
         rows = np.sort(rows[order[: options.max_points]])

@@ -75,18 +75,12 @@ class LocalSearch:
         chance = self._chance(self.guided.max_error)
         if reason is Reason.ACCEPTED and not significant(scores.inliers, scores.matched, chance):
             reason, text = Reason.LOW_INLIER_RATIO, "as many would agree by chance"
-        pose = solution.map_from_base
-        of_map = self.localizer.map_covariance(pose, cameras, solution.covariance)
         numbers = tuple(view.number for view in views)
         return replace(
-            nothing,
+            self.localizer.placed(nothing, query, solution, cameras),
             reason=reason,
             reason_text=text,
-            map_from_base=pose,
-            covariance=solution.covariance + of_map,
-            map_covariance=of_map,
             evidence=Evidence(matches=matches, inliers=solution.inliers, views=numbers),
-            cams_from_map=tuple(i.cam_from_base @ pose.inverse() for i in query.images),
             scores=scores,
         )
 

@@ -6,34 +6,28 @@ method, so that a sequence localizer can compose them in its own way.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import math
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 from scipy.spatial.transform import Rotation
 
-from kapture_ros.errors import InputError, KaptureRosError
+from kapture_ros.errors import InputError
 from kapture_ros.localization.acceptance import judge, limits_by, score
+from kapture_ros.localization.ambiguity import support_elsewhere, twin_matches
+from kapture_ros.localization.answering import Answering
 from kapture_ros.localization.approximation import approximate_pose
 from kapture_ros.localization.cameras import MountedCamera
 from kapture_ros.localization.extractor import Extractor, StartedFeatures, there_already
 from kapture_ros.localization.gpu_retrieval import GpuRetrieval, fits
-from kapture_ros.localization.grouping import count_distinct, ranks
+from kapture_ros.localization.grouping import count_distinct
 from kapture_ros.localization.map_error import UNMEASURED, MapError
 from kapture_ros.localization.matching import ImageMatches, gather, offer
 from kapture_ros.localization.options import AcceptanceOptions, LocalizerOptions
-from kapture_ros.localization.pose import (
-    MIN_MATCHES,
-    PoseSolution,
-    find_pose,
-    refine_inliers,
-    support,
-)
+from kapture_ros.localization.pose import PoseSolution, find_pose, refine_inliers
 from kapture_ros.localization.query import (
     Candidate,
     CoarsePose,
@@ -45,7 +39,7 @@ from kapture_ros.localization.query import (
     Rejected,
     Scores,
 )
-from kapture_ros.localization.refinement import Matches, PositionPrior, Priors, join
+from kapture_ros.localization.refinement import PositionPrior, Priors
 from kapture_ros.localization.retrieval import (
     Retriever,
     Rows,
@@ -64,6 +58,7 @@ from kapture_ros.localization.views import (
     check_pixels,
     refuse_other_features,
 )
+from kapture_ros.localization.visibility import in_images, seen_as_mapped
 from kapture_ros.localization.wifi import WifiLocator
 from kapture_ros.mapping.matching import chosen_device
 from kapture_ros.mapping.visual_map import VisualMap
@@ -72,9 +67,6 @@ from kapture_ros.transforms.se3 import Array, Transform
 log = logging.getLogger(__name__)
 
 MAX_CLUSTERS = 3  # places solved for; more are as good as none
-SECOND_ITERATIONS = 1000  # RANSAC samples for the second-best pose
-RIVAL = 40  # keypoints of it, if it is worth finding, among those that RANSAC is asked about
-SAME_PLACE = (1.0, np.deg2rad(10.0))  # metres, radians
 WELL = 3  # part of the error that is allowed: right matches are nearly all within it
 SURE_TRACK = 3  # images that see a point which any other should see as well
 SAME_VIEW = (0.9, 1.4)  # cosine between the rays, ratio of the distances, of such a view
@@ -130,12 +122,12 @@ class Localizer:
         Args:
             among: rows of the map's images to look at, besides what gates leave; None: all.
         """
-        run = _Run(query)
+        run = Answering(query.stamp_ns)
         with run.guarded():
-            sights = self._find_candidates(query, run, among)
+            sights, candidates = self._find_candidates(query, run, among)
             # What depends on the candidates is done while a GPU ends the keypoints.
             with run.stage("matching"):
-                offers = self.prepare(run.candidates)
+                offers = self.prepare(candidates)
             with run.stage("extraction"):
                 views = self.views(sights)
                 run.answer = replace(run.answer, evidence=Evidence(_keypoints(query, views)))
@@ -147,22 +139,25 @@ class Localizer:
 
     def localize_coarsely(self, query: Query) -> Estimate:
         """The coarse pose alone, never accepted; never raises."""
-        run = _Run(query)
+        run = Answering(query.stamp_ns)
         with run.guarded():
             self._find_candidates(query, run)
             run.reject(Reason.NO_POSE, "only a coarse pose was asked for")
         return run.finish()
 
-    def _find_candidates(self, query: Query, run: _Run, among: Rows | None = None) -> list[Sight]:
+    def _find_candidates(
+        self, query: Query, run: Answering, among: Rows | None = None
+    ) -> tuple[list[Sight], list[Candidates]]:
+        """Usable images and, for each, the map images that it is matched with."""
         with run.stage("extraction"):
             sights = self.look(query, describe=True)
             for sight in sights:
                 dict(sight.features.global_descriptors)  # waited for here rather than later
         with run.stage("retrieval"):
-            run.candidates = self.retrieve(query, sights, among)
-            coarse = self.approximate(sights, run.candidates)
-            run.answer = replace(run.answer, candidates=_ranked(run.candidates), coarse=coarse)
-        return sights
+            candidates = self.retrieve(query, sights, among)
+            coarse = self.approximate(sights, candidates)
+            run.answer = replace(run.answer, candidates=_ranked(candidates), coarse=coarse)
+        return sights, candidates
 
     def look(self, query: Query, describe: bool = False) -> list[Sight]:
         """The images that can be used; their features are begun with.
@@ -294,29 +289,42 @@ class Localizer:
         if solution is None:
             text = f"no pose agrees with the {len(known.matches)} matches"
             raise Rejected(Reason.NO_POSE, text)
-        twins = self.twins(query, known, solution) if self._has_twins else None
-        second = self.second_support(known, solution, twins)
-        scores = score(known.matches, known.cameras, solution, second, priors, query.prior)
+        matches, cameras = known.matches, known.cameras
+        second = self._support_elsewhere(query, known, solution)
+        scores = score(matches, cameras, solution, second, priors, query.prior)
         scores = self.expect(scores, known, solution)
         reason, text = judge(scores, self.limits(scores.seen))
-        pose = solution.map_from_base
-        of_map = self.map_covariance(pose, known.cameras, solution.covariance)
+        evidence = replace(
+            answer.evidence,
+            matches=matches,
+            inliers=solution.inliers,
+            views=tuple(view.number for view in known.views),
+        )
         return replace(
-            answer,
+            self.placed(answer, query, solution, cameras),
             reason=reason,
             reason_text=text,
+            best_image=self._best_image(known, solution),
+            scores=scores,
+            evidence=evidence,
+        )
+
+    def placed(
+        self,
+        answer: Estimate,
+        query: Query,
+        solution: PoseSolution,
+        cameras: Sequence[MountedCamera],
+    ) -> Estimate:
+        """An answer with a pose, of the base and of each image, and with how sure it is."""
+        pose = solution.map_from_base
+        of_map = self.map_covariance(pose, cameras, solution.covariance)
+        return replace(
+            answer,
             map_from_base=pose,
             covariance=solution.covariance + of_map,
             map_covariance=of_map,
             cams_from_map=tuple(i.cam_from_base @ pose.inverse() for i in query.images),
-            best_image=self._best_image(known, solution),
-            scores=scores,
-            evidence=replace(
-                answer.evidence,
-                matches=known.matches,
-                inliers=solution.inliers,
-                views=tuple(view.number for view in known.views),
-            ),
         )
 
     def limits(self, seen: float) -> AcceptanceOptions:
@@ -355,43 +363,15 @@ class Localizer:
         pose = best.map_from_base
         return refine_inliers(known.matches, known.cameras, pose, options, priors, inliers)
 
-    def twins(self, query: Query, known: Correspondences, solution: PoseSolution) -> Matches:
-        """What agrees with a pose, matched with the points that look the same elsewhere."""
-        matches = known.matches.select(solution.inliers)
-        rows, alike = self.map.twins_of(matches.point)
-        if len(alike) and (allowed := self.allowed(query)) is not None:
-            left = self.map.are_seen(alike, allowed)
-            rows, alike = rows[left], alike[left]
-        xyz = np.asarray(self.map.points.xyz[alike], float)
-        return replace(matches.select(rows), point=alike, points_map=xyz)
-
-    def second_support(
-        self, known: Correspondences, solution: PoseSolution, twins: Matches | None
+    def _support_elsewhere(
+        self, query: Query, known: Correspondences, solution: PoseSolution
     ) -> int:
-        """Inliers of the best pose at another place, among the matches left over and the twins.
-
-        Zero where too few are left to make the answer ambiguous.
-        """
-        matches, cameras = known.matches, known.cameras
-        left = matches.select(solution.errors > 2 * self.options.pose.max_error)
-        left = left if twins is None else join((left, twins))
-        keys = left.keys
-        keypoints = count_distinct(keys)
-        wanted = max(self.options.acceptance.max_second * solution.count, MIN_MATCHES)
-        if keypoints < wanted:
-            return 0
-        # Few of the keypoints tell of a pose that many of them see.
-        asked = left.select(ranks(keys) % max(int(wanted) // RIVAL, 1) == 0)
-        # As many samples as find a pose of that many inliers, if there is one.
-        missed = max(1 - (wanted / keypoints) ** 3, 1e-9)
-        samples = math.ceil(math.log(1e-4) / math.log(missed))
-        options = replace(self.options.pose, max_iterations=min(samples, SECOND_ITERATIONS))
-        other = find_pose(asked, cameras, options)
-        if other is None:
-            return 0
-        metres, radians = other.map_from_base.distance_to(solution.map_from_base)
-        same = metres < SAME_PLACE[0] and radians < SAME_PLACE[1]
-        return 0 if same else support(left, cameras, other.map_from_base, options)
+        """Inliers of the best pose at another place, where GNSS, Wi-Fi and prior leave it."""
+        matches, twins = known.matches, None
+        if self._has_twins:
+            agreeing = matches.select(solution.inliers)
+            twins = twin_matches(self.map, agreeing, self.allowed(query))
+        return support_elsewhere(matches, known.cameras, solution, self.options, twins)
 
     def expect(self, scores: Scores, known: Correspondences, solution: PoseSolution) -> Scores:
         """The scores with how much agrees well of what should be seen from a pose.
@@ -403,7 +383,9 @@ class Localizer:
         points, matches = self.map.points, known.matches
         rows = known.shown.points[points.track_length[known.shown.points] >= SURE_TRACK]
         cameras = [view.camera for view in known.views if view.sees]
-        rows = rows[self._in_view(cameras, solution.map_from_base, rows)]
+        pose = solution.map_from_base
+        rows = rows[seen_as_mapped(points, rows, pose.translation, *SAME_VIEW)]
+        rows = rows[in_images(points.xyz[rows], cameras, pose)]
         well = solution.errors < self.options.pose.max_error / WELL
         expected = np.isin(matches.point, rows)
         keys = matches.keys
@@ -413,26 +395,6 @@ class Localizer:
             expected=count_distinct(keys[expected]),
             agreeing=count_distinct(keys[expected & well]),
         )
-
-    def _in_view(
-        self, cameras: Sequence[MountedCamera], pose: Transform, rows: npt.NDArray[np.int32]
-    ) -> npt.NDArray[np.bool_]:
-        """Which points (rows of the map's) a pose sees about as the map did."""
-        points = self.map.points
-        ray = points.xyz[rows] - pose.translation
-        distance = np.maximum(np.linalg.norm(ray, axis=1), 1e-9)
-        zoom = distance / np.maximum(points.distance[rows], 1e-9)
-        similar = np.einsum("ni,ni->n", ray, points.direction[rows]) > SAME_VIEW[0] * distance
-        similar &= (zoom < SAME_VIEW[1]) & (zoom > 1 / SAME_VIEW[1])
-        inside = np.zeros(len(rows), bool)
-        for camera in cameras:
-            cam_from_map = camera.cam_from_base @ pose.inverse()
-            pixels = camera.project(cam_from_map.apply(points.xyz[rows]))
-            with np.errstate(invalid="ignore"):  # NaN behind the camera
-                size = camera.camera.width, camera.camera.height
-                inside |= ((pixels > 0) & (pixels < size)).all(axis=1)
-        in_view: npt.NDArray[np.bool_] = similar & inside
-        return in_view
 
     def priors(self, query: Query) -> Priors:
         """What is mixed into the pose: GNSS where the map has a datum, and gravity."""
@@ -480,49 +442,6 @@ class Localizer:
         """The candidate that shows most of the inliers' points."""
         agree = np.isin(known.shown.points, known.matches.point[solution.inliers])
         return known.shown.images[int(known.shown.shows[:, agree].sum(axis=1).argmax())]
-
-
-class _Run:
-    """The answer while it grows, and the time of each stage."""
-
-    def __init__(self, query: Query):
-        self.answer = Estimate(query.stamp_ns, Reason.BAD_INPUT, "")
-        self.candidates: list[Candidates] = []
-        self._start = time.perf_counter()
-        self._times: dict[str, float] = {}
-
-    @contextlib.contextmanager
-    def guarded(self) -> Iterator[None]:
-        """Whatever stops a query becomes its reason."""
-        try:
-            yield
-        except Rejected as rejection:
-            self.reject(rejection.reason, str(rejection))
-        except KaptureRosError as error:
-            self.reject(Reason.BAD_INPUT, str(error))
-        except Exception as error:
-            # One bad frame must not end a drive, whatever a library makes of it.
-            log.exception("query at %d", self.answer.stamp_ns)
-            self.reject(Reason.BAD_INPUT, f"unexpected {type(error).__name__}: {error}")
-
-    def reject(self, reason: Reason, text: str) -> None:
-        """Set why there is no pose to use."""
-        self.answer = replace(self.answer, reason=reason, reason_text=text)
-
-    @contextlib.contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Time a block, also one that raises; the blocks of a name are added up."""
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            passed = 1e3 * (time.perf_counter() - start)
-            self._times[name] = self._times.get(name, 0.0) + passed
-
-    def finish(self) -> Estimate:
-        """The answer with the milliseconds of all stages."""
-        total = 1e3 * (time.perf_counter() - self._start)
-        return replace(self.answer, latency_ms={**self._times, "total": total})
 
 
 def _keypoints(query: Query, views: Sequence[View]) -> tuple[npt.NDArray[np.float32], ...]:

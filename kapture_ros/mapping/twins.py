@@ -4,7 +4,7 @@ A façade that was built twice, the floors of a car park: of one image nothing t
 apart, but the map has both. An image is localized among those that share no point with it;
 where that succeeds, its points and those it was matched with are twins. Written beside
 `map.yaml` as `twins.csv`, a row a pair; the localizer counts the twins of what agrees with a
-pose as evidence for another place (`Localizer.second_support`).
+pose as evidence for another place (`localization.ambiguity`).
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
-from kapture_ros.localization.localizer import SAME_PLACE, Localizer
+from kapture_ros.localization.ambiguity import is_same_place
+from kapture_ros.localization.localizer import Localizer
 from kapture_ros.localization.query import Reason
 from kapture_ros.localization.retrieval import MIN_SHARED
 from kapture_ros.mapping.relocate import query_of
@@ -77,8 +78,7 @@ def _pairs(
     if estimate.reason not in FOUND or estimate.map_from_base is None:
         return nothing
     pose = visual_map.cam_from_map(image).inverse() @ query.images[0].cam_from_base
-    metres, radians = estimate.map_from_base.distance_to(pose)
-    if metres < SAME_PLACE[0] and radians < SAME_PLACE[1]:
+    if is_same_place(estimate.map_from_base, pose):
         return nothing
     assert evidence.matches is not None
     assert evidence.inliers is not None
