@@ -1,6 +1,6 @@
 """The answer to one query while it grows: whatever stops it becomes its reason.
 
-The localizer adds to it stage by stage.
+The localizer adds to it stage by stage, a sequence localizer what one of its searches found.
 """
 
 from __future__ import annotations

@@ -15,8 +15,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from kapture_ros.errors import ExtrapolationError, KaptureRosError
+from kapture_ros.errors import ExtrapolationError
 from kapture_ros.localization.agreement import FixRun, agree
+from kapture_ros.localization.answering import Answering
 from kapture_ros.localization.fix_errors import FixErrors
 from kapture_ros.localization.global_search import GlobalSearch
 from kapture_ros.localization.inertial import ImuSample, Inertial
@@ -24,7 +25,7 @@ from kapture_ros.localization.local_search import LocalSearch
 from kapture_ros.localization.localizer import Localizer
 from kapture_ros.localization.motion_filter import Fix, MotionFilter, MotionState
 from kapture_ros.localization.odometry import SECOND, OdometrySample
-from kapture_ros.localization.query import Estimate, Evidence, Query, Reason, Rejected
+from kapture_ros.localization.query import Estimate, Evidence, Query, Reason
 from kapture_ros.localization.refinement import Matches, PosePrior
 from kapture_ros.localization.sequence_state import (
     GnssAlarm,
@@ -143,19 +144,16 @@ class SequenceLocalizer:
             self._begin_motion()
         told = self._told_before(query.stamp_ns)
         views: list[View] = []
-        try:
+        run = Answering(query.stamp_ns)
+        with run.guarded():
             views = self.localizer.extract(query)
             self._carry(query, views)
-            estimate = self._localize(self._with_gravity(_with_features(query, views)), views)
-        except Rejected as rejection:
-            estimate = Estimate(query.stamp_ns, rejection.reason, str(rejection))
-        except KaptureRosError as error:
-            estimate = Estimate(query.stamp_ns, Reason.BAD_INPUT, str(error))
+            run.answer = self._localize(self._with_gravity(_with_features(query, views)), views)
         if not views:
             self._carry(query, views)
         self._compare_with_gnss(query)
         self._leapt = _leap(told, self._reached(told.stamp_ns))
-        return replace(self.pose_at(query.stamp_ns), estimate=estimate)
+        return replace(self.pose_at(query.stamp_ns), estimate=run.answer)
 
     def _told_before(self, stamp_ns: int) -> TrackedPose:
         """The newest pose that could be told before instants came, however many at once."""

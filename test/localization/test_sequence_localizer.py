@@ -371,6 +371,26 @@ def test_an_image_that_shows_nothing_is_answered_with_its_reason(world, localize
     assert none.estimate.reason is Reason.BAD_INPUT
 
 
+def test_one_bad_frame_does_not_end_a_drive_whatever_a_library_makes_of_it(
+    world, localizer, monkeypatch
+):
+    rng = np.random.default_rng(12)
+    drive = make_drive(rng, Trip(start=15, end=20))
+    sequence = SequenceLocalizer(localizer)
+    queries = [make_query(world, drive.truth[stamp], stamp, rng) for stamp in drive.frames[:3]]
+    assert sequence.update(queries[0], drive.odometry[:1]).state is State.TRACKING
+
+    def refuse(*_):
+        raise np.linalg.LinAlgError("singular matrix")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(localizer, "extract", refuse)
+        bad = sequence.update(queries[1], drive.odometry[1:5]).estimate
+    assert bad.reason is Reason.BAD_INPUT
+    assert "LinAlgError: singular matrix" in bad.reason_text
+    assert sequence.update(queries[2], drive.odometry[5:9]).state is State.TRACKING
+
+
 def test_a_wrong_image_makes_no_tracking_claim(world, localizer):
     """One image of nothing that is expected: COASTING, and back with the next good one."""
     result, _ = drive_through(
