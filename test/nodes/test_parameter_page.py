@@ -1,13 +1,15 @@
-"""The page of parameters agrees with the options, and so with config/localize.yaml."""
+"""The page of parameters and config/localize.yaml agree with the options."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from kapture_ros.nodes.parameter_page import page
-from kapture_ros.nodes.settings import FIXED_ONES, parameters
+from kapture_ros.nodes.parameters import parameter_file
+from kapture_ros.nodes.settings import FIXED_ONES, PARTS, TITLE, parameters
 
-DOCS = Path(__file__).resolve().parents[2] / "docs"
+ROOT = Path(__file__).resolve().parents[2]
+DOCS = ROOT / "docs"
 
 
 def test_the_page_is_up_to_date():
@@ -32,3 +34,7 @@ def test_the_pages_name_parameters_that_exist():
         words = set((DOCS / file).read_text().split("`")[1::2])
         named = {word for word in words if word.partition(".")[0] in prefixes and "." in word}
         assert {word for word in named if not word.endswith("*")} <= known, file
+
+
+def test_the_parameter_file_is_that_of_the_options():
+    assert (ROOT / "config" / "localize.yaml").read_text() == parameter_file(TITLE, PARTS.values())

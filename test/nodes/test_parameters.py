@@ -16,6 +16,7 @@ from rclpy.parameter import Parameter
 
 from kapture_ros.errors import OptionError
 from kapture_ros.nodes.parameters import declare_options, options_of
+from kapture_ros.nodes.settings import parameters, read_settings
 from kapture_ros.options import option
 
 
@@ -76,3 +77,11 @@ def test_a_wrong_value_at_the_start_is_explained_when_it_is_read(context: Contex
         options_of(node, Pump)
     assert node.set_parameters([Parameter("rate", value=50)])[0].successful
     assert options_of(node, Pump).rate == 50.0
+
+
+def test_names_of_parameters_are_unique_and_values_checked():
+    names = [name for name, _, _ in parameters()]
+    assert len(names) == len(set(names))
+    with pytest.raises(OptionError, match=r"publish_rate.*1 to 200"):
+        read_settings({"publish_rate": 1000.0}.get, "test")
+    assert read_settings({"pose.max_error": 3.0}.get, "test").localizer.pose.max_error == 3.0
