@@ -94,6 +94,12 @@ class Localizer:
             raise InputError(f"{visual_map.path} has no images with points: nothing to match with")
         if extractor is not None:
             refuse_other_features(extractor.types, visual_map.feature_types)
+        if not visual_map.manifest.metric:
+            log.warning(
+                "%s: the scale of the map is unknown: poses, their errors and all limits are in its "
+                "own unit, which neither odometry nor an IMU share",
+                visual_map.path,
+            )
         self.map = visual_map
         self.options = options or LocalizerOptions()
         self.extractor = extractor

@@ -7,6 +7,7 @@ model has no descriptors; it can be imported again as it is.
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -43,6 +44,7 @@ from kapture_ros.mapping.subset import open_map
 from kapture_ros.transforms.se3 import Transform
 
 COLMAP = "colmap"
+UNIT = "a COLMAP model does not tell its unit; if that is the metre, write `metric: true` into map.yaml"
 KAPTURE_MODELS = (
     "SIMPLE_PINHOLE", "PINHOLE", "SIMPLE_RADIAL", "RADIAL", "OPENCV", "OPENCV_FISHEYE",
     "FULL_OPENCV", "FOV", "SIMPLE_RADIAL_FISHEYE", "RADIAL_FISHEYE", "THIN_PRISM_FISHEYE",
@@ -128,7 +130,7 @@ def _import_kapture(source: Path, partial: Path, settings: MapSettings) -> None:
             f"{source}: no point is observed by keypoints of type "
             f"'{folders['keypoints'].type_name}'"
         )
-    _write(partial, images, structure, folders, source)
+    _write(partial, images, structure, folders, source, Manifest(_types(folders)))
 
 
 def _check_counts(model_dir: Path) -> None:
@@ -163,6 +165,8 @@ def _import_colmap(source: Path, model_dir: Path, partial: Path, settings: MapSe
         settings.local_features or _only_folder(source / "local_features"),
         settings.global_features or _only_folder(source / "global_features"),
     ).folders(source)
+    if model.num_reg_images() == 0 or model.num_points3D() == 0:
+        raise InputError(f"{model_dir} has no posed images with points: nothing to localize in")
     images, ids = _table_of(model)
     for name, image_id in zip(images.names, ids.tolist(), strict=True):
         ours = folders["keypoints"].count(name)
@@ -171,7 +175,8 @@ def _import_colmap(source: Path, model_dir: Path, partial: Path, settings: MapSe
                 f"{name} has {model.image(image_id).num_points2D()} keypoints in {model_dir} but "
                 f"{ours} in {folders['keypoints'].folder}: the features are not the model's"
             )
-    _write(partial, images, _renumbered(model, ids), folders, source)
+    unknown_scale = Manifest(_types(folders), metric=False, record={"warnings": [UNIT]})
+    _write(partial, images, _renumbered(model, ids), folders, source, unknown_scale)
 
 
 def _only_folder(parent: Path) -> Path:
@@ -186,7 +191,8 @@ def _only_folder(parent: Path) -> Path:
 
 def _table_of(model: pycolmap.Reconstruction) -> tuple[ImageTable, npt.NDArray[np.int64]]:
     """The registered images of any COLMAP model as a table, and their COLMAP ids."""
-    ids = np.array(sorted(model.reg_image_ids(), key=lambda i: model.image(i).name), np.int64)
+    by_name = sorted(model.reg_image_ids(), key=lambda i: _in_order(model.image(i).name))
+    ids = np.array(by_name, np.int64)
     camera_ids = sorted({model.image(i).camera_id for i in ids.tolist()})
     cameras = []
     for camera_id in camera_ids:
@@ -197,9 +203,10 @@ def _table_of(model: pycolmap.Reconstruction) -> tuple[ImageTable, npt.NDArray[n
         size = camera.width, camera.height
         cameras.append(Camera(f"camera{camera_id}", camera.model_name, *size, params))
     images = [model.image(i) for i in ids.tolist()]
-    # COLMAP keeps no time: its frames count instead.
-    frame_ids, frames = np.unique([image.frame_id for image in images], return_inverse=True)
-    rigs, frame_rigs = _rigs_of(model, frame_ids.tolist())
+    # COLMAP keeps no time: frames count instead, in the order of the names of their images.
+    number_of = {id_: n for n, id_ in enumerate(dict.fromkeys(i.frame_id for i in images))}
+    frames = [number_of[image.frame_id] for image in images]
+    rigs, frame_rigs = _rigs_of(model, list(number_of))
     poses = [transform(image.cam_from_world()) for image in images]
     table = ImageTable(
         names=tuple(checked_name(image.name) for image in images),
@@ -212,6 +219,12 @@ def _table_of(model: pycolmap.Reconstruction) -> tuple[ImageTable, npt.NDArray[n
         rigs=rigs,
     )
     return table, ids
+
+
+def _in_order(name: str) -> list[tuple[int, str]]:
+    """To sort names by, numbers in them by their values."""
+    parts = re.split("([0-9]+)", name)
+    return [(int(part), "") if n % 2 else (-1, part) for n, part in enumerate(parts)]
 
 
 def _rigs_of(
@@ -254,22 +267,32 @@ def _write(
     structure: Structure,
     folders: dict[str, FeatureFolder],
     source: Path,
+    manifest: Manifest,
 ) -> None:
+    """Write the map.
+
+    Args:
+        manifest: where the source has no map.yaml that tells more.
+    """
     for kind, folder in folders.items():
         target = FeatureFolder.create(partial, kind, folder.type_name, folder.values)
         for name in images.names:
             if not folder.has(name):
                 raise InputError(f"image {name} has no {kind} in {folder.folder}")
             link(folder.path(name), target.path(name))
-    types = FeatureTypes(**{kind: folder.type_name for kind, folder in folders.items()})
     records = copy_records([(source, "")], partial) if _is_dataset(source) else []
     write_images(partial, images, records)
+    types = manifest.features
     write_structure(partial, images, types.keypoints, structure)
-    known = Manifest(types, sessions=(source.name,))
+    known = replace(manifest, sessions=(source.name,))
     if (source / FILE_NAME).is_file():
         known = replace(read_manifest(source), features=types)
     record = dict(known.record) | {"imported_from": source.name}
     write_manifest(partial, replace(known, bounds=bounds(images), record=record))
+
+
+def _types(folders: dict[str, FeatureFolder]) -> FeatureTypes:
+    return FeatureTypes(**{kind: folder.type_name for kind, folder in folders.items()})
 
 
 def _is_dataset(source: Path) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import logging
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from drive_scene import DATUM, Drive, DriveOptions, make_drive
 from kapture_ros.cli.main import main
 from kapture_ros.dataset.camera_models import PIXEL_CENTER
 from kapture_ros.errors import InputError, OutputError
+from kapture_ros.localization.localizer import Localizer
 from kapture_ros.mapping.coverage import write_coverage
 from kapture_ros.mapping.exchange import export_map, import_map
 from kapture_ros.mapping.extend import extend_map
@@ -22,7 +24,7 @@ from kapture_ros.mapping.images import read_images
 from kapture_ros.mapping.manifest import read_manifest
 from kapture_ros.mapping.options import CoverageOptions, MapSettings, PruneOptions
 from kapture_ros.mapping.prune import prune_map
-from kapture_ros.mapping.report import View, level_axes
+from kapture_ros.mapping.report import View, level_axes, summary
 from kapture_ros.mapping.structure import read_structure
 from kapture_ros.mapping.visual_map import VisualMap
 
@@ -190,6 +192,51 @@ def test_a_kapture_reconstruction_becomes_a_map(copy: Path, street, tmp_path: Pa
     assert len(after.gnss.stamps) == 0  # without map.yaml there is no datum to place them
 
 
+def test_a_model_of_others_is_of_unknown_scale_until_told(street, tmp_path: Path, caplog):
+    export_map(street.path, tmp_path / "out")
+    (tmp_path / "out/map.yaml").unlink()
+    import_map(tmp_path / "out", tmp_path / "map", MapSettings())
+    assert "scale UNKNOWN" in summary(tmp_path / "map")
+    assert "warning: a COLMAP model does not tell its unit" in summary(tmp_path / "map")
+    with caplog.at_level(logging.WARNING):
+        Localizer(VisualMap.load(tmp_path / "map"))
+    assert "the scale of the map is unknown" in caplog.text
+    path = tmp_path / "map/map.yaml"
+    path.write_text(path.read_text().replace("metric: false", "metric: true"))
+    caplog.clear()
+    Localizer(VisualMap.load(tmp_path / "map"))
+    assert "scale" not in caplog.text
+
+
+def test_images_of_a_colmap_model_count_in_the_order_of_their_names(street, tmp_path: Path):
+    """COLMAP numbers them as they were read, not in time."""
+    export_map(street.path, tmp_path / "out")
+    before = pycolmap.Reconstruction(tmp_path / "out/colmap")
+    after, count = pycolmap.Reconstruction(), before.num_images()
+    for camera in before.cameras.values():
+        after.add_camera_with_trivial_rig(camera)
+    for image in before.images.values():
+        backwards = pycolmap.Image(
+            name=image.name, camera_id=image.camera_id, image_id=count + 1 - image.image_id,
+            keypoints=np.array([point.xy for point in image.points2D]),
+        )  # fmt: skip
+        after.add_image_with_trivial_frame(backwards, image.cam_from_world())
+    for point in before.points3D.values():
+        seen = [
+            pycolmap.TrackElement(count + 1 - element.image_id, element.point2D_idx)
+            for element in point.track.elements
+        ]
+        after.add_point3D(point.xyz, pycolmap.Track(seen), point.color)
+    after.write_binary(tmp_path / "out/colmap")
+    import_map(tmp_path / "out", tmp_path / "map", MapSettings())
+    images = read_images(tmp_path / "map")
+    assert images.stamps.tolist() == list(range(count))
+    assert list(images.names) == sorted(images.names)
+    loaded, known = VisualMap.load(tmp_path / "map"), VisualMap.load(street.path)
+    row = loaded.image_names.index(known.image_names[3])
+    assert len(loaded.features(row).points) == len(known.features(3).points)
+
+
 def test_what_is_no_reconstruction_cannot_be_imported(street, tmp_path: Path):
     with pytest.raises(InputError, match="neither a COLMAP model nor a kapture reconstruction"):
         import_map(street.drive.path, tmp_path / "map", MapSettings())
@@ -198,6 +245,19 @@ def test_what_is_no_reconstruction_cannot_be_imported(street, tmp_path: Path):
         shutil.move(tmp_path / "out" / kind, tmp_path / kind)
     with pytest.raises(InputError, match="pass --local-features and --global-features"):
         import_map(tmp_path / "out", tmp_path / "map", MapSettings())
+    nothing = tmp_path / "nothing"
+    shutil.copytree(tmp_path / "out", nothing)
+    pycolmap.Reconstruction().write_binary(nothing / "colmap")
+    with pytest.raises(InputError, match="has no posed images with points"):
+        import_map(
+            nothing,
+            tmp_path / "map",
+            replace(
+                MapSettings(),
+                local_features=tmp_path / "local_features/fake",
+                global_features=tmp_path / "global_features/fakeplace",
+            ),
+        )
     points = tmp_path / "out/colmap/points3D.bin"
     points.write_bytes(points.read_bytes()[:4000])
     with pytest.raises(InputError, match=r"points3D\.bin is cut off"):
