@@ -96,8 +96,8 @@ class Localizer:
             refuse_other_features(extractor.types, visual_map.feature_types)
         if not visual_map.manifest.metric:
             log.warning(
-                "%s: the scale of the map is unknown: poses, their errors and all limits are in its "
-                "own unit, which neither odometry nor an IMU share",
+                "%s: the scale of the map is unknown: poses, their errors and all limits are in "
+                "its own unit, which odometry does not share",
                 visual_map.path,
             )
         self.map = visual_map

@@ -44,7 +44,9 @@ from kapture_ros.mapping.subset import open_map
 from kapture_ros.transforms.se3 import Transform
 
 COLMAP = "colmap"
-UNIT = "a COLMAP model does not tell its unit; if that is the metre, write `metric: true` into map.yaml"
+UNIT = (
+    "a COLMAP model does not tell its unit; if it is the metre, write `metric: true` into map.yaml"
+)
 KAPTURE_MODELS = (
     "SIMPLE_PINHOLE", "PINHOLE", "SIMPLE_RADIAL", "RADIAL", "OPENCV", "OPENCV_FISHEYE",
     "FULL_OPENCV", "FOV", "SIMPLE_RADIAL_FISHEYE", "RADIAL_FISHEYE", "THIN_PRISM_FISHEYE",

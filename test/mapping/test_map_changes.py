@@ -248,16 +248,12 @@ def test_what_is_no_reconstruction_cannot_be_imported(street, tmp_path: Path):
     nothing = tmp_path / "nothing"
     shutil.copytree(tmp_path / "out", nothing)
     pycolmap.Reconstruction().write_binary(nothing / "colmap")
+    features = MapSettings(
+        local_features=tmp_path / "local_features/fake",
+        global_features=tmp_path / "global_features/fakeplace",
+    )
     with pytest.raises(InputError, match="has no posed images with points"):
-        import_map(
-            nothing,
-            tmp_path / "map",
-            replace(
-                MapSettings(),
-                local_features=tmp_path / "local_features/fake",
-                global_features=tmp_path / "global_features/fakeplace",
-            ),
-        )
+        import_map(nothing, tmp_path / "map", features)
     points = tmp_path / "out/colmap/points3D.bin"
     points.write_bytes(points.read_bytes()[:4000])
     with pytest.raises(InputError, match=r"points3D\.bin is cut off"):
