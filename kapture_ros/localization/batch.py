@@ -39,7 +39,6 @@ from kapture_ros.localization.query import Estimate, Query, Reason
 from kapture_ros.localization.query_set import QueryInfo, QuerySet
 from kapture_ros.mapping.visual_map import VisualMap
 from kapture_ros.options import load_yaml
-from kapture_ros.transforms.se3 import Transform
 
 PAIRS_HEADER = "# query_image, map_image, score"
 COARSE = "COARSE"  # the reason of poses from retrieval alone
@@ -251,11 +250,9 @@ def _export(queries: QuerySet, out: Path, options: BatchOptions) -> Outcome:
         pose = ", ".join(pose_row(base_from_map))
         stamps = queries.stamps_of(info)
         trajectory += [f"{stamp_ns}, {info.device}, {pose}\n" for stamp_ns in stamps]
-        sensors = queries.images.rigs.get(info.device)
         for image, camera in zip(info.images, queries.cameras_of(info), strict=True):
-            cam_from_base = sensors[camera] if sensors else Transform()
-            cam_from_map = " ".join(pose_row(cam_from_base @ base_from_map))
-            lines.append(f"{_ltvl_name(image, camera, options)} {cam_from_map}\n")
+            cam_from_map = pose_row(queries.cam_from_base(info, camera) @ base_from_map)
+            lines.append(f"{_ltvl_name(image, camera, options)} {' '.join(cam_from_map)}\n")
     sensors_folder = out / "sensors"
     sensors_folder.mkdir(exist_ok=True)
     for name in COPIED:

@@ -33,7 +33,7 @@ from kapture_ros.localization.motion_filter import ERRORS, Fix, MotionFilter, Mo
 from kapture_ros.localization.motion_options import MotionOptions
 from kapture_ros.localization.odometry import SECOND, Motion, reckon
 from kapture_ros.transforms import Transform
-from kapture_ros.transforms.se3 import Array, difference
+from kapture_ros.transforms.se3 import Array, difference, turned_covariance
 
 APART = (0.8, math.radians(5.0))  # metres or radians, and the time of `fix_correlation`, are
 LAGS = (1, 2, 4)  # as many times between two fixes of a pair
@@ -138,11 +138,9 @@ class FixErrors:
         first, state = anchor.fix, anchor.before
         predicted, derivatives = reckon(first.map_from_base, link, state.errors)
         carried, by_errors = derivatives[:, :6], derivatives[:, 6:]
-        axes = first.map_from_base.rotation_matrix()
         metres = float(np.linalg.norm(link.start_from_end.translation))
         lever = carried[:3, 3:]
-        turned = np.kron(np.eye(2), axes)
-        odometry = turned @ link.noise @ turned.T
+        odometry = turned_covariance(link.noise, first.map_from_base.rotation_matrix())
         # Turns on the way, on average half way, move the end.
         turns = odometry[3:, 3:]
         odometry[:3, :3] += lever @ turns @ lever.T / 3

@@ -17,11 +17,10 @@ import numpy.typing as npt
 from kapture_ros.localization.cameras import MountedCamera
 from kapture_ros.localization.extractor import Extractor
 from kapture_ros.localization.localizer import Localizer
-from kapture_ros.localization.matching import ImageMatches, comparison
+from kapture_ros.localization.matching import ImageMatches, comparison, with_points
 from kapture_ros.localization.options import AcceptanceOptions, LocalizerOptions
 from kapture_ros.localization.pose import PoseSolution
 from kapture_ros.localization.query import Candidate, Scores
-from kapture_ros.localization.refinement import Matches
 from kapture_ros.localization.retrieval import Retriever, covisibility_clusters
 from kapture_ros.localization.views import Candidates, Correspondences, Offers, View
 from kapture_ros.mapping.feature_files import FeatureFolder, unit_rows
@@ -66,18 +65,9 @@ class LocalSfm(Localizer):
         made = [self._make(v, c) for v, c in zip(views, offers.candidates, strict=True)]
         found = tuple(points.found for points in made)
         self.require_matches(found)
-        keypoint = np.concatenate([f.keypoint for f in found])
-        matches = Matches(
-            np.concatenate(
-                [v.features.keypoints[f.keypoint, :2] for v, f in zip(views, found, strict=True)]
-            ).astype(float),
-            np.concatenate([points.xyz for points in made]),
-            np.repeat(np.arange(len(found), dtype=np.int32), [len(f.keypoint) for f in found]),
-            keypoint,
-            np.full(len(keypoint), NO_POINT, np.int32),
-            np.concatenate([points.covariance for points in made]),
-            np.concatenate([f.similarity for f in found]),
-        )
+        xyz = np.concatenate([points.xyz for points in made])
+        covariance = np.concatenate([points.covariance for points in made])
+        matches = with_points([view.features for view in views], found, xyz, covariance)
         places = covisibility_clusters(offers.shown)
         return Correspondences(
             tuple(views), offers.candidates, found, matches, offers.shown, places

@@ -26,6 +26,7 @@ from kapture_ros.mapping.matching import (
 )
 from kapture_ros.mapping.options import MatchOptions
 from kapture_ros.mapping.visual_map import VisualMap
+from kapture_ros.transforms.se3 import Array
 
 Descriptors: TypeAlias = npt.NDArray[np.floating]
 Compare: TypeAlias = Callable[[Descriptors], Callable[[], JointMatches]]
@@ -157,17 +158,34 @@ def _most_similar(
 def gather(
     visual_map: VisualMap, features: Sequence[QueryFeatures], found: Sequence[ImageMatches]
 ) -> Matches:
-    """The matches of all images of an instant with what a pose solver needs."""
-    camera = np.repeat(np.arange(len(found), dtype=np.int32), [len(m.keypoint) for m in found])
-    keypoint = np.concatenate([m.keypoint for m in found])
+    """The matches of all images of an instant with what a pose solver needs of the map's points."""
     point = np.concatenate([m.point for m in found])
-    pixels = np.concatenate(
-        [f.keypoints[m.keypoint, :2] for f, m in zip(features, found, strict=True)]
-    )
     covariance = _covariances(visual_map, point) if visual_map.weighs_points else None
     xyz = np.asarray(visual_map.points.xyz[point], dtype=float)
-    similarity = np.concatenate([m.similarity for m in found])
-    return Matches(pixels.astype(float), xyz, camera, keypoint, point, covariance, similarity)
+    return with_points(features, found, xyz, covariance)
+
+
+def with_points(
+    features: Sequence[QueryFeatures],
+    found: Sequence[ImageMatches],
+    points_map: Array,
+    point_covariance: Array | None,
+) -> Matches:
+    """The matches (N in all) of all images of an instant with their points.
+
+    Args:
+        points_map: (N, 3) metres; point_covariance: (N, 6), as `Matches` has them.
+    """
+    pixels = [f.keypoints[m.keypoint, :2] for f, m in zip(features, found, strict=True)]
+    return Matches(
+        np.concatenate(pixels).astype(float),
+        points_map,
+        np.repeat(np.arange(len(found), dtype=np.int32), [len(m.keypoint) for m in found]),
+        np.concatenate([m.keypoint for m in found]),
+        np.concatenate([m.point for m in found]),
+        point_covariance,
+        np.concatenate([m.similarity for m in found]),
+    )
 
 
 def _covariances(visual_map: VisualMap, point: npt.NDArray[np.int32]) -> npt.NDArray[np.float64]:

@@ -49,7 +49,13 @@ from kapture_ros.localization.odometry import (
     reckon,
 )
 from kapture_ros.transforms import Transform
-from kapture_ros.transforms.se3 import Array, difference, disturb, symmetric_root
+from kapture_ros.transforms.se3 import (
+    Array,
+    difference,
+    disturb,
+    symmetric_root,
+    turned_covariance,
+)
 
 DEFAULTS = MotionOptions()
 ERRORS, MAP = slice(6, SIZE), slice(SIZE, SIZE + 6)  # rows of a state behind its pose
@@ -332,9 +338,7 @@ class MotionFilter:
         jacobian[:6, :SIZE] = derivatives
         jacobian[MAP, MAP] *= alike[:, None]
         covariance = jacobian @ state.covariance @ jacobian.T
-        noise = piece.noise.reshape(2, 3, 2, 3).transpose(0, 2, 1, 3)
-        turned = (axes @ noise @ axes.T).transpose(0, 2, 1, 3).reshape(6, 6)
-        covariance[:6, :6] += turned
+        covariance[:6, :6] += turned_covariance(piece.noise, axes)
         covariance[GYRO, GYRO] += self.options.gyro_bias_wander**2 * piece.seconds * np.eye(3)
         covariance[MAP, MAP] += np.diag(1 - alike**2)
         return replace(

@@ -54,10 +54,10 @@ class PlaceFilter:
     def __init__(self, visual_map: VisualMap, options: PlaceOptions = PlaceOptions()):
         self.options = options
         self._centers = np.asarray(visual_map.image_centers, dtype=float)
-        axes = rotations(visual_map.image_poses[:, :4]).as_matrix()[:, 2]
-        self._axes: Array = axes  # viewing directions in the map: third rows of cam_from_map
+        cam_from_map = rotations(visual_map.image_poses[:, :4])
+        self._axes: Array = cam_from_map.as_matrix()[:, 2]  # viewing directions: third rows
+        self._map_from_cam = cam_from_map.inv()
         self._tree = cKDTree(self._centers)
-        self._rotations = rotations(visual_map.image_poses[:, :4]).inv()  # map_from_cam
         self.forget()
 
     def forget(self) -> None:
@@ -139,7 +139,7 @@ class PlaceFilter:
         active = np.flatnonzero(self.probability > NEGLIGIBLE)
         if len(active) == 0:
             return
-        turned = self._rotations[active]
+        turned = self._map_from_cam[active]
         moved = self._centers[active] + turned.apply(np.array(before_from_now.translation))
         axes = turned.apply(before_from_now.rotation_matrix()[:, 2])
         reach = 2 * options.spacing

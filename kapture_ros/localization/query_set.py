@@ -117,9 +117,7 @@ class QuerySet:
         images = []
         for row in rows:
             camera = self.images.cameras[self.images.camera[row]]
-            cam_from_base = Transform()
-            if info.device in self.images.rigs:
-                cam_from_base = self.images.rigs[info.device][camera.sensor_id]
+            cam_from_base = self.cam_from_base(info, camera.sensor_id)
             name = self.images.names[row]
             if self.has_features:
                 image = QueryImage(camera, cam_from_base, features=self._read(name))
@@ -139,11 +137,8 @@ class QuerySet:
         row = rows[len(rows) // 2]  # the query has its stamp
         if not self.images.posed[row]:
             return None
-        cam_from_base = Transform()
-        if info.device in self.images.rigs:
-            sensor = self.images.cameras[self.images.camera[row]].sensor_id
-            cam_from_base = self.images.rigs[info.device][sensor]
-        return self.images.cam_from_map(row).inverse() @ cam_from_base
+        sensor = self.images.cameras[self.images.camera[row]].sensor_id
+        return self.images.cam_from_map(row).inverse() @ self.cam_from_base(info, sensor)
 
     def imu(self, device: str) -> list[ImuSample]:
         """What the IMU on a device's rig measured, in the axes of the base; none without one.
@@ -174,6 +169,11 @@ class QuerySet:
     def stamps_of(self, info: QueryInfo) -> list[int]:
         """The stamps of a query's images, each once."""
         return sorted({int(self.images.stamps[self._row_of[name]]) for name in info.images})
+
+    def cam_from_base(self, info: QueryInfo, sensor_id: str) -> Transform:
+        """Where a camera of a query sits: the base is the rig, or the camera itself."""
+        placed = self.images.rigs.get(info.device)
+        return Transform() if placed is None else placed[sensor_id]
 
     def cameras_of(self, info: QueryInfo) -> list[str]:
         """The sensor id of each image of a query."""

@@ -64,7 +64,7 @@ class SequenceLocalizer:
         of_map = self.localizer.map_error.change
         self.motion = MotionFilter(self.options.motion, self.inertial, of_map)
         self.fix_errors = FixErrors(self.options.motion, of_map)
-        self.everywhere = GlobalSearch(self.localizer, self.options.place)
+        self._everywhere = GlobalSearch(self.localizer, self.options.place)
         self._vision: VisualMotion | None = None
         self._stamps: deque[int] = deque(maxlen=REMEMBERED)
         self._window = KeyframeWindow(self.options.tracking.window)
@@ -189,7 +189,6 @@ class SequenceLocalizer:
             map_from_odom,
             age,
             self._window_size,
-            inflation == 1.0,
             inflation,
             self._gnss.raised,
             self._motion_source(reached),
@@ -211,7 +210,7 @@ class SequenceLocalizer:
     def _judge(self, stamp_ns: int, known: MotionState | None) -> State:
         tracking = self.options.tracking
         if not self.motion.initialized:
-            if self._candidates or self.everywhere.tells_place():
+            if self._candidates or self._everywhere.tells_place():
                 return State.INITIALIZING
             return State.UNINITIALIZED if self._fix_ns is None else State.LOST
         if known is None or self._sigma(known) > tracking.lost_sigma:
@@ -328,7 +327,7 @@ class SequenceLocalizer:
             else:
                 self._confirm(estimate)
             return estimate
-        matches = self.everywhere.match_place(views)
+        matches = self._everywhere.match_place(views)
         if matches is None:
             return estimate
         self._keep(query.stamp_ns, views, matches)
@@ -351,16 +350,16 @@ class SequenceLocalizer:
         """The localizer's answer, from near the prior or from the whole map."""
         odom_from_base = self.motion.odometry.at(query.stamp_ns)  # or the search would be in vain
         gnss = None if self.motion.initialized else query.gnss
-        return self.everywhere.localize(replace(query, gnss=gnss, prior=prior), odom_from_base)
+        return self._everywhere.localize(replace(query, gnss=gnss, prior=prior), odom_from_base)
 
     def _confirm(self, estimate: Estimate) -> None:
         """Begin at a fix beyond doubt, or when the newest agree with each other and the place."""
         fix = self.fix_of(estimate)
-        if self.everywhere.is_sure(estimate):
+        if self._everywhere.is_sure(estimate):
             self._start(fix, estimate.evidence)
             return
         newest = self._candidates.add(fix, self.options.tracking.confirmations)
-        if newest and self._agree(newest) and self.everywhere.believes(newest[-1].map_from_base):
+        if newest and self._agree(newest) and self._everywhere.believes(newest[-1].map_from_base):
             if self._vision is not None:
                 self._vision.learn(newest[-2].stamp_ns, newest[-2].map_from_base, Evidence())
             late = estimate.stamp_ns != newest[-1].stamp_ns
@@ -392,7 +391,7 @@ class SequenceLocalizer:
             return
         metres, _ = fix.map_from_base.distance_to(self.motion.at(fix.stamp_ns).map_from_base)
         elsewhere = metres > ELSEWHERE and not self._supported and not self._gated
-        if elsewhere and self.everywhere.is_sure(estimate):
+        if elsewhere and self._everywhere.is_sure(estimate):
             self._lose()  # it shows nothing of what is expected, and much of another place
         else:
             self._contradict(fix)
@@ -447,7 +446,7 @@ class SequenceLocalizer:
         """Forget pose and place, to believe fresh evidence only; odometry's errors stay known."""
         self._remember()
         self.motion.forget()
-        self.everywhere.forget()
+        self._everywhere.forget()
         self._rejected.clear()
         self._candidates.clear()
         self._window.clear()

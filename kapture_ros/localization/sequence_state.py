@@ -113,8 +113,8 @@ class TrackedPose:
         covariance: (6, 6) as `Estimate.covariance`, inflated while inconsistent.
         fix_age: seconds since the newest fix; None: there was none.
         window_size: instants that the newest fix came from.
-        consistent: whether the fixes of the last minute fit their predictions.
-        inflation: factor of the covariance, 1 while consistent.
+        inflation: factor of the covariance, 1 while the fixes of the last minute fit their
+            predictions.
         motion: what carried the pose from the newest instant on.
         gnss_disagrees: alarm: several GNSS fixes in a row exclude the pose.
         estimate: what became of the instant; None between instants.
@@ -127,11 +127,15 @@ class TrackedPose:
     map_from_odom: Transform | None
     fix_age: float | None
     window_size: int
-    consistent: bool
     inflation: float
     gnss_disagrees: bool
     motion: MotionSource
     estimate: Estimate | None = None
+
+    @property
+    def consistent(self) -> bool:
+        """Whether the fixes of the last minute fit their predictions."""
+        return self.inflation == 1.0
 
 
 @cache

@@ -23,7 +23,7 @@ from kapture_ros.localization.motion_options import MotionOptions
 from kapture_ros.localization.odometry import SECOND, SIZE, Motion
 from kapture_ros.localization.window import odometry_link
 from kapture_ros.transforms import Transform
-from kapture_ros.transforms.se3 import Array, difference, disturb
+from kapture_ros.transforms.se3 import Array, difference, disturb, turned_covariance
 
 ITERATIONS = 30
 CONVERGED = 1e-4  # metres and radians
@@ -204,8 +204,7 @@ def _linearize(
     jacobian = np.zeros((6, 2 * SIZE))
     jacobian[:, :6], jacobian[:, 6:SIZE] = by_both[:, :6], by_both[:, 12:]
     jacobian[:, SIZE : SIZE + 6] = by_both[:, 6:12]
-    axes = np.kron(np.eye(2), poses[n].rotation_matrix())
-    noise = axes @ link.motion.noise @ axes.T + link.map_change
+    noise = turned_covariance(link.motion.noise, poses[n].rotation_matrix()) + link.map_change
     noise += np.diag(np.repeat([1e-8, 1e-10], 3))
     # On the way the heading wanders: a third of its final variance, over the whole way.
     translation = link.motion.start_from_end.translation

@@ -31,7 +31,7 @@ from kapture_ros.localization.views import View
 from kapture_ros.mapping.matching import mutual_matches
 from kapture_ros.mapping.options import MatchOptions
 from kapture_ros.transforms import Transform
-from kapture_ros.transforms.se3 import Array
+from kapture_ros.transforms.se3 import Array, turned_covariance
 
 MATCHING = MatchOptions(min_similarity=0.5, device="cpu")
 POSE = PoseOptions(max_error=3.0, max_iterations=500, confidence=0.999)
@@ -153,8 +153,8 @@ class VisualMotion:
             self.source = MotionSource.CONSTANT_VELOCITY
             return OdometrySample(stamp_ns, before.odom_from_base @ guess, noise)
         motion = before.odom_from_base.inverse() @ step.odom_from_base
-        axes = np.kron(np.eye(2), before.odom_from_base.rotation_matrix())
-        covariance = axes.T @ step.covariance @ axes
+        base_from_odom = before.odom_from_base.rotation_matrix().T
+        covariance = turned_covariance(step.covariance, base_from_odom)
         metres = float(np.linalg.norm(motion.translation))
         floor = np.array([(SCALE_SIGMA * metres) ** 2 + FLOOR[0] ** 2, FLOOR[1] ** 2])
         covariance += np.diag(np.repeat(floor, 3))
@@ -215,8 +215,8 @@ class VisualMotion:
             # What has more points will be recognized longer.
             if sum(int(np.isfinite(part[:, 0]).sum()) for part in points_now) > enough:
                 self._renew(odom_from_base, views, points_now)
-        axes = np.kron(np.eye(2), reference.odom_from_base.rotation_matrix())
-        return _Step(odom_from_base, axes @ covariance @ axes.T)
+        axes = reference.odom_from_base.rotation_matrix()
+        return _Step(odom_from_base, turned_covariance(covariance, axes))
 
     def _renew(
         self, odom_from_base: Transform, views: Sequence[View], points: Sequence[Array]

@@ -27,11 +27,10 @@ MIN_SIGMA = 4.0  # metres; people and doors move the signals by as much
 
 @dataclass(frozen=True, slots=True)
 class WifiPlace:
-    """A coarse place: position (3,) in the map frame, σ in metres, best cosine with the map."""
+    """A coarse place: position (3,) in the map frame, σ in metres."""
 
     position_map: Array
     sigma: float
-    similarity: float
 
 
 class WifiLocator:
@@ -68,7 +67,7 @@ class WifiLocator:
         weights /= weights.sum()
         position = weights @ self._positions
         spread = weights @ ((self._positions - position)[:, :2] ** 2).sum(axis=1)
-        return WifiPlace(position, float(np.hypot(np.sqrt(spread / 2), MIN_SIGMA)), best)
+        return WifiPlace(position, float(np.hypot(np.sqrt(spread / 2), MIN_SIGMA)))
 
 
 def _strength(rssi: npt.NDArray[np.floating]) -> Array:

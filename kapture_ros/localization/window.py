@@ -110,14 +110,12 @@ class WindowSolution:
         covariance: (6, 6) of (δp, δθ), see `refinement`.
         inliers: matches that agree, by keyframe.
         matched: keypoints with a match in all keyframes.
-        sigma: pixels, robust noise.
     """
 
     map_from_base: Transform
     covariance: Array
     inliers: tuple[int, ...]
     matched: int
-    sigma: float
 
     @property
     def count(self) -> int:
@@ -219,13 +217,13 @@ class _Problem:
         """From start poses to the solution; None where it is not determined."""
         errors = np.zeros(2)  # scale and bias
         inliers: list[npt.NDArray[np.bool_]] = []
-        information, sigma, spread = np.eye(self.size), 1.0, 1.0
+        information = np.eye(self.size)
         for _ in range(ITERATIONS):
             inliers = self._inliers(poses)
             seen = [self._look(n, poses[n], inliers[n]) for n in range(len(poses))]
             if sum(len(view.residual) for view in seen) < SAMPLE:
                 return None
-            visual, gradient, sigma, spread = self._images(seen)
+            visual, gradient, spread = self._images(seen)
             links, link_gradient = self._odometry(poses, errors)
             information = visual / spread + links
             try:
@@ -237,13 +235,12 @@ class _Problem:
             errors = errors + step[-2:]
             if np.abs(step).max() < CONVERGED:
                 break
-        return self._answer(poses[-1], information, sigma, inliers)
+        return self._answer(poses[-1], information, inliers)
 
     def _answer(
         self,
         pose: Transform,
         information: Array,
-        sigma: float,
         inliers: Sequence[npt.NDArray[np.bool_]],
     ) -> WindowSolution | None:
         try:
@@ -258,7 +255,6 @@ class _Problem:
             (covariance + covariance.T) / 2,
             tuple(int(mask.sum()) for mask in inliers),
             sum(keypoints),
-            sigma,
         )
 
     def _inliers(self, poses: Sequence[Transform]) -> list[npt.NDArray[np.bool_]]:
@@ -271,8 +267,8 @@ class _Problem:
         frame = self.frames[number]
         return _Reprojection(*linearize(frame.matches.select(inliers), frame.cameras, pose))
 
-    def _images(self, seen: Sequence[_Reprojection]) -> tuple[Array, Array, float, float]:
-        """Information, gradient, noise in pixels and the variance's factor of the loss."""
+    def _images(self, seen: Sequence[_Reprojection]) -> tuple[Array, Array, float]:
+        """Information, gradient and the variance's factor of the loss."""
         information, gradient = np.zeros((self.size, self.size)), np.zeros(self.size)
         length = np.linalg.norm(np.concatenate([view.residual for view in seen]), axis=1)
         sigma = robust_sigma(length)
@@ -283,7 +279,7 @@ class _Problem:
             information[part, part], gradient[part] = normal_equations(
                 view.residual, view.jacobian, of_it / sigma**2
             )
-        return information, gradient, sigma, variance_factor(weight, length / sigma)
+        return information, gradient, variance_factor(weight, length / sigma)
 
     def _odometry(self, poses: Sequence[Transform], errors: Array) -> tuple[Array, Array]:
         """Information and gradient of the links between keyframes and of scale and bias."""

@@ -132,10 +132,9 @@ class Predictor:
         """`base_at_from_from_base_at_to`; the identity where odometry does not reach."""
         with self._lock:
             try:
-                start, end = (self._live.odometry.at(stamp) for stamp in (from_ns, to_ns))
+                return self._live.odometry.between(from_ns, to_ns)
             except ExtrapolationError:
                 return Transform()
-            return start.inverse() @ end
 
     def at(self, now_ns: int) -> Prediction | None:
         """The pose now; None if it is not known.

@@ -234,6 +234,14 @@ def symmetric_root(covariance: Array) -> Array:
     return root
 
 
+def turned_covariance(covariance: Array, rotation: Array) -> Array:
+    """(6, 6) of (δp, δθ) in other axes, to which a (3, 3) rotation leads."""
+    axes = np.zeros((6, 6))
+    axes[:3, :3] = axes[3:, 3:] = rotation
+    turned: Array = axes @ covariance @ axes.T
+    return turned
+
+
 def largest_sigma(covariance: Array) -> float:
     """One sigma in the direction that is known worst, of a covariance (n, n)."""
     return float(np.sqrt(np.linalg.eigvalsh(covariance)[-1]))

@@ -39,7 +39,7 @@ def known(stamp_ns: int, sigma: float = 0.1, **changes) -> Known:
     values = {
         "stamp_ns": stamp_ns, "state": State.TRACKING, "map_from_base": pose,
         "covariance": covariance, "map_from_odom": MAP_FROM_ODOM, "fix_age": 0.0,
-        "window_size": 1, "consistent": True, "inflation": 1.0, "gnss_disagrees": False,
+        "window_size": 1, "inflation": 1.0, "gnss_disagrees": False,
         "motion": MotionSource.ODOMETRY,
     } | changes  # fmt: skip
     full = np.zeros((SIZE, SIZE))

@@ -11,7 +11,15 @@ from scipy.linalg import expm
 from scipy.spatial.transform import Rotation
 
 from kapture_ros.transforms import Transform, interpolate
-from kapture_ros.transforms.se3 import difference, disturb, quaternions, rotations, turned_by
+from kapture_ros.transforms.se3 import (
+    difference,
+    disturb,
+    largest_sigma,
+    quaternions,
+    rotations,
+    turned_by,
+    turned_covariance,
+)
 
 metres = arrays(float, 3, elements=st.floats(-1e4, 1e4))
 rotation_vectors = arrays(float, 3, elements=st.floats(-1.8, 1.8))  # angles below pi
@@ -158,3 +166,20 @@ def test_the_difference_of_a_turn_in_place_is_a_turn_and_no_shift():
 def test_the_difference_undoes_the_disturbance(pose: np.ndarray, error: np.ndarray):
     true = Transform.exp(pose)
     np.testing.assert_allclose(difference(disturb(true, error), true), error, atol=1e-7)
+
+
+def test_covariances_turn_with_their_axes_and_keep_their_largest_sigma():
+    rng = np.random.default_rng(0)
+    root = rng.normal(size=(6, 6))
+    rotation = Rotation.from_rotvec([0.3, -1.2, 0.7])
+    turned = turned_covariance(root @ root.T, rotation.as_matrix())
+    disturbances = root @ rng.normal(size=(6, 4))  # δp and δθ of four poses, one a column
+    moved = np.vstack([rotation.apply(part.T).T for part in np.split(disturbances, 2)])
+    before = np.linalg.solve(root @ root.T, disturbances)
+    np.testing.assert_allclose(
+        (moved * np.linalg.solve(turned, moved)).sum(axis=0), (disturbances * before).sum(axis=0)
+    )
+    assert largest_sigma(turned[:3, :3]) == pytest.approx(largest_sigma((root @ root.T)[:3, :3]))
+    assert largest_sigma(rotation.as_matrix() @ np.diag([4.0, 9, 1]) @ rotation.as_matrix().T) == (
+        pytest.approx(3.0)
+    )
