@@ -37,6 +37,7 @@ from kapture_ros.localization.localizer import Localizer
 from kapture_ros.localization.options import BatchOptions
 from kapture_ros.localization.query import Estimate, Query, Reason
 from kapture_ros.localization.query_set import QueryInfo, QuerySet
+from kapture_ros.mapping.manifest import require_metric
 from kapture_ros.mapping.visual_map import VisualMap
 from kapture_ros.options import load_yaml
 
@@ -83,10 +84,16 @@ def localize_all(
     Raises:
         OptionError: if drives are to be localized coarsely.
         OutputError: if the folder holds something else, or answers of other settings.
-        InputError: if the features of a query are damaged.
+        InputError: if the features of a query are damaged, or if the scale of the map is unknown
+            and queries have lengths.
     """
     if options.sequence and options.pipeline != "global_map":
         raise OptionError("--sequence needs the pipeline 'global_map'")
+    if options.sequence:
+        require_metric(localizer.map.manifest, localizer.map.path, "motions")
+    elif queries.have_lengths:
+        mounted = "mountings of cameras (--no-rigs does without)"
+        require_metric(localizer.map.manifest, localizer.map.path, mounted)
     if overwrite and (out / SETTINGS).is_file():
         remove_folder(out)
     _open_folder(out, localizer, options)

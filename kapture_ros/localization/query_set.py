@@ -41,6 +41,7 @@ log = logging.getLogger(__name__)
 MAX_FIX_AGE_NS = 150_000_000  # 2 m of driving at 50 km/h
 MAX_FIX_STEP_NS = 1_100_000_000  # between fixes that are interpolated: receivers give one a second
 TURNING = 3.0  # m/s²: how much a vehicle may leave the straight line between two fixes
+NEGLIGIBLE = 1e-3  # metres between a camera and its base
 MAX_SCAN_AGE_NS = 5_000_000_000
 GNSS_SIGMA = 5.0  # metres, horizontal, of fixes that come without a covariance
 
@@ -129,6 +130,18 @@ class QuerySet:
             tuple(images),
             gnss=self._fix(info.stamp_ns, base_from_rig),
             wifi=self._scan(info.stamp_ns),
+        )
+
+    @property
+    def have_lengths(self) -> bool:
+        """Whether a camera of a query is apart from the base, whose pose is asked for."""
+        devices = {info.device for info in self.infos} & set(self.images.rigs)
+        cameras = {camera.sensor_id for camera in self.images.cameras}
+        return any(
+            np.linalg.norm(sensor_from_rig.translation) > NEGLIGIBLE
+            for device in devices
+            for sensor, sensor_from_rig in self.images.rigs[device].items()
+            if sensor in cameras
         )
 
     def given_pose(self, number: int) -> Transform | None:

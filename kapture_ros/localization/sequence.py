@@ -38,6 +38,7 @@ from kapture_ros.localization.sequence_state import (
 from kapture_ros.localization.views import View
 from kapture_ros.localization.visual_motion import MotionSource, VisualMotion
 from kapture_ros.localization.window import KeyframeWindow
+from kapture_ros.mapping.manifest import require_metric
 from kapture_ros.transforms import Transform
 from kapture_ros.transforms.se3 import largest_sigma
 
@@ -51,9 +52,14 @@ LEAP = (0.4, np.deg2rad(1.6))  # metres, radians by which an instant may correct
 
 
 class SequenceLocalizer:
-    """A localizer for one drive; not to be shared between threads."""
+    """A localizer for one drive; not to be shared between threads.
+
+    Raises:
+        InputError: if the scale of the map is unknown.
+    """
 
     def __init__(self, localizer: Localizer, options: SequenceOptions | None = None):
+        require_metric(localizer.map.manifest, localizer.map.path, "motions")
         self.localizer = localizer
         self.options = options or SequenceOptions()
         self.reset()

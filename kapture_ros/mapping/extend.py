@@ -33,7 +33,7 @@ from kapture_ros.mapping.georeference import bounds
 from kapture_ros.mapping.held_out import measure_map
 from kapture_ros.mapping.images import ImageTable, require_calibration
 from kapture_ros.mapping.index import build_index
-from kapture_ros.mapping.manifest import write_manifest
+from kapture_ros.mapping.manifest import require_metric, write_manifest
 from kapture_ros.mapping.matching import MatchStore, match_pairs
 from kapture_ros.mapping.missing_features import are_bundled, extract_missing
 from kapture_ros.mapping.options import MapSettings
@@ -72,6 +72,9 @@ def extend_map(map_dir: Path, dataset: Path, settings: MapSettings) -> None:
     """
     old = open_map(map_dir)
     session = _new_session(old, dataset, settings)
+    if session.images.posed.any() or session.images.rigs:
+        lengths = f"the odometry and rigs of {dataset}"
+        require_metric(old.manifest, map_dir, lengths)
     localizer = Localizer(VisualMap.load(map_dir))
     placed = placed_in_map(session, localizer, settings.poses)
     rows = np.flatnonzero(placed.posed)

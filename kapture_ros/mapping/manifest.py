@@ -64,6 +64,22 @@ def reconstruction(route: str) -> str:
     return f"reconstruct ({route} poses)"
 
 
+def require_metric(manifest: Manifest, map_dir: Path, lengths: str) -> None:
+    """Refuse a map of unknown scale where lengths of the world meet those of the map.
+
+    Args:
+        lengths: what has them, in the plural.
+
+    Raises:
+        InputError: saying so.
+    """
+    if not manifest.metric:
+        raise InputError(
+            f"{map_dir} is of unknown scale, and {lengths} are in metres: make a map with odometry "
+            f"or GNSS, or write `metric: true` into its {FILE_NAME} if its unit is the metre"
+        )
+
+
 def read_manifest(map_dir: Path) -> Manifest:
     """Read map.yaml.
 

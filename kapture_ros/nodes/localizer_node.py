@@ -35,6 +35,7 @@ from std_srvs.srv import Trigger
 from kapture_ros.errors import InputError, KaptureRosError, OptionError
 from kapture_ros.localization.extractor import extractor_for
 from kapture_ros.localization.localizer import Localizer
+from kapture_ros.mapping.manifest import require_metric
 from kapture_ros.mapping.matching import eight_bit_search
 from kapture_ros.mapping.visual_map import VisualMap
 from kapture_ros.nodes import diagnosis
@@ -249,6 +250,7 @@ class LocalizerNode(LifecycleNode):
     def _load(self, map_dir: Path, settings: Settings) -> Localizer:
         start = time.monotonic()
         visual_map = VisualMap.load(map_dir)
+        require_metric(visual_map.manifest, map_dir, "motions and mountings of cameras")
         parts = settings.parts
         extractor = extractor_for(
             visual_map.feature_types,

@@ -78,6 +78,19 @@ def test_images_are_localized_one_by_one(world, query, tmp_path) -> None:
     assert {line.split(", ")[0] for line in pairs[2:]} == set(rows)
 
 
+def test_lengths_are_not_mixed_with_a_map_of_unknown_scale(world, query, tmp_path, capsys) -> None:
+    scaleless = Path(shutil.copytree(world.map.path, tmp_path / "scaleless"))
+    manifest = scaleless / "map.yaml"
+    manifest.write_text(manifest.read_text().replace("metric: true", "metric: false"))
+    arguments = ["localize", str(scaleless), str(query), str(tmp_path / "out")]
+    assert main([*arguments, "--sequence", "--no-rigs"]) == 1
+    assert "is of unknown scale, and motions are in metres" in capsys.readouterr().err
+    assert main(arguments) == 1
+    assert "mountings of cameras (--no-rigs does without) are in metres" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    assert main([*arguments, "--no-rigs"]) == 0
+
+
 def test_retrieval_is_judged_by_the_pairs_that_were_left(world, query, tmp_path, capsys) -> None:
     for rigs, told in (("--no-rigs", True), ("--rigs", False)):
         out = tmp_path / rigs

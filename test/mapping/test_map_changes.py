@@ -201,6 +201,9 @@ def test_a_model_of_others_is_of_unknown_scale_until_told(street, tmp_path: Path
     with caplog.at_level(logging.WARNING):
         Localizer(VisualMap.load(tmp_path / "map"))
     assert "the scale of the map is unknown" in caplog.text
+    drive = make_drive(tmp_path / "later", LATER)
+    with pytest.raises(InputError, match=r"the odometry and rigs of .*later are in metres"):
+        extend_map(tmp_path / "map", drive.path, MapSettings())
     path = tmp_path / "map/map.yaml"
     path.write_text(path.read_text().replace("metric: false", "metric: true"))
     caplog.clear()

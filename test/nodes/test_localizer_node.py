@@ -296,8 +296,11 @@ def check_another_map(client: Client, another: Path) -> None:
 
 
 def test_a_wrong_map_is_told_and_can_be_corrected_ten_times(
-    ros_environment: dict[str, str], room: Room
+    ros_environment: dict[str, str], room: Room, tmp_path: Path
 ):
+    scaleless = Path(shutil.copytree(room.map, tmp_path / "scaleless"))
+    manifest = scaleless / "map.yaml"
+    manifest.write_text(manifest.read_text().replace("metric: true", "metric: false"))
     alone = ros_environment | {"OMP_NUM_THREADS": "1"}  # whose threads come and go
     with session(alone, "--map", "/nowhere", *FRONT) as (node, client):
         client.told(2, "cannot configure: /nowhere is no map")
@@ -306,6 +309,9 @@ def test_a_wrong_map_is_told_and_can_be_corrected_ten_times(
         assert client.ask("set", name="map", value=str(room.map_of_others)) == [True, ""]
         assert not client.ask("change", transition="configure")
         client.told(2, "cannot configure: no weights 'apgem-secret'")
+        assert client.ask("set", name="map", value=str(scaleless)) == [True, ""]
+        assert not client.ask("change", transition="configure")
+        client.told(2, "is of unknown scale, and motions and mountings of cameras are in metres")
         assert client.ask("set", name="odometry_topic", value="/wheel odometry") == [True, ""]
         assert not client.ask("change", transition="configure")
         client.told(2, "'odometry_topic': '/wheel odometry' is no topic: topic name must not")
