@@ -76,6 +76,23 @@ class MountedCamera:
         return rays
 
 
+def closest_approach(first: Array, second: Array, base: Array) -> tuple[Array, Array, Array]:
+    """Where pairs of rays come nearest to each other.
+
+    Args:
+        first, second: (n, 3) unit vectors.
+        base: (3,) from where the first begin to where the second do, metres.
+
+    Returns:
+        Metres (n,) along the first and the second, and the squared sine (n,) between them: of
+        rays that are nearly parallel the metres say nothing.
+    """
+    cosine = np.einsum("ni,ni->n", first, second)
+    sine2 = np.maximum(1 - cosine**2, 1e-12)
+    along, back = first @ base, second @ base
+    return (along - cosine * back) / sine2, (cosine * along - back) / sine2, sine2
+
+
 def _colmap_camera(camera: Camera) -> pycolmap.Camera:
     what = f"camera '{camera.sensor_id}'"
     if camera.model == UNCALIBRATED:

@@ -14,7 +14,7 @@ from itertools import combinations
 import numpy as np
 import numpy.typing as npt
 
-from kapture_ros.localization.cameras import MountedCamera
+from kapture_ros.localization.cameras import MountedCamera, closest_approach
 from kapture_ros.localization.extractor import Extractor
 from kapture_ros.localization.localizer import Localizer
 from kapture_ros.localization.matching import ImageMatches, comparison, with_points
@@ -163,13 +163,7 @@ def triangulate(rays: Array, centers: Array, focals: Array, max_error: float) ->
 
 def _midpoint(first: Array, second: Array, start: Array, end: Array) -> Array:
     """The points (T, 3) nearest to both of two rays (T, 3); NaN where they are parallel."""
-    base = end - start
-    cosine = (first * second).sum(axis=1)
-    sine2 = 1 - cosine**2
-    along, back = first @ base, second @ base
-    with np.errstate(divide="ignore", invalid="ignore"):
-        near = (along - cosine * back) / sine2
-        far = (cosine * along - back) / sine2
+    near, far, sine2 = closest_approach(first, second, end - start)
     point: Array = (start + near[:, None] * first + end + far[:, None] * second) / 2
     point[~(sine2 > np.sin(MIN_ANGLE) ** 2)] = np.nan
     return point

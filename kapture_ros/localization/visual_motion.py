@@ -19,12 +19,12 @@ import numpy.typing as npt
 import poselib
 from scipy.spatial.transform import Rotation
 
-from kapture_ros.localization.cameras import MountedCamera
+from kapture_ros.localization.cameras import MountedCamera, closest_approach
 from kapture_ros.localization.inertial import Inertial
 from kapture_ros.localization.motion_options import MotionOptions
 from kapture_ros.localization.odometry import SECOND, OdometrySample
 from kapture_ros.localization.options import PoseOptions
-from kapture_ros.localization.pose import PoseSolution, estimate_pose
+from kapture_ros.localization.pose import WIDEST, PoseSolution, estimate_pose
 from kapture_ros.localization.query import Evidence
 from kapture_ros.localization.refinement import Matches
 from kapture_ros.localization.views import View
@@ -329,7 +329,7 @@ def _two_views(
     camera = reference.views[number].camera
     first = camera.rays(_pixels(reference.views[number], rows[:, 0]))
     second = view.camera.rays(_pixels(view, rows[:, 1]))
-    ahead = (first[:, 2] > 0.2) & (second[:, 2] > 0.2)
+    ahead = (first[:, 2] > WIDEST) & (second[:, 2] > WIDEST)
     if ahead.sum() < ENOUGH_PAIRS:
         return None
     plane = {"model": "SIMPLE_PINHOLE", "width": 1, "height": 1, "params": [1.0, 0.0, 0.0]}
@@ -340,10 +340,10 @@ def _two_views(
     )  # fmt: skip
     inliers = np.asarray(info["inliers"], bool)
     rotation = np.asarray(found.R)
-    turned = first[ahead][inliers] @ rotation.T
-    cosine = np.einsum("ni,ni->n", turned, second[ahead][inliers])
     if inliers.sum() < ENOUGH_PAIRS:
         return None
+    turned = first[ahead][inliers] @ rotation.T
+    cosine = np.einsum("ni,ni->n", turned, second[ahead][inliers])
     cam_from_base = view.camera.cam_from_base
     if np.median(np.arccos(np.clip(cosine, -1, 1))) < PARALLAX:
         turn = camera.cam_from_base.rotation.inv() * Rotation.from_matrix(rotation.T)
@@ -375,10 +375,7 @@ def _triangulate(
     u = before.camera.rays(pixels[0]) @ first_to_base.rotation_matrix().T
     v = view.camera.rays(pixels[1]) @ second_to_base.rotation_matrix().T
     between = second_to_base.translation - first_to_base.translation
-    cosine = np.einsum("ni,ni->n", u, v)
-    sine2 = np.maximum(1 - cosine**2, 1e-12)
-    s = (u @ between - cosine * (v @ between)) / sine2
-    t = (cosine * (u @ between) - v @ between) / sine2
+    s, t, sine2 = closest_approach(u, v, between)
     middle = (s[:, None] * u + first_to_base.translation) / 2
     middle += (t[:, None] * v + second_to_base.translation) / 2
     good = (s > 0) & (t > 0) & (sine2 > np.sin(PARALLAX) ** 2)

@@ -8,6 +8,7 @@ from synthetic_map import CAM_FROM_BASE, base_at, make_query_dataset, make_world
 
 from kapture_ros.cli.main import main
 from kapture_ros.evaluation.estimates import read_estimates
+from kapture_ros.localization.cameras import closest_approach
 from kapture_ros.localization.local_sfm import MIN_VIEWS, triangulate
 
 TRUTH = [base_at(x, street, side) for x, street, side in ((9, 0, 0.5), (21, 0, 0), (30, 1, -0.5))]
@@ -39,6 +40,19 @@ def test_points_are_where_their_covariance_says(tracks) -> None:
     full = np.array([[xx, xy, xz], [xy, yy, yz], [xz, yz, zz]]).transpose(2, 0, 1)
     nees = np.einsum("ni,ni->n", errors, np.linalg.solve(full, errors[..., None])[..., 0])
     assert np.median(nees) == pytest.approx(2.37, abs=0.6)  # of χ² with 3 degrees of freedom
+
+
+def test_rays_come_nearest_where_they_are_perpendicular_to_what_is_between() -> None:
+    rng = np.random.default_rng(2)
+    first, second = rng.normal(size=(2, 50, 3))
+    first /= np.linalg.norm(first, axis=1, keepdims=True)
+    second /= np.linalg.norm(second, axis=1, keepdims=True)
+    base = np.array([2.0, -1.0, 0.5])
+    near, far, sine2 = closest_approach(first, second, base)
+    between = base + far[:, None] * second - near[:, None] * first
+    assert np.abs(np.einsum("ni,ni->n", between, first)).max() < 1e-9
+    assert np.abs(np.einsum("ni,ni->n", between, second)).max() < 1e-9
+    np.testing.assert_allclose(sine2, np.linalg.norm(np.cross(first, second), axis=1) ** 2)
 
 
 def test_two_views_make_no_point(tracks) -> None:
