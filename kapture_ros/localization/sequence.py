@@ -115,13 +115,13 @@ class SequenceLocalizer:
     def add_odometry(self, sample: OdometrySample) -> bool:
         """Take a sample; False if it is not newer than the last one."""
         if self._vision is not None:  # it was thought that there is none
-            self._vision = None
             self._begin_motion()
         return self.motion.add_odometry(sample)
 
     def _begin_motion(self) -> None:
         """Another source tells the motion now, in a frame of its own."""
         self._lose()
+        self._vision = None
         self.motion = MotionFilter(self.options.motion, self.inertial, self.motion.of_map)
 
     def _odometry_has_ended(self, stamp_ns: int) -> bool:
@@ -423,7 +423,8 @@ class SequenceLocalizer:
             self.fix_errors.learn(fix, self.motion, accepted=accepted)
 
     def _start(self, fix: Fix, evidence: Evidence) -> None:
-        self.motion.initialize(self.fix_errors.weighed(fix), like=self._learned)
+        learned = self._learned if self._vision is None else None  # of odometry
+        self.motion.initialize(self.fix_errors.weighed(fix), like=learned)
         self.fix_errors.forget()
         self._learn_errors(fix)
         self._candidates.clear()

@@ -271,6 +271,27 @@ def test_odometry_that_ends_is_replaced_by_the_images_until_it_is_back(world, lo
             assert metres < 0.5
 
 
+def test_images_do_not_inherit_the_errors_of_odometry_nor_odometry_theirs(world, localizer):
+    """It is six percent too short; what was learned of that waits until it is back."""
+    rng = np.random.default_rng(19)
+    drive = make_drive(rng, Trip(start=15, end=90), scale=0.06)
+    sequence, scales = SequenceLocalizer(localizer), {}
+    for sample in drive.odometry:
+        second = (sample.stamp_ns - START) / SECOND
+        if second < 6 or second > 11:
+            sequence.add_odometry(sample)
+        if sample.stamp_ns in drive.frames:
+            query = make_query(world, drive.truth[sample.stamp_ns], sample.stamp_ns, rng)
+            answer = sequence.update(query)
+            if answer.map_from_base is not None:
+                found = sequence.motion.at(sample.stamp_ns).scale
+                scales.setdefault(answer.motion, []).append((second, found))
+    by_odometry = [scale for second, scale in scales[MotionSource.ODOMETRY] if second > 5]
+    assert by_odometry == pytest.approx([0.06] * len(by_odometry), abs=0.01)
+    by_images = [scale for _, scale in scales[MotionSource.VISION_MAP]]
+    assert by_images == pytest.approx([0.0] * len(by_images), abs=0.02)
+
+
 def test_one_stamp_ahead_does_not_end_the_odometry(world, localizer):
     rng = np.random.default_rng(20)
     drive = make_drive(rng, Trip(start=15, end=30))
