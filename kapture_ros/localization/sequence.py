@@ -444,10 +444,10 @@ class SequenceLocalizer:
             self._vision.learn(fix.stamp_ns, pose, evidence)
 
     def _remember(self) -> None:
-        """Keep what was learned of the odometry."""
+        """Keep what was learned of the odometry: nothing, where the pose begins behind it."""
         newest = self.motion.odometry.newest_ns
         if self.motion.initialized and self._vision is None and newest is not None:
-            self._learned = self.motion.at(newest)
+            self._learned = self._reached(newest) or self._learned
 
     def _lose(self) -> None:
         """Forget pose and place, to believe fresh evidence only; odometry's errors stay known."""

@@ -292,6 +292,25 @@ def test_images_do_not_inherit_the_errors_of_odometry_nor_odometry_theirs(world,
     assert by_images == pytest.approx([0.0] * len(by_images), abs=0.02)
 
 
+@pytest.mark.parametrize("asked", [False, True])
+def test_a_pose_that_begins_behind_the_last_odometry_can_be_given_up(world, localizer, asked: bool):
+    """Because a person asks for it, or since the odometry had ended just then."""
+    rng = np.random.default_rng(19)
+    drive = make_drive(rng, Trip(start=15, end=60))
+    sequence = SequenceLocalizer(localizer)
+    for sample in drive.odometry[:43]:
+        sequence.add_odometry(sample)
+    newest = drive.odometry[42].stamp_ns
+    for stamp in (stamp for stamp in drive.frames if stamp > newest):
+        answer = sequence.update(make_query(world, drive.truth[stamp], stamp, rng))
+        if asked and stamp < newest + SECOND:
+            assert answer.state is State.TRACKING
+            sequence.relocalize()
+            assert sequence.pose_at(stamp).state is State.LOST
+    assert answer.state is State.TRACKING
+    assert answer.motion is MotionSource.VISION_MAP
+
+
 def test_one_stamp_ahead_does_not_end_the_odometry(world, localizer):
     rng = np.random.default_rng(20)
     drive = make_drive(rng, Trip(start=15, end=30))
