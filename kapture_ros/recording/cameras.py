@@ -90,11 +90,12 @@ class CameraBook:
         """Begin with an image topic.
 
         Args:
+            name: of its first sensor, by which `sensor_of` knows it.
             origin: of its sensors; `frame_id` is the frame of its first image.
         """
         frame = str(origin.get("frame_id", "")).lstrip("/")
         rectified = is_rectified(topic)
-        self._cameras[topic] = _Camera(topic, kind, name, rectified, origin, frame)
+        self._cameras[name] = _Camera(topic, kind, name, rectified, origin, frame)
 
     def add_info(self, topic: str, message: Message, stamp_ns: int) -> bool:
         """Take a CameraInfo; False if it says the same as the one before."""
@@ -110,19 +111,19 @@ class CameraBook:
                 self._use(camera, camera.size)
         return True
 
-    def sensor_of(self, topic: str, size: tuple[int, int], stamp_ns: int) -> str:
+    def sensor_of(self, name: str, size: tuple[int, int], stamp_ns: int) -> str:
         """The sensor id of an image of a width and height, its sensor declared."""
-        camera = self._cameras[topic]
+        camera = self._cameras[name]
         camera.newest_ns = stamp_ns
         if camera.size != size:
             if camera.size is not None:
-                self._warn(topic, f"image size changed to {size[0]}×{size[1]}")
+                self._warn(camera.topic, f"image size changed to {size[0]}×{size[1]}")
             self._use(camera, size)
         note = camera.model.note if camera.model else ""
         if note == NO_CAMERA_INFO:
             camera.without_info += 1  # it may still come
         elif note:
-            self._warn(topic, note)
+            self._warn(camera.topic, note)
         return camera.sensor_id
 
     def finish(self) -> None:
@@ -133,10 +134,6 @@ class CameraBook:
             camera.without_info = 0
         for topic in self._infos.keys() - {c.info_topic for c in self._cameras.values()}:
             self._warn(topic, NO_IMAGE)
-
-    def model_of(self, topic: str) -> CameraModel | None:
-        """The model of a topic's latest image."""
-        return self._cameras[topic].model
 
     def _use(self, camera: _Camera, size: tuple[int, int]) -> None:
         """Go on with the sensor that fits size and calibration."""

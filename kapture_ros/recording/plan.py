@@ -75,15 +75,16 @@ def plan(bag: Bag, conversion: Conversion) -> str:
 def _topics(
     bag: Bag, session: RecordingSession, collector: _Collector, seconds: float
 ) -> Iterator[str]:
-    by_topic: dict[str, list[str]] = {}
+    by_topic: dict[tuple[str, str], list[str]] = {}
     for sensor in collector.sensors.values():
-        by_topic.setdefault(str(sensor.origin["topic"]), []).append(sensor.sensor_id)
+        key = str(sensor.origin["topic"]), str(sensor.origin["type"])
+        by_topic.setdefault(key, []).append(sensor.sensor_id)
     rows = [("topic", "type", "messages", "Hz", "sensor")]
     for channel, count in sorted(bag.counts.items(), key=lambda item: item[0].topic):
         rate = f"{count / seconds:.1f}" if seconds else "-"
         name = normalized_type(channel.type_name)
         unused = session.unused_because(channel.topic, name)
-        sensors = by_topic.get(channel.topic, [])
+        sensors = by_topic.get((channel.topic, name), [])
         shown = ", ".join(sensors[:3]) + (f" and {len(sensors) - 3} more" if sensors[3:] else "")
         silent = "calibrations" if name.endswith("CameraInfo") else f"none in {LOOK_S:g} s"
         rows.append(

@@ -122,13 +122,13 @@ class RecordingSession:
         self.monitor = monitor or HealthMonitor()
         self._writer, self._is_done = writer, is_done
         self._lock = threading.RLock()
-        self._topics: dict[str, _Topic] = {}
-        self._names: dict[str, str] = {}  # first sensor id -> topic
+        self._topics: dict[tuple[str, str], _Topic] = {}  # by name and type, as messages name it
+        self._names: dict[str, tuple[str, str]] = {}  # first sensor id -> topic and type
         self._topic_of: dict[str, str] = {}  # by sensor id, as the next
         self._frames: dict[str, str] = {}
         self._statics: dict[tuple[str, str], JsonValue] = {}
         self._undistortions: dict[str, Undistortion] = {}
-        self._unused: dict[str, str] = {}  # topic -> reason
+        self._unused: dict[tuple[str, str], str] = {}  # topic and type -> reason
         self._held_bytes = 0
         said = self.config.topics.items()
         self._cameras = CameraBook(
@@ -158,7 +158,7 @@ class RecordingSession:
             OutputError: if the dataset cannot be written.
         """
         with self._lock:
-            known = self._topics.get(topic) or self._new_topic(topic, type_name)
+            known = self._topics.get((topic, type_name)) or self._new_topic(topic, type_name)
             header = getattr(message, "header", None)
             stamp_ns = header_stamp_ns(message)
             self.monitor.message(
@@ -206,13 +206,13 @@ class RecordingSession:
 
     def unused_because(self, topic: str, type_name: str) -> str:
         """Why messages of a topic give nothing; empty if they are used."""
-        reason = self._unused.get(topic)
+        reason = self._unused.get((topic, type_name))
         if reason is None:
             name = normalized_type(type_name)
             known = record_function(name, self.config.wifi) is not None
             known |= name == CAMERA_INFO or name in TRANSFORMS
             reason = IGNORED if self.config.topic(topic).ignore else "" if known else UNKNOWN_TYPE
-            self._unused[topic] = reason
+            self._unused[topic, type_name] = reason
         return reason
 
     def finish(self) -> None:
@@ -235,11 +235,23 @@ class RecordingSession:
     # -- what a topic's messages are ----------------------------------------------------------
 
     def _new_topic(self, topic: str, type_name: str) -> _Topic:
+        """A topic; it has sensors of its own for each type that its messages have.
+
+        Bags of one drive may differ in that, and names of ROS 1 and 2 are of one type.
+        """
         name = normalized_type(type_name)
+        for known in self._topics.values():
+            if (known.name, known.type_name) == (topic, name):
+                self._topics[topic, type_name] = known
+                return known
         said = self.config.topic(topic)
         sensor_id = said.name or safe_id(topic)
-        if self._names.setdefault(sensor_id, topic) != topic:  # the name of another topic
+        owner, _ = self._names.setdefault(sensor_id, (topic, name))
+        if owner != topic:  # the name of another topic
             sensor_id = derived_id(sensor_id, f"+{safe_id(topic)}")
+            self._names.setdefault(sensor_id, (topic, name))
+        if self._names[sensor_id] != (topic, name):
+            sensor_id = derived_id(sensor_id, f"-{safe_id(name.rpartition('/')[2])}")
         function = record_function(name, self.config.wifi)
         handler: Handler
         if said.ignore:
@@ -253,7 +265,8 @@ class RecordingSession:
         else:
             handler = self._records if function else self._unknown
         every = said.every or self.options.every
-        known = self._topics[topic] = _Topic(topic, name, sensor_id, handler, function, every)
+        known = _Topic(topic, name, sensor_id, handler, function, every)
+        self._topics[topic, type_name] = known
         return known
 
     def _begin(self, topic: _Topic, message: Message) -> None:
@@ -352,7 +365,7 @@ class RecordingSession:
             self._begin(topic, message)
             kind = "depth" if topic.is_depth else "camera"
             self._cameras.add_camera(topic.name, kind, topic.sensor_id, self._origin(topic))
-        sensor_id = self._cameras.sensor_of(topic.name, record.size, stamp_ns)
+        sensor_id = self._cameras.sensor_of(topic.sensor_id, record.size, stamp_ns)
         self._frames[sensor_id], self._topic_of[sensor_id] = topic.frame, topic.name
         record = _with_header(record, message, topic, receive_ns, sensor_id)
         if sensor_id in self._undistortions and isinstance(record, ImageRecord):

@@ -180,16 +180,16 @@ class _Verifier:
     def _is_kept_whole(self, message: BagMessage, decoded: Message) -> bool:
         """Whether a message that became no other record is in the sidecar as it came."""
         sensors = self._sensors.get(message.channel.topic, ())
-        kept = [sensor for sensor in sensors if sensor.kind == "message"]
-        if not kept:
-            return False
         stamp = header_stamp_ns(decoded)
         key = (stamp if stamp > 0 else message.time_ns, message.time_ns)
-        for record in self._records[kept[0].sensor_id].get(key, ()):
-            content = {name: value for name, value in record.extra.items() if name != "received"}
-            if _equal(content, plain(decoded)):
-                self._explain(kept[0], record)
-                return True
+        for sensor in sensors:
+            if sensor.kind != "message":
+                continue
+            for record in self._records[sensor.sensor_id].get(key, ()):
+                content = {k: value for k, value in record.extra.items() if k != "received"}
+                if _equal(content, plain(decoded)):
+                    self._explain(sensor, record)
+                    return True
         return False
 
     def _check_info(self, topic: str, message: Message) -> str:
@@ -229,7 +229,7 @@ class _Verifier:
         key = (stamp if stamp > 0 else received, received)
         found: list[tuple[Sensor, Record]] = []
         for sensor in self._sensors.get(topic, ()):
-            if sensor.kind == "message":
+            if sensor.kind == "message" or sensor.origin.get("type") != name:
                 continue
             for record in self._records[sensor.sensor_id].get(key, ()):
                 if name != SENTENCE or record.extra.get("sentence") == message.sentence:

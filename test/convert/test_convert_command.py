@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -12,6 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from bag_tools import START, STEP, Stream, camera_info, image, make, transforms, write_bag
@@ -470,6 +472,28 @@ def test_wifi_that_the_configuration_described_is_verified_without_it(tmp_path, 
     assert convert(bag, tmp_path / "out", "--config", config) == 0
     code, text = verify(bag, tmp_path / "out", capsys)
     assert code == 0 and "/wifi: 1 messages, 1 equal" in text
+
+
+def test_a_topic_that_has_another_type_in_another_bag_has_sensors_of_both(tmp_path, capsys) -> None:
+    pixels = np.zeros((6, 8, 3), np.uint8)
+    jpeg = np.frombuffer(cv2.imencode(".jpg", pixels)[1].tobytes(), np.uint8)
+    fix = make("sensor_msgs/NavSatFix", stamp=START, latitude=48.0, longitude=8.0)
+    packed = make("sensor_msgs/CompressedImage", stamp=START, format="jpeg", data=jpeg)
+    first = [("/x", make("sensor_msgs/Imu", stamp=START), START), ("/y", packed, START)]
+    second = [("/x", fix, START + 1), ("/y", image(pixels, "bgr8", START, "cam"), START + 1)]
+    bags = [write_bag(tmp_path / n, "mcap", s) for n, s in (("one", first), ("two", second))]
+    assert convert(*bags, tmp_path / "out") == 0
+    sensors = open_dataset(tmp_path / "out").sensors
+    kinds = {name: sensor.kind for name, sensor in sensors.items()}
+    assert kinds == {
+        "x-accelerometer": "accelerometer", "x-gyroscope": "gyroscope", "x-NavSatFix": "gnss",
+        "y": "camera", "y-Image": "camera",
+    }  # fmt: skip
+    assert main(["verify", *map(str, bags), str(tmp_path / "out")]) == 0
+    assert convert(*bags, "--dry-run") == 0
+    plan = capsys.readouterr().out
+    assert re.search(r"/x +sensor_msgs/NavSatFix .* x-NavSatFix$", plan, re.MULTILINE)
+    assert re.search(r"/x +sensor_msgs/Imu .* x-accelerometer, x-gyroscope$", plan, re.MULTILINE)
 
 
 def test_duplicates_are_verified_as_well(tmp_path, capsys) -> None:
