@@ -68,7 +68,8 @@ def gated_rows(
         rows = near if rows is None else np.intersect1d(rows, near, assume_unique=True)
         if len(rows) == 0:
             text = f"no map image within {radius:.0f} m of {name}"
-            raise Rejected(Reason.NO_CANDIDATES, text + (" and the other gates" * (len(gates) > 1)))
+            others = " and the other gates" if len(gates) > 1 else ""
+            raise Rejected(Reason.NO_CANDIDATES, text + others)
     return rows
 
 
