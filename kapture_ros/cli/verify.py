@@ -42,6 +42,8 @@ def run(args: argparse.Namespace) -> int:
                 print(f"    {difference}")
         for sensor_id, count in result.unexplained.items():
             print(f"{sensor_id}: {count} records come from no message of the bag")
+        if result.different and result.missing_bags:
+            print(f"the dataset was made of {', '.join(result.missing_bags)} as well")
         for problem in bag.problems:
             print(f"damaged: {problem}")
     return EXIT_DIFFERENT if result.different else 0

@@ -198,6 +198,9 @@ class PoseBook:
         if self._chosen is None:
             self._choose()
         self._answer(final=True)
+        base = self.options.base_frame
+        if base and self._mounts and not any(base == m.frame for m in self._mounts.values()):
+            self.problems[f"'base_frame' asks for '{base}', which carries no sensor"] += 1
 
     def mount(self, sensor_id: str, frame: str) -> None:
         """Place a sensor on its rig, from the transforms known by now; later ones are too late."""
@@ -405,7 +408,7 @@ class PoseBook:
             elif patient:
                 self._pending.append(request)
             else:
-                self._miss(request, _reason(row, request.frame))
+                self._miss(request, self._reason(self._chosen, row, request.frame))
 
     def _row(self, source: _Source, request: Request) -> TrajectoryRow | TransformError:
         """The pose that a source gives, or why it gives none."""
@@ -440,8 +443,21 @@ class PoseBook:
         for source in self._sources.values():
             row = self._row(source, request)
             if isinstance(row, TransformError):
-                return _reason(row, request.frame)
+                return self._reason(source, row, request.frame)
         return NO_SOURCE
+
+    def _reason(self, source: _Source, error: TransformError, frame: str) -> str:
+        """Why there is no pose, worded the same for every stamp."""
+        world = self.options.world_frame
+        if isinstance(error, ExtrapolationError):
+            return "no pose at that time"
+        if not frame:
+            return "messages name no frame: give it as 'frame' under 'topics'"
+        if source.name == TF and world and world not in source.tree.frames:
+            return f"no transform names the frame '{world}', which 'world_frame' asks for"
+        if isinstance(error, UnknownFrameError):
+            return f"no transform names the frame '{frame}': give it under 'extrinsics'"
+        return f"no transforms link '{frame}' to the poses: give the missing one under 'extrinsics'"
 
     def _miss(self, request: Request, reason: str) -> None:
         self.misses[reason] += 1
@@ -471,14 +487,3 @@ def _chain(tree: TransformTree, frame: str) -> Iterator[str]:
     while above is not None:
         yield above
         above = tree.parent(above)
-
-
-def _reason(error: TransformError, frame: str) -> str:
-    """Why there is no pose, worded the same for every stamp."""
-    if isinstance(error, ExtrapolationError):
-        return "no pose at that time"
-    if not frame:
-        return "messages name no frame: give it as 'frame' under 'topics'"
-    if isinstance(error, UnknownFrameError):
-        return f"no transform names the frame '{frame}': give it under 'extrinsics'"
-    return f"no transforms link '{frame}' to the poses: give the missing one under 'extrinsics'"

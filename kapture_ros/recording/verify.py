@@ -72,6 +72,7 @@ class Verification:
 
     topics: dict[str, TopicResult] = field(default_factory=lambda: defaultdict(TopicResult))
     unexplained: Counter[str] = field(default_factory=Counter)  # records without a message
+    missing_bags: tuple[str, ...] = ()  # names of those it was made of that were not given
 
     @property
     def different(self) -> int:
@@ -86,17 +87,23 @@ def verify(bag: Bag, dataset: Dataset) -> Verification:
     Raises:
         InputError: if the dataset cannot be read, or was not made by `convert`.
     """
-    window, config = _conversion(dataset.path)
+    window, config, names = _conversion(dataset.path)
     verifier = _Verifier(dataset, config)
     total = sum(bag.counts.values())
     quiet = not sys.stderr.isatty()
     for message in tqdm(bag.messages(None, *window.bounds(bag)), "verify", total, disable=quiet):
         verifier.check(bag, message)
-    return verifier.finish()
+    result = verifier.finish()
+    given = {path.name for path in bag.paths}
+    result.missing_bags = tuple(name for name in names if name not in given)
+    return result
 
 
-def _conversion(dataset: Path) -> tuple[WindowOptions, RecordingConfig]:
-    """The settings that the dataset was made with, but extrinsics: they change no record."""
+def _conversion(dataset: Path) -> tuple[WindowOptions, RecordingConfig, list[str]]:
+    """The settings that the dataset was made with, and the names of the bags.
+
+    Without extrinsics: they change no record.
+    """
     path = dataset / CONVERSION
     if not path.exists():
         raise InputError(
@@ -114,7 +121,7 @@ def _conversion(dataset: Path) -> tuple[WindowOptions, RecordingConfig]:
     }
     options = from_mapping(RecordingOptions, content["options"], where)
     window = from_mapping(WindowOptions, content["window"], where)
-    return window, RecordingConfig(options, topics, wifi=wifi)
+    return window, RecordingConfig(options, topics, wifi=wifi), content["bags"]
 
 
 class _Verifier:

@@ -496,6 +496,17 @@ def test_a_topic_that_has_another_type_in_another_bag_has_sensors_of_both(tmp_pa
     assert re.search(r"/x +sensor_msgs/Imu .* x-accelerometer, x-gyroscope$", plan, re.MULTILINE)
 
 
+def test_verify_names_the_bags_that_it_was_not_given(tmp_path, capsys) -> None:
+    parts = [drive(10)[: 4 * 5], drive(10)[4 * 5 :]]
+    bags = [write_bag(tmp_path / n, "mcap", s) for n, s in zip(("one", "two"), parts, strict=True)]
+    assert convert(*bags, tmp_path / "out") == 0
+    code, text = verify(bags[0], tmp_path / "out", capsys)
+    assert code == 4 and "the dataset was made of two as well" in text
+    renamed = [bag.rename(bag.with_name(f"{bag.name}_again")) for bag in bags]
+    assert main(["verify", *map(str, renamed), str(tmp_path / "out")]) == 0
+    assert "as well" not in capsys.readouterr().out
+
+
 def test_duplicates_are_verified_as_well(tmp_path, capsys) -> None:
     stream: Stream = []
     for index, value in enumerate((1, 2, 3)):

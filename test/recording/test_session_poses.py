@@ -155,6 +155,20 @@ def test_a_missing_extrinsic_is_named_with_the_cure() -> None:
     assert "'extrinsics'" in reason
 
 
+def test_frames_of_the_options_that_are_not_there_are_named() -> None:
+    player = Player(RecordingOptions(world_frame="wrld", base_frame="bse"))
+    player.tf(START, "base_link", "cam", (0, 0, 1), static=True)
+    for index in range(3):
+        player.tf(START + index * STEP, "odom", "base_link", (index, 0, 0))
+        player.image(START + index * STEP)
+    player.finish()
+    (reason,) = (r for r in player.topic("/cam/image_raw")["warned"] if "frame" in r)
+    assert reason == "no transform names the frame 'wrld', which 'world_frame' asks for"
+    assert player.session.summary()["problems"] == {
+        "'base_frame' asks for 'bse', which carries no sensor": 1
+    }
+
+
 def test_images_that_name_no_frame_are_told_so() -> None:
     player = Player()
     for index in range(3):
