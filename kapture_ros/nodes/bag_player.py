@@ -24,7 +24,7 @@ from rosgraph_msgs.msg import Clock
 from tqdm import tqdm
 
 from kapture_ros.errors import InputError, OptionError
-from kapture_ros.messages.common import MessageError
+from kapture_ros.messages.common import MessageError, normalized_type
 from kapture_ros.nodes.ending import end_if_told, note_signals
 from kapture_ros.nodes.recorder_node import message_class
 from kapture_ros.recording.bag import Bag, BagMessage
@@ -64,6 +64,7 @@ class BagPlayer:
         self._options = options
         self._node = node
         self._publishers: dict[str, Any] = {}
+        self._types: dict[str, str] = {}  # of the topics that are published
         self._refused: dict[str, str] = {}
         self.published = 0
         chosen = chosen_topics(bag, options)
@@ -118,6 +119,7 @@ class BagPlayer:
             self._refuse(channel.topic, str(error).splitlines()[0])
             return
         self._publishers[channel.topic] = publisher
+        self._types[channel.topic] = normalized_type(channel.type_name)
 
     def _refuse(self, topic: str, reason: str) -> None:
         self._refused[topic] = f"{topic}: {reason}"
@@ -160,7 +162,11 @@ class BagPlayer:
         self._progress.update(round(shown - self._progress.n, 3))
 
     def _publish(self, message: BagMessage) -> None:
-        topic = message.channel.topic
+        topic, type_name = message.channel.topic, message.channel.type_name
+        if normalized_type(type_name) != self._types[topic]:  # in another bag
+            if topic not in self._refused:
+                self._refuse(topic, f"its messages of type {type_name}; the first ones are others")
+            return
         try:
             data = self._bag.as_ros2(message)
         except MessageError as error:

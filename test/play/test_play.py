@@ -164,3 +164,18 @@ def test_nobody_listening_and_unknown_packages_are_told(
     told = failure(ros_environment, bag, "--wait-for", "/imu", "--wait-seconds", "0.1")
     assert "not played: /strange: no message package with strange_msgs/msg/Thing here" in told
     assert "kapture_ros: nobody subscribed to /imu within 0.1 s (wait_seconds)" in told
+
+
+def test_a_topic_that_has_another_type_in_another_bag_keeps_the_first(
+    ros_environment: dict[str, str], tmp_path: Path
+):
+    """Subscribers would take the bytes of one type for those of the other."""
+    stream = drive(2)
+    fix = make("sensor_msgs/NavSatFix", stamp=stamp(COUNT), latitude=48.0, longitude=8.0)
+    bags = [write_bag(tmp_path / "one", "mcap", stream),
+            write_bag(tmp_path / "two", "mcap", [("/imu", fix, stamp(COUNT))])]  # fmt: skip
+    with playing(ros_environment, bags[0], str(bags[1]), "--rate", "20") as process:
+        _, log = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 0, log
+    assert "not played: /imu: its messages of type sensor_msgs/msg/NavSatFix" in log
+    assert f"{len(stream)} messages in" in log
