@@ -41,15 +41,14 @@ class FixRun:
 
 
 def agree(fixes: Sequence[Fix], odometry: Odometry, max_speed: float | None = None) -> bool:
-    """Whether fixes lie to each other as odometry says.
+    """Whether fixes lie to each other as odometry says, which must reach to the newest.
 
     Args:
         max_speed: m/s, where images tell the motion, or nothing does: it may be another one.
-
-    Raises:
-        ExtrapolationError: if odometry does not reach over them.
     """
     first = fixes[0]
+    if not odometry.reaches(first.stamp_ns):  # there was a pause
+        return False
     for fix in fixes[1:]:
         motion = odometry.between(first.stamp_ns, fix.stamp_ns)
         error = difference(fix.map_from_base, first.map_from_base @ motion)

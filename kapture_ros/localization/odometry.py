@@ -51,11 +51,13 @@ class Odometry:
 
     def add(self, sample: OdometrySample) -> bool:
         """Take a sample; False if it is not newer than the last one."""
-        if self._samples and sample.stamp_ns <= self._samples[-1].stamp_ns:
+        newest = self.newest_ns
+        if newest is not None and sample.stamp_ns <= newest:
             return False
-        self._samples.append(sample)
-        while self._samples[-1].stamp_ns - self._samples[0].stamp_ns > self._keep_ns:
+        # From before a pause on: what was known then is to be carried over it.
+        while newest is not None and newest - self._samples[0].stamp_ns > self._keep_ns:
             del self._samples[0]
+        self._samples.append(sample)
         return True
 
     @property

@@ -77,10 +77,14 @@ class KeyframeWindow:
     ) -> None:
         """Take an instant, if it is newer than the last keyframe and elsewhere.
 
+        Those before a pause that odometry does not reach over are forgotten.
+
         Args:
             apart: metres or degrees between keyframes.
         """
         odom_from_base, since = motion.odometry.at(stamp_ns), stamp_ns
+        if self._frames and not motion.odometry.reaches(self._frames[-1].stamp_ns):
+            self.clear()
         if self._frames:
             last = self._frames[-1]
             metres, radians = odom_from_base.distance_to(last.odom_from_base)

@@ -61,3 +61,10 @@ def test_a_motion_that_nobody_measured_may_be_another_one():
     assert not agree(fixes, straight(5.0))
     assert agree(fixes, straight(5.0), max_speed=20.0)
     assert not agree(fixes, straight(5.0), max_speed=5.0)
+
+
+def test_fixes_before_a_pause_that_odometry_does_not_reach_over_do_not_agree():
+    odometry = straight(5.0)
+    for second in (100, 101):
+        odometry.add(OdometrySample(second * SECOND, Transform()))
+    assert not agree([fix_at(9, 45.0), fix_at(101, 45.0)], odometry)

@@ -374,6 +374,23 @@ def test_between_and_just_beyond_the_samples_odometry_is_known():
     assert ahead == pytest.approx(speed * 0.1, rel=0.2)
 
 
+@pytest.mark.parametrize("pause", [15, 30, 3600])
+def test_over_a_pause_the_pose_is_carried_as_odometry_goes_on(pause: int):
+    """However long: nothing came, and what is in front of the pause is not forgotten too soon."""
+    case = drive(5, seconds=8)
+    motion = MotionFilter(MotionOptions(odometry_yaw_bias=0.0))
+    before, after = case.odometry[:40], case.odometry[40:]
+    for sample in before:
+        motion.add_odometry(sample)
+    motion.initialize(case.fix(START + 37 * TENTH))
+    start = motion.at(before[-1].stamp_ns)
+    for sample in after:
+        motion.add_odometry(replace(sample, stamp_ns=sample.stamp_ns + pause * SECOND))
+    end = motion.at(after[-1].stamp_ns + pause * SECOND)
+    moved = before[-1].odom_from_base.inverse() @ after[-1].odom_from_base
+    assert end.map_from_base.distance_to(start.map_from_base @ moved) == pytest.approx((0, 0))
+
+
 def test_what_is_not_known_is_refused():
     motion = MotionFilter()
     with pytest.raises(ExtrapolationError, match="no pose is known"):

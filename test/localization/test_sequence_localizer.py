@@ -292,6 +292,28 @@ def test_images_do_not_inherit_the_errors_of_odometry_nor_odometry_theirs(world,
     assert by_images == pytest.approx([0.0] * len(by_images), abs=0.02)
 
 
+def test_after_a_pause_of_everything_the_drive_goes_on(world, localizer):
+    """As where bags are played one after another; weak images on both sides."""
+    rng = np.random.default_rng(19)
+    drive = make_drive(rng, Trip(start=15, end=40))
+    sequence, answers = SequenceLocalizer(localizer), []
+    for sample in drive.odometry:
+        second = (sample.stamp_ns - START) / SECOND
+        pause = 30 * SECOND if second > 2 else 0
+        sequence.add_odometry(replace(sample, stamp_ns=sample.stamp_ns + pause))
+        if sample.stamp_ns in drive.frames:
+            shown = WEAK if 1 < second < 3 else NORMAL
+            query = make_query(world, drive.truth[sample.stamp_ns], sample.stamp_ns, rng, shown)
+            answer = sequence.update(replace(query, stamp_ns=sample.stamp_ns + pause))
+            answers.append((second, answer))
+            if answer.map_from_base is not None:
+                metres, _ = answer.map_from_base.distance_to(drive.truth[sample.stamp_ns])
+                assert metres < 0.5
+    assert all(answer.estimate.reason is not Reason.BAD_INPUT for _, answer in answers)
+    assert {a.state for second, a in answers if second > 3.1} == {State.TRACKING}
+    assert {a.motion for _, a in answers} == {MotionSource.ODOMETRY}
+
+
 @pytest.mark.parametrize("asked", [False, True])
 def test_a_pose_that_begins_behind_the_last_odometry_can_be_given_up(world, localizer, asked: bool):
     """Because a person asks for it, or since the odometry had ended just then."""

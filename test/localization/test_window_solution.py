@@ -12,7 +12,7 @@ from street_world import CAMERA, FRONT_FROM_BASE, Trip, make_drive, project, str
 from kapture_ros.localization.cameras import MountedCamera
 from kapture_ros.localization.dead_reckoning import DeadReckoning
 from kapture_ros.localization.motion_options import MotionOptions
-from kapture_ros.localization.odometry import OdometrySample
+from kapture_ros.localization.odometry import SECOND, OdometrySample
 from kapture_ros.localization.options import PoseOptions
 from kapture_ros.localization.refinement import Matches
 from kapture_ros.localization.window import (
@@ -143,6 +143,11 @@ def test_keyframes_are_newer_than_the_last_and_apart_from_it():
     assert (position, rotation) == pytest.approx(MOTION.variances(metres, radians, 0.2), rel=0.05)
     kept.clear()
     assert kept.ending_at(newest) == []
+    keep(frames[0])
+    later = [newest + 40 * SECOND, newest + 41 * SECOND]
+    for stamp in later:
+        motion.add(OdometrySample(stamp, frames[3].odom_from_base))
+    assert keep(replace(frames[3], stamp_ns=later[1])) == [], "odometry does not reach over a pause"
 
 
 def test_as_one_camera_looks_from_where_odometry_says():
