@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 from street_world import Conditions, Trip, make_drive, make_query, measure_inertially
 from synthetic_map import base_at, make_query_dataset
 from synthetic_map import make_world as make_synthetic_map
@@ -11,20 +10,9 @@ from synthetic_map import make_world as make_synthetic_map
 from kapture_ros.cli.main import main
 from kapture_ros.evaluation.estimates import read_estimates
 from kapture_ros.localization.drives import Drive, localize_drive
-from kapture_ros.localization.localizer import Localizer
 from kapture_ros.localization.query import Reason
 
 GOOD, WEAK, DARK = Conditions(), Conditions(true_count=6), Conditions(true_count=0)
-
-
-@pytest.fixture(scope="module")
-def world(street):
-    return street
-
-
-@pytest.fixture(scope="module")
-def localizer(world):
-    return Localizer(world.map)
 
 
 def drive_through(world, seed, metres, conditions):

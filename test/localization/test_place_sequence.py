@@ -24,11 +24,6 @@ from kapture_ros.localization.retrieval import retrieve
 from kapture_ros.transforms import Transform
 
 
-@pytest.fixture(scope="module")
-def world(street):
-    return street
-
-
 def follow(world, trip: Trip, noise: float, seed: int = 0):
     """Belief in the truth and the believed place's error by frame, 5 m apart; top-1 hits."""
     rng = np.random.default_rng(seed)
