@@ -118,8 +118,12 @@ def load_config(path: Path | None, given: Mapping[str, Any] | None = None) -> Re
     if not isinstance(listed, list):
         raise OptionError(f"{where}: 'extrinsics' must be a list, '- {{parent: …, child: …}}'")
     extrinsics = [_extrinsic(item, where) for item in listed]
+    children = {item.child for item in extrinsics}
+    if len(children) < len(extrinsics):
+        raise OptionError(f"{where}: a child of 'extrinsics' is there twice")
     if path is not None and content.get("urdf"):
-        extrinsics += read_urdf(path.parent / str(content["urdf"]))
+        joints = read_urdf(path.parent / str(content["urdf"]))
+        extrinsics += [joint for joint in joints if joint.child not in children]
     return RecordingConfig(options, topics, tuple(extrinsics), wifi)
 
 

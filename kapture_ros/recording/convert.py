@@ -281,6 +281,23 @@ def _note_conversion(bag: Bag, output: Path, conversion: Conversion) -> None:
     write_atomically(output / CONVERSION, json.dumps(content, indent=1) + "\n")
 
 
+def read_conversion(dataset: Path) -> dict[str, Any]:
+    """What a dataset was converted from and with: names of bags, and settings by section.
+
+    Raises:
+        InputError: if what was noted is damaged.
+    """
+    path = dataset / CONVERSION
+    try:
+        content: dict[str, Any] = json.loads(path.read_text("utf-8"))
+        _ = [content[section] for section in ("bags", "window", "options", "topics")]
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} is damaged: convert again with --overwrite") from error
+    return content
+
+
 def _settings(conversion: Conversion) -> dict[str, dict[str, Any]]:
     config = conversion.config
     return {
@@ -308,13 +325,13 @@ def _check_begun(bag: Bag, output: Path, conversion: Conversion) -> None:
 
     Raises:
         OutputError: naming what differs.
+        InputError: if nothing tells what it was begun with.
     """
-    path = output / CONVERSION
-    if not path.is_file():
+    if not (output / CONVERSION).is_file():
         if sidecar.read_sensors(output):
             raise OutputError(f"{output} was not begun by convert, which cannot go on with it")
         return
-    begun = json.loads(path.read_text("utf-8"))
+    begun = read_conversion(output)
     names = [part.name for part in bag.paths]
     if names[: len(begun["bags"])] != begun["bags"]:
         raise OutputError(

@@ -136,7 +136,8 @@ class PoseBook:
     ) -> None:
         """A transform of /tf."""
         if child in self._static_children:
-            self.problems[f"'{child}' is in /tf and in /tf_static; the static one holds"] += 1
+            static = "under 'extrinsics'" if child in self._given else "in /tf_static"
+            self.problems[f"'{child}' is in /tf and {static}; the static one holds"] += 1
             return
         self._insert(self._source(TF), parent, child, stamp_ns, parent_from_child)
 

@@ -6,7 +6,6 @@ the conversion cannot hide by being made twice.
 
 from __future__ import annotations
 
-import json
 import math
 import sys
 from collections import Counter, defaultdict
@@ -45,7 +44,7 @@ from kapture_ros.options import from_mapping
 from kapture_ros.recording.bag import Bag, BagMessage
 from kapture_ros.recording.cameras import camera_info_content
 from kapture_ros.recording.config import RecordingConfig, RecordingOptions, TopicOptions
-from kapture_ros.recording.convert import CONVERSION, WindowOptions
+from kapture_ros.recording.convert import CONVERSION, WindowOptions, read_conversion
 from kapture_ros.recording.duplicates import duplicate_records
 from kapture_ros.recording.health import IGNORED, NOT_SELECTED, UNKNOWN_TYPE
 from kapture_ros.recording.restore import restore_fields, restore_header
@@ -110,7 +109,7 @@ def _conversion(dataset: Path) -> tuple[WindowOptions, RecordingConfig, list[str
             f"{dataset} was not made by convert ({CONVERSION} is missing); in a recording of live "
             "topics messages arrived at other times than in the bag, so they cannot be compared"
         )
-    content = json.loads(path.read_text("utf-8"))
+    content = read_conversion(dataset)
     where = str(path)
     topics = {
         topic: from_mapping(TopicOptions, said, where) for topic, said in content["topics"].items()

@@ -122,7 +122,9 @@ def test_a_configuration_renames_selects_and_places(bag, tmp_path) -> None:
         '<child link="cam"/><origin xyz="3 0 0" rpy="0 0 1.5"/></joint></robot>'
     )
     config.write_text(
-        "every: 2\nurdf: robot.urdf\ntopics:\n  /cam/image_raw: {name: front}\n"
+        "every: 2\nurdf: robot.urdf\n"
+        "extrinsics: [{parent: base_link, child: lidar, xyz: [9, 0, 0]}]\n"
+        "topics:\n  /cam/image_raw: {name: front}\n"
         "  /thing: {ignore: true}\n"
     )
     assert convert(bag, tmp_path / "out", "--config", config) == 0
@@ -130,6 +132,22 @@ def test_a_configuration_renames_selects_and_places(bag, tmp_path) -> None:
     (row,) = open_dataset(tmp_path / "out").rigs()
     assert np.allclose(row.sensor_from_rig.inverse().translation, [3, 0, 0])
     assert main(["verify", str(bag), str(tmp_path / "out")]) == 0
+    said = config.read_text().replace("lidar", "cam")
+    config.write_text(said)
+    assert convert(bag, tmp_path / "out", "--config", config, "--overwrite") == 0
+    (row,) = open_dataset(tmp_path / "out").rigs()
+    assert np.allclose(row.sensor_from_rig.inverse().translation, [9, 0, 0]), "before the URDF"
+
+
+@pytest.mark.parametrize("content", ["{", "{}", "[]"])
+def test_a_damaged_note_of_the_conversion_is_one_clear_line(content, bag, tmp_path, capsys) -> None:
+    assert convert(bag, tmp_path / "out") == 0
+    (tmp_path / "out" / "kapture_ros" / "conversion.json").write_text(content)
+    capsys.readouterr()
+    assert main(["verify", str(bag), str(tmp_path / "out")]) == 1
+    assert convert(bag, tmp_path / "out", "--resume") == 1
+    errors = capsys.readouterr().err
+    assert errors.count("conversion.json is damaged: convert again with --overwrite") == 2
 
 
 @pytest.mark.parametrize(
@@ -146,6 +164,7 @@ def test_a_configuration_renames_selects_and_places(bag, tmp_path) -> None:
         ("extrinsics: [{parent: a, child: b, xyz: [1]}]\n", "three finite numbers"),
         ("extrinsics: [{parent: a, child: b, rpy: [0, .nan, 0]}]\n", "three finite numbers"),
         ("extrinsics: {parent: a, child: b}\n", "must be a list"),
+        ("extrinsics: [{parent: a, child: b}, {parent: c, child: b}]\n", "is there twice"),
         ("extrinsics: 5\n", "must be a list"),
         ("topics: {/a: 5}\n", "expected 'key: value' lines"),
         ("topics: {/a: ignore}\n", "expected 'key: value' lines"),

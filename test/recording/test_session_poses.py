@@ -179,6 +179,14 @@ def test_images_that_name_no_frame_are_told_so() -> None:
     assert player.topic("/cam/image_raw")["warned"][told] == 3
 
 
+def test_a_moving_frame_that_extrinsics_hold_still_is_told() -> None:
+    still = (Extrinsic("odom", "base_link", urdf_transform((0, 0, 0), (0, 0, 0))),)
+    player = Player(extrinsics=still)
+    player.tf(START, "odom", "base_link", (1, 0, 0))
+    told = "'base_link' is in /tf and under 'extrinsics'; the static one holds"
+    assert player.session.summary()["problems"] == {told: 1}
+
+
 def test_a_frame_with_two_parents_is_told() -> None:
     player = Player()
     for index in range(3):
