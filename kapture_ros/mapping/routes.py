@@ -41,6 +41,8 @@ log = logging.getLogger(__name__)
 LOOP_INSTANTS = 20  # apart along the drive; nearer ones are neighbours
 ROUGHNESS = (4.0, 2.0, 1.0)  # factors on the reprojection error, round by round
 NO_HEADING = "too few GNSS fixes, or no motion: the map has no datum"
+NO_PLACE = "odometry was started again there, and GNSS does not tell where"
+REST = 0.1  # of the images, that may be left out
 STEREO_BASELINE, STEREO_INSTANTS = 0.05, 3  # metres; fewer may be wrong matches
 HEADING_SIGMA = np.radians(5.0)  # a heading known worse than this is not known
 
@@ -283,20 +285,28 @@ def _own_positions(track: RigTrack, sigma: float) -> Positions:
 
 
 def _into_enu(scene: Scene) -> tuple[ImageTable, Datum | None, tuple[str, ...]]:
-    """Every drive turned and shifted to its fixes, in one east-north-up frame."""
+    """Every drive turned and shifted to its fixes, in one east-north-up frame.
+
+    A rest of images whose fixes do not tell it (odometry that was started again at the end)
+    loses its poses; where it is no rest, all keep the frames they are in.
+    """
     datum = scene.datum()
     if datum is None:
         return scene.images, None, ()
-    images = scene.images
+    images, unplaced = scene.images, 0
     for session in np.unique(scene.session):
         rows = np.flatnonzero(scene.session == session)
         part = images.select(rows)
         track = rig_track(part, scene.session[rows])
         fit = _align_track(track, tie_to_rigs(part, track, scene.fixes, datum))
         if fit is None:
-            return scene.images, None, (NO_HEADING,)
-        images = images.with_poses(rows, georeference.moved(part, fit).poses)
-    return images, datum, ()
+            unplaced += int(part.posed.sum())
+            images = images.with_poses(rows, np.full(7, np.nan))
+        else:
+            images = images.with_poses(rows, georeference.moved(part, fit).poses)
+    if unplaced > REST * scene.images.posed.sum():
+        return scene.images, None, (NO_HEADING,)
+    return images, datum, (f"{unplaced} images are left out: {NO_PLACE}",) if unplaced else ()
 
 
 def rigid_fit(images: ImageTable, fixes: GnssFixes, datum: Datum) -> bool:

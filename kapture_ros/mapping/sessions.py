@@ -173,6 +173,7 @@ def read_session(
                 f"{missing[0]}): run `kapture_ros extract {dataset}`"
             )
     fixes = read_fixes(dataset, gnss_sigma)
+    first, last = int(images.stamps.min()), int(images.stamps.max())  # it may be a part of several
     return Session(
         name,
         dataset,
@@ -182,7 +183,7 @@ def read_session(
         replace(fixes, sensors=tuple(_join(prefix, ".", sensor) for sensor in fixes.sensors)),
         features,
         unreadable,
-        restarts(dataset),
+        tuple(stamp for stamp in restarts(dataset) if first < stamp <= last),
     )
 
 

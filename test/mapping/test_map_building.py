@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import shutil
 from dataclasses import replace
@@ -11,7 +12,7 @@ import kapture
 import kapture.io.csv
 import numpy as np
 import pytest
-from drive_scene import DATUM, DriveOptions, make_drive
+from drive_scene import DATUM, START_NS, STEP_NS, DriveOptions, make_drive
 from scipy.spatial.transform import Rotation
 
 from kapture_ros.dataset.tables import pose_row
@@ -23,6 +24,7 @@ from kapture_ros.mapping.options import MapSettings, PairOptions, PoseOptions, P
 from kapture_ros.mapping.pairs import read_pairs
 from kapture_ros.mapping.pipeline import build_map
 from kapture_ros.mapping.prune import prune_map
+from kapture_ros.mapping.sessions import FeatureSource, read_session
 from kapture_ros.mapping.structure import read_structure
 from kapture_ros.mapping.visual_map import VisualMap
 from kapture_ros.transforms.se3 import Transform
@@ -56,6 +58,26 @@ def test_odometry_that_was_started_again_does_not_bend_the_map(tmp_path: Path, f
     assert len(found) == 100
     assert np.median(found) <= 0.15
     assert found.max() <= 0.3
+
+
+def test_a_rest_that_gnss_does_not_place_costs_the_map_no_datum(tmp_path: Path, few_pairs):
+    drive = make_drive(tmp_path / "drive", DriveOptions(frames=26, points=900, restart=25))
+    record = build_map([drive.path], tmp_path / "map", few_pairs).record
+    why = "2 images are left out: odometry was started again there"
+    assert record["warnings"][0].startswith(why)
+    found = errors(tmp_path / "map", drive)
+    assert len(found) == 50
+    assert found.max() <= 0.4
+
+
+def test_restarts_of_other_parts_of_a_recording_do_not_count(tmp_path: Path):
+    """Each part that a recording was split into has the report of all."""
+    drive = make_drive(tmp_path / "drive", DriveOptions(frames=4, points=100))
+    poses = {"restarts": [START_NS - STEP_NS, START_NS, START_NS + 4 * STEP_NS]}
+    (drive.path / "report.json").write_text(json.dumps({"sessions": [{"poses": poses}]}))
+    session = read_session(drive.path, "", FeatureSource(), prefixed=False, gnss_sigma=1.0)
+    assert session.restarts == ()
+    assert len(session.fixes_by_drive) == 1
 
 
 def test_fixed_poses_of_odometry_that_was_started_again_are_warned_of(tmp_path: Path, few_pairs):
