@@ -66,8 +66,8 @@ def test_a_rest_that_gnss_does_not_place_costs_the_map_no_datum(tmp_path: Path, 
     why = "2 images are left out: odometry was started again there"
     assert record["warnings"][0].startswith(why)
     found = errors(tmp_path / "map", drive)
-    assert len(found) == 50
-    assert found.max() <= 0.4
+    assert np.isfinite(found).sum() == 50
+    assert np.nanmax(found) <= 0.4
 
 
 def test_restarts_of_other_parts_of_a_recording_do_not_count(tmp_path: Path):
