@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from kapture_ros.errors import InputError
+
 HELP = "Show what a dataset (and how healthy its recording was) or a map holds."
 EXAMPLES = """\
   kapture_ros info dataset
@@ -40,8 +42,14 @@ def _show_map(path: Path, plots: Path | None) -> None:
 
 def _show_dataset(args: argparse.Namespace) -> None:
     from kapture_ros.dataset.reader import open_dataset
+    from kapture_ros.recording.bag import is_bag
     from kapture_ros.recording.report import read_report, render, summary
 
+    if is_bag(args.dataset) and not (args.dataset / "sensors").is_dir():
+        raise InputError(
+            f"{args.dataset} is a bag: `kapture_ros convert {args.dataset} --dry-run` shows what "
+            "is in it"
+        )
     dataset = open_dataset(args.dataset)
     if dataset.repaired is not None:
         print(f"repaired: {dataset.repaired}\n")

@@ -72,7 +72,9 @@ def sentence_records(message: Message, stamp_ns: int, sensor_id: str) -> tuple[R
         latitude = _angle(fields[at], fields[at + 1])
         longitude = _angle(fields[at + 2], fields[at + 3])
         # Above mean sea level plus the geoid's height: above the ellipsoid.
-        altitude = float(fields[9]) + float(fields[11] or 0) if kind == "GGA" else float("nan")
+        altitude = float("nan")
+        if kind == "GGA" and fields[9]:  # else a fix in the plane
+            altitude = float(fields[9]) + float(fields[11] or 0)
         dop = float(fields[8] or UNKNOWN_DOP) if kind == "GGA" else UNKNOWN_DOP
         utc = _nearest_utc(_time_of_day(fields[1]), stamp_ns // NANOSECONDS)
     except (ValueError, IndexError) as error:

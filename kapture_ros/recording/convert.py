@@ -277,8 +277,12 @@ def _with_progress(bag: Bag, bounds: tuple[int, int]) -> Iterator[BagMessage]:
 
 def _note_conversion(bag: Bag, output: Path, conversion: Conversion) -> None:
     """Keep what decided which messages are in the dataset; `verify` needs it."""
-    content = {"bags": [path.name for path in bag.paths], **_settings(conversion)}
+    content = {"bags": _names(bag), **_settings(conversion)}
     write_atomically(output / CONVERSION, json.dumps(content, indent=1) + "\n")
+
+
+def _names(bag: Bag) -> list[str]:
+    return [path.resolve().name for path in bag.paths]  # "." has none
 
 
 def read_conversion(dataset: Path) -> dict[str, Any]:
@@ -332,7 +336,7 @@ def _check_begun(bag: Bag, output: Path, conversion: Conversion) -> None:
             raise OutputError(f"{output} was not begun by convert, which cannot go on with it")
         return
     begun = read_conversion(output)
-    names = [part.name for part in bag.paths]
+    names = _names(bag)
     if names[: len(begun["bags"])] != begun["bags"]:
         raise OutputError(
             f"{output} was begun with {', '.join(begun['bags'])}: name the same bags to go on, "

@@ -69,6 +69,7 @@ class _Source:
     newest: dict[str, tuple[int, Transform]] = field(default_factory=dict)  # by child frame
     datum: Datum | None = None
     restarts: list[int] = field(default_factory=list)  # first stamps of what is of another frame
+    restarted: Counter[str] = field(default_factory=Counter)  # that, in words
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,7 +232,7 @@ class PoseBook:
             "poses": self.answered,
             "restarts": list[JsonValue](chosen.restarts) if chosen else [],
             "without_pose": dict(self.misses),
-            "problems": dict(self.problems),
+            "problems": dict(self.problems + chosen.restarted if chosen else self.problems),
         }
 
     # -- transforms ---------------------------------------------------------------------------
@@ -318,7 +319,7 @@ class PoseBook:
         if corrected:
             return
         source.restarts.append(stamp_ns)
-        self.problems[
+        source.restarted[
             f"{source.name}: '{child}' began anew in '{parent}' (odometry was started again, or is "
             "of another vehicle): poses before and after are taken for those of different drives"
         ] += 1

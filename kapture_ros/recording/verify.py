@@ -93,7 +93,7 @@ def verify(bag: Bag, dataset: Dataset) -> Verification:
     for message in tqdm(bag.messages(None, *window.bounds(bag)), "verify", total, disable=quiet):
         verifier.check(bag, message)
     result = verifier.finish()
-    given = {path.name for path in bag.paths}
+    given = {path.resolve().name for path in bag.paths}
     result.missing_bags = tuple(name for name in names if name not in given)
     return result
 

@@ -311,6 +311,16 @@ def test_a_conversion_goes_on_with_the_same_configuration_only(
     assert "was begun with other settings (" in refusal and words in refusal
 
 
+def test_a_bag_is_known_from_within_its_folder(bag, tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(bag)
+    assert convert(".", tmp_path / "out") == 0
+    monkeypatch.chdir(tmp_path)
+    assert convert(bag, tmp_path / "out", "--resume") == 0
+    capsys.readouterr()
+    assert main(["info", str(bag)]) == 1
+    assert f"{bag} is a bag: `kapture_ros convert" in capsys.readouterr().err
+
+
 def test_a_recording_of_live_topics_is_not_gone_on_with(bag, tmp_path, capsys) -> None:
     out = tmp_path / "out"
     assert convert(bag, out) == 0

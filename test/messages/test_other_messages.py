@@ -292,6 +292,13 @@ def test_broken_and_other_sentences_are_refused(text, reason) -> None:
     assert refused(records, sentence(text)) == reason
 
 
+def test_a_fix_without_an_altitude_is_one_in_the_plane() -> None:
+    text = with_checksum("GPGGA,124637.70,4811.7,N,01137.1,E,1,03,2.6,,M,47.5,M,,")
+    (record,) = records(sentence(text))
+    assert math.isnan(record.altitude)
+    assert record.latitude == pytest.approx(48 + 11.7 / 60)
+
+
 def gga_of(quality: str) -> str:
     return with_checksum(f"GPGGA,124637.70,4811.7,N,01137.1,E,{quality},05,2.6,494.6,M,47.5,M,,")
 

@@ -266,6 +266,15 @@ def test_odometry_that_is_started_again_makes_two_drives(tf, second_m, pause, re
     assert found == pytest.approx(expected)
 
 
+def test_of_two_sources_that_begin_anew_the_one_of_the_poses_is_told() -> None:
+    player = drives(0.0, 600, tf=True)
+    for run in range(2):
+        player.odometry(START + 10 * 600 * STEP + run * 300 * STEP, 9.0 - 9.0 * run)
+    player.finish()
+    (told,) = player.session.summary()["problems"]
+    assert told.startswith("tf: 'base_link' began anew")
+
+
 def test_a_transform_above_odometry_corrects_what_was_started_again() -> None:
     """No pose across the leap, but the frame of the poses is still the map's."""
     player = drives(0.0, 1, tf=True, above="map")
