@@ -18,6 +18,8 @@ from kapture_ros.messages.gnss import is_vouched_for
 from kapture_ros.transforms.geodesy import Datum
 from kapture_ros.transforms.se3 import Array
 
+LONG_NS = 10_000_000_000
+FAR = 20.0  # metres; Wi-Fi tells a place no better
 Arrays = dict[str, npt.NDArray[Any]]
 
 
@@ -106,7 +108,8 @@ def wifi_arrays(map_dir: Path, images: ImageTable) -> Arrays:
 def positions_at(images: ImageTable, stamps: npt.NDArray[np.int64]) -> Array:
     """Where the cameras were (T, 3) at other stamps (T,), straight between images.
 
-    NaN outside the time of the images.
+    NaN outside the time of the images, and between two that are long and far apart: what was
+    driven there has no images.
     """
     result = np.full((len(stamps), 3), np.nan)
     posed = images.posed
@@ -119,4 +122,9 @@ def positions_at(images: ImageTable, stamps: npt.NDArray[np.int64]) -> Array:
     at = (stamps[inside] - known[0]).astype(float)
     for axis in range(3):
         result[inside, axis] = np.interp(at, (known - known[0]).astype(float), centers[:, axis])
+    if len(known) > 1:
+        later = np.clip(np.searchsorted(known, stamps), 1, len(known) - 1)
+        apart = np.linalg.norm(centers[later] - centers[later - 1], axis=1)
+        unknown = (known[later] - known[later - 1] > LONG_NS) & (apart > FAR)
+        result[unknown & ~np.isin(stamps, known)] = np.nan
     return result

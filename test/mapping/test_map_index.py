@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from kapture_ros.mapping import retrieval_index
 from kapture_ros.mapping.feature_files import FeatureFolder
 from kapture_ros.mapping.images import read_images
 from kapture_ros.mapping.index import StaleIndexError, damaged_arrays
+from kapture_ros.mapping.priors import positions_at
 from kapture_ros.mapping.structure import OBSERVATIONS, POINTS, read_structure
 from kapture_ros.mapping.visual_map import VisualMap
 
@@ -45,6 +47,19 @@ def test_arrays_are_what_the_text_files_say(street):
         assert loaded.observation_points[observation] == 0
     seen = loaded.observing_images(np.flatnonzero(loaded.observation_points == 0))
     assert len(seen) == loaded.points.track_length[0]
+
+
+def test_scans_between_drives_have_no_place(street):
+    """Half-way between where one drive ended and the next began nobody may have been."""
+    images = read_images(street.path)
+    kept = images.select((images.frames < 3) | (images.frames > 10))  # 32 m apart
+    ends, begins = int(kept.stamps[kept.frames == 2][0]), int(kept.stamps[kept.frames == 3][0])
+    hour = 3600 * 10**9
+    later = replace(kept, stamps=kept.stamps + np.where(kept.frames > 2, hour, 0))
+    stamps = np.array([ends - 10**8, ends, ends + hour // 2, begins + hour, begins + hour + 10**8])
+    placed = np.isfinite(positions_at(later, stamps)).all(axis=1)
+    assert placed.tolist() == [True, True, False, True, True]
+    assert np.isfinite(positions_at(kept, np.array([ends + 10**8]))).all(), "images were left out"
 
 
 def test_points_project_to_where_they_are_observed(street):
