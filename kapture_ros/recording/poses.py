@@ -410,7 +410,11 @@ class PoseBook:
             elif patient:
                 self._pending.append(request)
             else:
-                self._miss(request, self._reason(self._chosen, row, request.frame))
+                why = self._reason(self._chosen, row, request.frame)
+                newest = max((at for at, _ in self._chosen.newest.values()), default=0)
+                if isinstance(row, ExtrapolationError) and not final and newest < request.stamp_ns:
+                    why = f"no pose came within {self.options.wait_s:g} s ('wait_s')"
+                self._miss(request, why)
 
     def _row(self, source: _Source, request: Request) -> TrajectoryRow | TransformError:
         """The pose that a source gives, or why it gives none."""

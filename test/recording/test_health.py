@@ -211,6 +211,13 @@ def test_an_image_that_nobody_can_read_is_a_problem() -> None:
     assert "1 of 1 images checked are unreadable" in said(session_of(monitor))
 
 
+@pytest.mark.parametrize(("waited_s", "told"), [(0.04, False), (2.0, True)])
+def test_waits_for_the_disk_are_told_where_they_took_time(waited_s: float, told: bool) -> None:
+    session = session_of(HealthMonitor())
+    session["writer"] |= {"queue_waits": 100, "queue_waited_s": waited_s}
+    assert ("writing was too slow 100 times" in said(session)) is told
+
+
 def test_gnss_quality_is_summed_up_by_status_and_spread() -> None:
     monitor = HealthMonitor()
     for status, variance in ((-1, math.nan), (0, 4.0), (0, 9.0), (2, 0.01)):

@@ -145,6 +145,19 @@ def test_what_waits_for_a_pose_is_answered_within_the_time_given() -> None:
     assert player.topic("/cam/image_raw")["warned"]["no pose source"] > 500
 
 
+def test_poses_that_come_later_than_is_waited_for_are_told_so() -> None:
+    player = Player(RecordingOptions(wait_s=2.0, trajectory="tf"))
+    player.tf(START, "odom", "cam", (0, 0, 0))
+    for index in range(60):
+        player.image(START + index * STEP)
+        if index >= 30:  # three seconds late
+            at = START + (index - 30) * STEP
+            message = transforms([(at, "odom", "cam", (1, 0, 0, 0), (index - 30, 0, 0))])
+            player.play("/tf", message, START + index * STEP)
+    player.finish()
+    assert player.topic("/cam/image_raw")["warned"]["no pose came within 2 s ('wait_s')"] > 20
+
+
 def test_a_missing_extrinsic_is_named_with_the_cure() -> None:
     player = Player()
     for index in range(3):
