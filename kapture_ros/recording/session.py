@@ -276,6 +276,13 @@ class RecordingSession:
         topic.frame = self.config.topic(topic.name).frame or frame_id(message)
         topic.begun = True
 
+    def _compare_frame(self, topic: _Topic, message: Message) -> None:
+        """Tell of a sensor that is said to be elsewhere than at first: it has one place."""
+        frame = frame_id(message)
+        if frame != topic.frame and not self.config.topic(topic.name).frame:
+            reason = f"in the frame '{frame}'; '{topic.frame}', which came first, counts"
+            self.monitor.warned(topic.name, reason)
+
     def _origin(self, topic: _Topic) -> dict[str, JsonValue]:
         return {"topic": topic.name, "type": topic.type_name, "frame_id": topic.frame_id}
 
@@ -292,9 +299,12 @@ class RecordingSession:
 
     def _records(self, topic: _Topic, message: Message, stamp_ns: int, receive_ns: int) -> None:
         assert topic.function is not None
-        for record in topic.function(message, stamp_ns, topic.sensor_id):
-            if not topic.begun:
-                self._begin(topic, message)
+        records = topic.function(message, stamp_ns, topic.sensor_id)
+        if not topic.begun and records:
+            self._begin(topic, message)
+        if records and not isinstance(records[0], OdometryRecord):  # poses are in that frame
+            self._compare_frame(topic, message)
+        for record in records:
             kind = RECORD_KINDS[type(record)]
             self._declare(record.sensor_id, kind, topic, topic.frame)
             self._write(topic, _with_header(record, message, topic, receive_ns))
@@ -365,6 +375,7 @@ class RecordingSession:
             self._begin(topic, message)
             kind = "depth" if topic.is_depth else "camera"
             self._cameras.add_camera(topic.name, kind, topic.sensor_id, self._origin(topic))
+        self._compare_frame(topic, message)
         sensor_id = self._cameras.sensor_of(topic.sensor_id, record.size, stamp_ns)
         self._frames[sensor_id], self._topic_of[sensor_id] = topic.frame, topic.name
         record = _with_header(record, message, topic, receive_ns, sensor_id)

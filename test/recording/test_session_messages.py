@@ -105,3 +105,22 @@ def test_two_topics_never_share_a_sensor() -> None:
     player.image(START, topic="/a/image")
     player.image(START, topic="/b/image")
     assert len(player.finish().sensors) == 2
+
+
+def test_a_sensor_that_changes_its_frame_is_told_unless_the_configuration_says_where_it_is() -> (
+    None
+):
+    for said, warned in ((None, 2), (TopicOptions(frame="here"), 0)):
+        player = Player(topics={"/cam/image_raw": said} if said else {})
+        for index, frame in enumerate(("left", "left", "/left", "right", "right")):
+            player.image(START + index * STEP, frame=frame)
+        player.finish()
+        told = player.topic("/cam/image_raw")["warned"]
+        reason = "in the frame 'right'; 'left', which came first, counts"
+        assert told.get(reason, 0) == warned
+    player = Player()
+    for index, frame in enumerate(("imu", "imu_link")):
+        message = make("sensor_msgs/Imu", stamp=START + index * STEP, frame=frame)
+        player.play("/imu", message)
+    player.finish()
+    assert sum(player.topic("/imu")["warned"].values()) == 1
