@@ -27,7 +27,8 @@ from kapture_ros.recording.bag import Bag, BagMessage
 from kapture_ros.recording.bagtypes import STAMP, Channel, encoded_stamp_ns
 from kapture_ros.recording.config import Extrinsic, RecordingConfig
 from kapture_ros.recording.health import HealthMonitor, HealthOptions
-from kapture_ros.recording.poses import AUTO, GNSS, NONE, TF
+from kapture_ros.recording.pose_source import GNSS, TF
+from kapture_ros.recording.poses import AUTO, NONE
 from kapture_ros.recording.report import write_report
 from kapture_ros.recording.resuming import DoneRecords
 from kapture_ros.recording.session import RecordingSession, is_static

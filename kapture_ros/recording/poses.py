@@ -12,8 +12,8 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from kapture_ros.dataset.escape import derived_id
 from kapture_ros.dataset.escape import sensor_id as safe_id
@@ -26,19 +26,20 @@ from kapture_ros.errors import (
 )
 from kapture_ros.messages.common import NANOSECONDS
 from kapture_ros.recording.config import Extrinsic, RecordingOptions
+from kapture_ros.recording.pose_source import GNSS, PREFERRED_WORLD, TF, PoseSource, Sample
 from kapture_ros.transforms import Transform, TransformTree
 from kapture_ros.transforms.geodesy import Datum
-from kapture_ros.transforms.restarts import begins_anew, leapt
+from kapture_ros.transforms.restarts import PAUSE_NS
 from kapture_ros.transforms.se3 import Array
 
-TF, GNSS, AUTO, NONE = "tf", "gnss", "auto", "none"
+AUTO, NONE = "auto", "none"
 DECIDE_S = 10.0  # how much of a drive `auto` looks at
 STEP_S = 0.5  # how often requests are looked at, by the receive clock
 CLOCK_JUMP_S = 2.0  # a source whose stamps go back further was restarted
 RECENT_ROWS = 4096
 NO_SOURCE = "no pose source"
 GNSS_WORLD, ANTENNA = "enu", "gnss"
-PREFERRED_WORLD, PREFERRED_BASE = "map", "base_link"
+PREFERRED_BASE = "base_link"
 
 
 @dataclass(slots=True)
@@ -56,20 +57,6 @@ class Request:
     frame: str
     received_ns: int
     keep: Callable[[Array | None], bool] | None = None
-
-
-@dataclass(slots=True)
-class _Source:
-    """One place poses come from: its tree, and how to ask it."""
-
-    name: str
-    tree: TransformTree
-    world: str = ""  # "": the root above the sensor
-    child: str | None = None  # the frame a topic moves; None for tf
-    newest: dict[str, tuple[int, Transform]] = field(default_factory=dict)  # by child frame
-    datum: Datum | None = None
-    restarts: list[int] = field(default_factory=list)  # first stamps of what is of another frame
-    restarted: Counter[str] = field(default_factory=Counter)  # that, in words
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,8 +94,8 @@ class PoseBook:
         self._given = {item.child for item in extrinsics}
         self._statics = TransformTree()
         self._static_children: dict[str, Transform] = {}
-        self._sources: dict[str, _Source] = {}
-        self._chosen: _Source | None = None
+        self._sources: dict[str, PoseSource] = {}
+        self._chosen: PoseSource | None = None
         self._pending: deque[Request] = deque()
         self._mounts: dict[str, _Mount] = {}
         self._carried = {options.base_frame or PREFERRED_BASE}  # frames whose poses are asked for
@@ -232,19 +219,19 @@ class PoseBook:
             "poses": self.answered,
             "restarts": list[JsonValue](chosen.restarts) if chosen else [],
             "without_pose": dict(self.misses),
-            "problems": dict(self.problems + chosen.restarted if chosen else self.problems),
+            "problems": dict(self.problems + chosen.problems if chosen else self.problems),
         }
 
     # -- transforms ---------------------------------------------------------------------------
 
-    def _source(self, name: str) -> _Source:
+    def _source(self, name: str) -> PoseSource:
         source = self._sources.get(name)
         if source is None:
             keep_s = DECIDE_S + self.options.wait_s + 10.0
             tree = TransformTree(
                 int(keep_s * NANOSECONDS), int(self.options.max_gap_s * NANOSECONDS)
             )
-            source = self._sources[name] = _Source(name, tree)
+            source = self._sources[name] = PoseSource(name, tree)
             for child, pose in self._static_children.items():
                 parent = self._statics.parent(child)
                 assert parent is not None
@@ -263,21 +250,20 @@ class PoseBook:
                 source.tree.insert_static(parent, child, pose)
 
     def _insert(
-        self, source: _Source, parent: str, child: str, stamp_ns: int, pose: Transform
+        self, source: PoseSource, parent: str, child: str, stamp_ns: int, pose: Transform
     ) -> None:
         before = source.newest.get(child)
-        if before is not None and stamp_ns < before[0] - CLOCK_JUMP_S * NANOSECONDS:
+        if before is not None and stamp_ns < before.stamp_ns - CLOCK_JUMP_S * NANOSECONDS:
             self.problems[f"the clock of {source.name} jumped back"] += 1
             if self._chosen is None:
                 self._choose()
             self._answer(final=True)
-            source.tree.clear()
-            source.newest.clear()
+            source.forget()
             before = None
         elif before is not None and source.tree.parent(child) == parent:
-            self._notice_gap(source, parent, child, (*before, stamp_ns, pose))
-        if before is None or stamp_ns > before[0]:
-            source.newest[child] = stamp_ns, pose
+            self._notice_gap(source, parent, child, Sample(stamp_ns, pose))
+        if before is None or stamp_ns > before.stamp_ns:
+            source.newest[child] = Sample(stamp_ns, pose)
         known = source.tree.parent(child)
         if known is not None and known != parent:
             both = " and on ".join(f"'{frame}'" for frame in sorted((known, parent)))
@@ -287,50 +273,19 @@ class PoseBook:
         except TransformError as error:
             self.problems[f"{source.name}: {error}"] += 1
 
-    def _notice_gap(
-        self,
-        source: _Source,
-        parent: str,
-        child: str,
-        samples: tuple[int, Transform, int, Transform],
-    ) -> None:
-        """Answer what waits before a pause in which the tree would forget what it knows of it.
-
-        Poses of before and after odometry was started again are of two drives.
+    def _notice_gap(self, source: PoseSource, parent: str, child: str, sample: Sample) -> None:
+        """Answer what waits before a pause in which the tree would forget what it knows of it,
+        and let poses of before and after a restart of odometry be of two drives.
         """
-        stamp_ns = samples[2]
-        paused = stamp_ns - samples[0] > DECIDE_S * NANOSECONDS
-        leaps = source.name != GNSS and leapt(*samples)
-        again = leaps or (source.name != GNSS and begins_anew(*samples))
-        if not (paused or again) or not self._carries(source, child):
+        pause_ns = sample.stamp_ns - source.newest[child].stamp_ns
+        leaps = source.leaps(child, sample)
+        if not (leaps or pause_ns >= PAUSE_NS) or not source.carries(child, self._carried):
             return
-        if paused or leaps:
-            self._answer_before(stamp_ns, source)
-        if not again:
-            return
-        # A map may correct itself; a transform that moves `parent` corrects what it carries.
-        corrected = parent == PREFERRED_WORLD or any(
-            frame not in self._static_children and source.tree.parent(frame) is not None
-            for frame in _chain(source.tree, parent)
-        )
-        if leaps:
-            source.tree.clear()
-            source.newest.clear()
-        if corrected:
-            return
-        source.restarts.append(stamp_ns)
-        source.restarted[
-            f"{source.name}: '{child}' began anew in '{parent}' (odometry was started again, or is "
-            "of another vehicle): poses before and after are taken for those of different drives"
-        ] += 1
+        if leaps or pause_ns > DECIDE_S * NANOSECONDS:
+            self._answer_before(sample.stamp_ns, source)
+        source.note(parent, child, sample, self._static_children)
 
-    def _carries(self, source: _Source, child: str) -> bool:
-        """Whether poses depend on a frame; a wheel, say, turns faster than any vehicle."""
-        return child == source.child or any(
-            child in _chain(source.tree, frame) for frame in self._carried
-        )
-
-    def _answer_before(self, stamp_ns: int, source: _Source) -> None:
+    def _answer_before(self, stamp_ns: int, source: PoseSource) -> None:
         """Answer what waits for a pose before a stamp, if this source is what answers."""
         if self._chosen is None:
             self._choose()
@@ -411,12 +366,12 @@ class PoseBook:
                 self._pending.append(request)
             else:
                 why = self._reason(self._chosen, row, request.frame)
-                newest = max((at for at, _ in self._chosen.newest.values()), default=0)
+                newest = max((s.stamp_ns for s in self._chosen.newest.values()), default=0)
                 if isinstance(row, ExtrapolationError) and not final and newest < request.stamp_ns:
                     why = f"no pose came within {self.options.wait_s:g} s ('wait_s')"
                 self._miss(request, why)
 
-    def _row(self, source: _Source, request: Request) -> TrajectoryRow | TransformError:
+    def _row(self, source: PoseSource, request: Request) -> TrajectoryRow | TransformError:
         """The pose that a source gives, or why it gives none."""
         mount = self._mount(request.sensor_id, request.frame)
         frame = ANTENNA if source.name == GNSS else mount.frame
@@ -428,7 +383,7 @@ class PoseBook:
         oriented = source.name != GNSS
         return TrajectoryRow(request.stamp_ns, mount.device_id, device_from_world, oriented)
 
-    def _world(self, source: _Source, frame: str) -> str:
+    def _world(self, source: PoseSource, frame: str) -> str:
         if source.world:
             return source.world
         world = self.options.world_frame
@@ -452,7 +407,7 @@ class PoseBook:
                 return self._reason(source, row, request.frame)
         return NO_SOURCE
 
-    def _reason(self, source: _Source, error: TransformError, frame: str) -> str:
+    def _reason(self, source: PoseSource, error: TransformError, frame: str) -> str:
         """Why there is no pose, worded the same for every stamp."""
         world = self.options.world_frame
         if isinstance(error, ExtrapolationError):
@@ -485,11 +440,3 @@ class PoseBook:
         if rig_row is not None:
             self._add_rig(rig_row)
         self._add_trajectory(row)
-
-
-def _chain(tree: TransformTree, frame: str) -> Iterator[str]:
-    """A frame and all that it hangs on, up to the root."""
-    above: str | None = frame
-    while above is not None:
-        yield above
-        above = tree.parent(above)

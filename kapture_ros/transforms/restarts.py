@@ -15,10 +15,10 @@ AWAY = (2.0, 0.35)  # metres, radians: it had been farther from there
 def leapt(start_ns: int, start: Transform, end_ns: int, end: Transform) -> bool:
     """Whether no vehicle moves so from one sample of `odom_from_base` to the next."""
     seconds = (end_ns - start_ns) / SECOND
-    return seconds > 0 and any(
-        moved > least and moved > fastest * seconds
-        for moved, least, fastest in zip(start.distance_to(end), LEAP, FASTEST, strict=True)
-    )
+    metres, radians = start.distance_to(end)
+    too_far = metres > LEAP[0] and metres > FASTEST[0] * seconds
+    turned = radians > LEAP[1] and radians > FASTEST[1] * seconds
+    return seconds > 0 and (too_far or turned)
 
 
 def begins_anew(start_ns: int, start: Transform, end_ns: int, end: Transform) -> bool:

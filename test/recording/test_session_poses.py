@@ -288,6 +288,27 @@ def test_of_two_sources_that_begin_anew_the_one_of_the_poses_is_told() -> None:
     assert told.startswith("tf: 'base_link' began anew")
 
 
+@pytest.mark.parametrize("far", [1, 2])
+def test_one_pose_that_is_far_away_begins_no_drive(far: int) -> None:
+    """Of several, nothing tells that they are wrong."""
+    player = Player()
+    for index in range(20):
+        x = 1000.0 if 10 <= index < 10 + far else 0.1 * index
+        player.tf(START + index * STEP, "odom", "cam", (x, 0, 0))
+        player.image(START + index * STEP + STEP // 2)
+    recorded = player.finish()
+    summary = player.session.summary()
+    told = "tf: a pose of 'cam' is far from those around it"
+    if far == 1:
+        assert summary["restarts"] == []
+        assert summary["problems"] == {told: 1}
+        found = positions(recorded, "cam.image_raw")
+        assert max(x for x, _, _ in found.values()) < 2.0
+        assert {9.5, 10.5} == {n + 0.5 for n in range(19)} - set(found)
+    else:
+        assert len(summary["restarts"]) == 2
+
+
 def test_a_transform_above_odometry_corrects_what_was_started_again() -> None:
     """No pose across the leap, but the frame of the poses is still the map's."""
     player = drives(0.0, 1, tf=True, above="map")
