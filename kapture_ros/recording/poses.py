@@ -252,6 +252,7 @@ class PoseBook:
     def _insert(
         self, source: PoseSource, parent: str, child: str, stamp_ns: int, pose: Transform
     ) -> None:
+        sample, known = Sample(stamp_ns, pose), source.tree.parent(child)
         before = source.newest.get(child)
         if before is not None and stamp_ns < before.stamp_ns - CLOCK_JUMP_S * NANOSECONDS:
             self.problems[f"the clock of {source.name} jumped back"] += 1
@@ -259,12 +260,11 @@ class PoseBook:
                 self._choose()
             self._answer(final=True)
             source.forget()
-            before = None
-        elif before is not None and source.tree.parent(child) == parent:
-            self._notice_gap(source, parent, child, Sample(stamp_ns, pose))
+            before = known = None
+        elif before is not None and known == parent:
+            self._notice_gap(source, parent, child, sample)
         if before is None or stamp_ns > before.stamp_ns:
-            source.newest[child] = Sample(stamp_ns, pose)
-        known = source.tree.parent(child)
+            source.newest[child] = sample
         if known is not None and known != parent:
             both = " and on ".join(f"'{frame}'" for frame in sorted((known, parent)))
             self.problems[f"'{child}' hangs on {both}: poses are lost at each change"] += 1
