@@ -36,7 +36,8 @@ else:
 log = logging.getLogger(__name__)
 
 BAG_SUFFIXES = (".bag", ".mcap", ".db3")
-FOLDER_SUFFIXES = tuple(s + packed for s in BAG_SUFFIXES for packed in ("", ".zstd", ".zst"))
+PACKED = (".zstd", ".zst")
+FOLDER_SUFFIXES = tuple(s + packed for s in BAG_SUFFIXES for packed in ("", *PACKED))
 NMEA_SUFFIXES = (".nmea", ".nmea0183")
 NMEA_TOPIC, SENTENCE = "/nmea", "sentence"
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
@@ -70,7 +71,7 @@ class Bag:
         definitions: .msg files, or folders of them, for types that the bags do not define.
 
     Raises:
-        InputError: if one does not exist, is no bag or holds nothing readable.
+        InputError: if one does not exist, is no bag, is named twice or holds nothing readable.
     """
 
     def __init__(self, paths: Sequence[Path], definitions: Sequence[Path] = ()) -> None:
@@ -81,6 +82,7 @@ class Bag:
         self._readers = self._stack.enter_context(closing(_Readers()))
         try:
             files = [file for path in paths for file in self._files(path)]
+            _refuse_repeated(files)
             self._parts = [self._open_part(self._unpacked(file)) for file in files]
         except OSError as error:
             self._stack.close()
@@ -160,7 +162,7 @@ class Bag:
 
     def _unpacked(self, path: Path) -> Path:
         """The file itself, or a temporary copy of one that was compressed as a whole."""
-        if path.suffix not in (".zstd", ".zst"):
+        if path.suffix not in PACKED:
             return path
         folder = self._stack.enter_context(tempfile.TemporaryDirectory(prefix="kapture_ros-"))
         unpacked = Path(folder) / path.stem
@@ -186,6 +188,9 @@ class Bag:
         if not path.is_dir():
             return [path]
         found = sorted(file for file in path.iterdir() if file.name.endswith(FOLDER_SUFFIXES))
+        # A player unpacks files beside themselves, and leaves them there, whole or not.
+        unpacked = {file.with_suffix("") for file in found if file.suffix in PACKED}
+        found = [file for file in found if file not in unpacked]
         for name in _known_files(path):
             if not (path / name).exists():
                 self._tell(f"{path / name} is missing, says metadata.yaml")
@@ -353,6 +358,14 @@ class _Readers:
         if self._kept is not None:
             self._kept[1].close()
         self._kept = None
+
+
+def _refuse_repeated(files: Sequence[Path]) -> None:
+    seen: dict[Path, Path] = {}
+    for file in files:
+        known = seen.setdefault(file.resolve(), file)
+        if known is not file:
+            raise InputError(f"{file} is named twice: every message would be there twice")
 
 
 def _opened(path: Path) -> Any:

@@ -299,3 +299,26 @@ def test_no_damage_breaks_the_reader(data: st.DataObject, tmp_path_factory) -> N
     except InputError:
         pass  # nothing readable was left
     shutil.rmtree(folder)
+
+
+def test_a_bag_that_is_named_twice_is_refused(tmp_path: Path) -> None:
+    """Each of its images would be kept twice."""
+    folder = write_bag(tmp_path / "bag", "mcap", [("/imu", make("sensor_msgs/Imu"), START)])
+    (file,) = folder.glob("*.mcap")
+    link = tmp_path / "link.mcap"
+    link.symlink_to(file)
+    for second in (folder, file, link):
+        with pytest.raises(InputError, match="is named twice"):
+            Bag([folder, second])
+
+
+@pytest.mark.parametrize("kind", ["mcap", "db3"])
+def test_a_file_that_was_unpacked_beside_itself_is_read_once(kind: str, tmp_path: Path) -> None:
+    path = bag_of(tmp_path, kind)
+    expected, _ = read(path)
+    (file,) = path.glob(f"*.{kind}")
+    Path(f"{file}.zstd").write_bytes(zstd.compress(file.read_bytes()))
+    file.write_bytes(file.read_bytes()[:3000])  # the player was interrupted
+    found, problems = read(path)
+    assert found == expected
+    assert problems == []
