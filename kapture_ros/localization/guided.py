@@ -17,6 +17,7 @@ import numpy.typing as npt
 from scipy.spatial import cKDTree
 
 from kapture_ros.localization.cameras import MountedCamera
+from kapture_ros.localization.map_drift import MapDrift
 from kapture_ros.localization.matching import ImageMatches, gather
 from kapture_ros.localization.options import PoseOptions
 from kapture_ros.localization.pose import PoseSolution, estimate_pose
@@ -92,14 +93,16 @@ def solve_guided(
     pose: PoseOptions,
     options: GuidedOptions,
     priors: Priors = NO_PRIORS,
+    drift: MapDrift | None = None,
 ) -> PoseSolution | None:
     """PnP that begins at the prior; the prior itself is not mixed into the answer.
 
     Args:
         priors: these are (gravity).
+        drift: of the map, if it is known to drift.
     """
     tight = replace(pose, max_error=options.max_error, max_iterations=1000)
-    return estimate_pose(matches, cameras, tight, priors, prior.map_from_base)
+    return estimate_pose(matches, cameras, tight, priors, prior.map_from_base, drift)
 
 
 def expect(
@@ -144,16 +147,11 @@ def _recognizable(visual_map: VisualMap, prior: PosePrior, options: GuidedOption
 
 def _nearest_observations(visual_map: VisualMap, rows: Rows, position: Array) -> Rows:
     """For each point the observation from the map image nearest to a position."""
-    points = visual_map.points
-    counts = points.offsets[rows + 1] - points.offsets[rows]
-    starts = np.cumsum(counts) - counts
-    within = np.arange(counts.sum()) - np.repeat(starts, counts)
-    observations = points.observations[np.repeat(points.offsets[rows], counts) + within]
+    owner, observations = visual_map.observations_of(rows)
     centers = visual_map.image_centers[visual_map.observing_images(observations)]
     distance = ((centers - position) ** 2).sum(axis=1)
-    owner = np.repeat(np.arange(len(rows)), counts)
     order = np.lexsort((distance, owner))
-    nearest: Rows = observations[order[starts]]
+    nearest: Rows = observations[order[np.flatnonzero(np.diff(owner, prepend=-1))]]
     return nearest
 
 

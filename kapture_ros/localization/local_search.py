@@ -66,7 +66,8 @@ class LocalSearch:
         nothing = Estimate(query.stamp_ns, Reason.TOO_FEW_MATCHES, f"{len(matches)} near the pose")
         priors = Priors(gravity=query.gravity)
         options = self.localizer.options
-        solution = solve_guided(matches, cameras, prior, options.pose, self.guided, priors)
+        drift = self.localizer.drift
+        solution = solve_guided(matches, cameras, prior, options.pose, self.guided, priors, drift)
         if solution is None:
             return nothing
         scores = score(matches, cameras, solution, 0, Priors(), prior)

@@ -24,6 +24,7 @@ from kapture_ros.localization.cameras import MountedCamera
 from kapture_ros.localization.extractor import Extractor, StartedFeatures, there_already
 from kapture_ros.localization.gpu_retrieval import GpuRetrieval, fits
 from kapture_ros.localization.grouping import count_distinct
+from kapture_ros.localization.map_drift import MapDrift
 from kapture_ros.localization.map_error import UNMEASURED, MapError
 from kapture_ros.localization.matching import ImageMatches, gather, offer
 from kapture_ros.localization.options import AcceptanceOptions, LocalizerOptions
@@ -119,6 +120,8 @@ class Localizer:
                 UNMEASURED[0],
                 math.degrees(UNMEASURED[1]),
             )
+        rate = visual_map.drift_rate
+        self.drift = MapDrift.of(visual_map, rate) if rate > 0 else None
         self.wifi = WifiLocator(visual_map.wifi) if len(visual_map.wifi.positions) else None
         self._has_twins = len(visual_map.twins) > 0
 
@@ -367,7 +370,8 @@ class Localizer:
         # Matches of the other places may agree as well.
         inliers = best.inliers if all_of_one else None
         pose = best.map_from_base
-        return refine_inliers(known.matches, known.cameras, pose, options, priors, inliers)
+        matches, cameras = known.matches, known.cameras
+        return refine_inliers(matches, cameras, pose, options, priors, inliers, self.drift)
 
     def _support_elsewhere(
         self, query: Query, known: Correspondences, solution: PoseSolution

@@ -18,6 +18,7 @@ from scipy.spatial.transform import Rotation
 
 from kapture_ros.localization.cameras import MountedCamera
 from kapture_ros.localization.grouping import first_of_each
+from kapture_ros.localization.map_drift import MapDrift
 from kapture_ros.localization.options import PoseOptions
 from kapture_ros.localization.refinement import (
     NO_PRIORS,
@@ -70,11 +71,13 @@ def estimate_pose(
     options: PoseOptions = DEFAULTS,
     priors: Priors = NO_PRIORS,
     predicted: Transform | None = None,
+    drift: MapDrift | None = None,
 ) -> PoseSolution | None:
     """The pose that most matches agree with, refined together with the priors.
 
     Args:
         predicted: a map_from_base to try before any sample.
+        drift: of the map that the points are of, if it is known to drift.
 
     Returns:
         None if no pose has four inliers or they do not determine it.
@@ -82,7 +85,8 @@ def estimate_pose(
     found = find_pose(matches, cameras, options, predicted, priors.gravity)
     if found is None:
         return None
-    return refine_inliers(matches, cameras, found.map_from_base, options, priors, found.inliers)
+    pose, inliers = found.map_from_base, found.inliers
+    return refine_inliers(matches, cameras, pose, options, priors, inliers, drift)
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,11 +190,13 @@ def refine_inliers(
     options: PoseOptions = DEFAULTS,
     priors: Priors = NO_PRIORS,
     inliers: npt.NDArray[np.bool_] | None = None,
+    drift: MapDrift | None = None,
 ) -> PoseSolution | None:
     """Refine a pose on its inliers until they stay the same (twice at most).
 
     Args:
         inliers: those of the start (N,), if they are known.
+        drift: of the map that the points are of, if it is known to drift.
 
     Returns:
         None if fewer than four matches agree with the pose, before or after.
@@ -210,6 +216,11 @@ def refine_inliers(
         inliers = inlier_mask(matches, errors, options.max_error)
         if np.array_equal(inliers, before):
             break
+    if drift is not None and refined is not None and inliers.sum() >= MIN_MATCHES:
+        refined = drift.refined(matches.select(inliers), cameras, pose, priors) or refined
+        pose = refined.map_from_base
+        errors = lengths(matches, cameras, pose)
+        inliers = inlier_mask(matches, errors, options.max_error)
     if refined is None or inliers.sum() < MIN_MATCHES:
         return None
     return PoseSolution(pose, refined.covariance, inliers, errors, refined.sigma)

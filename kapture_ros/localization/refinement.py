@@ -262,7 +262,7 @@ def _linearize(
     sigma = robust_sigma(length)
     weight = cauchy_weight(length / sigma)
     information, gradient = normal_equations(residual, jacobian, weight / sigma**2)
-    prior_information, prior_gradient, prior_cost = _priors(priors, pose)
+    prior_information, prior_gradient, prior_cost = prior_equations(priors, pose)
     return _State(
         information + prior_information,
         gradient + prior_gradient,
@@ -330,6 +330,31 @@ def normal_equations(residual: Array, jacobian: Array, weight: Array) -> tuple[A
     return weighted.T @ rows, weighted.T @ residual.ravel()
 
 
+def prior_equations(priors: Priors, pose: Transform) -> tuple[Array, Array, float]:
+    """Information, gradient and cost of the priors at a pose."""
+    information, gradient, cost = np.zeros((6, 6)), np.zeros(6), 0.0
+    terms: list[tuple[Array, Array, Array]] = []
+    if priors.position is not None:
+        arm = pose.rotation_matrix() @ priors.position.lever_arm
+        error = pose.translation + arm - priors.position.position_map
+        terms.append(
+            (error, np.hstack([np.eye(3), -cross_matrix(arm)]), priors.position.covariance)
+        )
+    if priors.pose is not None:
+        error = difference(pose, priors.pose.map_from_base)
+        terms.append((error, np.eye(6), priors.pose.covariance))
+    if priors.gravity is not None:
+        up = pose.rotation_matrix() @ priors.gravity.up_base
+        by_rotation = np.hstack([np.zeros((2, 3)), -cross_matrix(up)[:2]])
+        terms.append((up[:2], by_rotation, np.eye(2) * priors.gravity.sigma**2))
+    for error, jacobian, covariance in terms:
+        weighted = np.linalg.solve(covariance, np.column_stack([jacobian, error]))
+        information += jacobian.T @ weighted[:, :-1]
+        gradient += jacobian.T @ weighted[:, -1]
+        cost += float(error @ weighted[:, -1])
+    return information, gradient, cost
+
+
 def cauchy_weight(length: Array) -> Array:
     """Weights (n,) of 2D residuals by their length in σ."""
     weight: Array = 1 / (1 + (length / LOSS_SCALE) ** 2)
@@ -363,31 +388,6 @@ def variance_factor(weight: Array, length: Array) -> float:
 def _slope(weight: Array) -> float:
     """The mean derivative of Cauchy's ψ over 2D residuals: w - w(1 - w)."""
     return float((weight**2).mean())
-
-
-def _priors(priors: Priors, pose: Transform) -> tuple[Array, Array, float]:
-    """Information, gradient and cost of the priors at a pose."""
-    information, gradient, cost = np.zeros((6, 6)), np.zeros(6), 0.0
-    terms: list[tuple[Array, Array, Array]] = []
-    if priors.position is not None:
-        arm = pose.rotation_matrix() @ priors.position.lever_arm
-        error = pose.translation + arm - priors.position.position_map
-        terms.append(
-            (error, np.hstack([np.eye(3), -cross_matrix(arm)]), priors.position.covariance)
-        )
-    if priors.pose is not None:
-        error = difference(pose, priors.pose.map_from_base)
-        terms.append((error, np.eye(6), priors.pose.covariance))
-    if priors.gravity is not None:
-        up = pose.rotation_matrix() @ priors.gravity.up_base
-        by_rotation = np.hstack([np.zeros((2, 3)), -cross_matrix(up)[:2]])
-        terms.append((up[:2], by_rotation, np.eye(2) * priors.gravity.sigma**2))
-    for error, jacobian, covariance in terms:
-        weighted = np.linalg.solve(covariance, np.column_stack([jacobian, error]))
-        information += jacobian.T @ weighted[:, :-1]
-        gradient += jacobian.T @ weighted[:, -1]
-        cost += float(error @ weighted[:, -1])
-    return information, gradient, cost
 
 
 def _solve(information: Array, gradient: Array, damping: float) -> Array | None:

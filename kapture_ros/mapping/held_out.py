@@ -6,8 +6,10 @@ the points of a place share the errors of the poses they were made from: more ma
 make those smaller. An error that bends everything around a place alike cannot be seen so.
 
 For the same reason it may not pay to weigh a match by the covariance of its point, which takes
-the poses as exact: the points that it trusts most are then wrong together. So each instant is
-localized both ways, and the map keeps the way that finds its instants nearer to their poses.
+the poses as exact: the points that it trusts most are then wrong together. And it may pay to
+allow for poses that drift apart along the way (`localization.map_drift`). So each instant is
+localized in all these ways, and the map keeps the one that finds its instants nearest to their
+poses.
 """
 
 from __future__ import annotations
@@ -25,8 +27,10 @@ from tqdm import tqdm
 
 from kapture_ros.localization.cameras import MountedCamera
 from kapture_ros.localization.localizer import Localizer
+from kapture_ros.localization.map_drift import MapDrift
 from kapture_ros.localization.map_error import DEGREES, ENOUGH, PACKED
 from kapture_ros.localization.options import AnswerOptions, LocalizerOptions
+from kapture_ros.localization.pose import PoseSolution, refine_inliers
 from kapture_ros.localization.query import Estimate, Query, Reason, Rejected
 from kapture_ros.localization.refinement import UPPER, Matches
 from kapture_ros.localization.views import Correspondences
@@ -52,11 +56,13 @@ NEIGHBOURS = (0, 1, 2)  # left out with two instants on either side, in turn: fu
 STANDING = (0.01, math.radians(0.2))  # metres, radians: a vehicle that moved less has not moved
 ELSEWHERE = 5.0  # metres off: it was found in another place that looks the same
 LEAST_INFORMATION = 1e-9  # of the largest eigenvalue: rays that still cross
-SURE = 2.0  # standard errors by which points that all weigh alike must find instants nearer
-LEAST_ERROR = 1e-6  # metres, of which there is a logarithm
+SURE = 2.0  # standard errors by which another way must find instants nearer
+LEAST_ERROR = 1e-6  # metres and degrees, of which there is a logarithm
+RATES = (0.0, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02)  # of drift, see `localization.map_drift`
 
 Rows = npt.NDArray[np.int32]
 Row: TypeAlias = tuple[float, ...]  # of the table
+Way: TypeAlias = tuple[float, bool]  # rate of drift, whether matches are weighed
 
 
 def measure_map(map_dir: Path, instants: int = INSTANTS) -> None:
@@ -77,6 +83,7 @@ def measure_map(map_dir: Path, instants: int = INSTANTS) -> None:
         return
     exact = AnswerOptions(map_sigma=0.0, map_sigma_degrees=0.0)
     localizer = Localizer(visual_map, LocalizerOptions(answer=exact))
+    drift = MapDrift.of(visual_map, 0.0)
     evenly = np.linspace(0, len(places) - 2, (min(instants, len(places)) + 1) // 2)
     chosen = np.unique(evenly.round()).astype(int).tolist()
     rows, tried = [], set[int]()
@@ -86,9 +93,9 @@ def measure_map(map_dir: Path, instants: int = INSTANTS) -> None:
         for frames in places[place : place + 2]:
             frame = int(frames[number % len(frames)])
             tried.add(frame)
-            both = _try(source, localizer, frame, without)
-            rows += [] if both is None else [both]
-    write_table(map_dir / HELD_OUT, HELD_OUT_COLUMNS, nearer(rows))
+            found = _try(source, localizer, drift, frame, without)
+            rows += [] if found is None else [found]
+    write_table(map_dir / HELD_OUT, HELD_OUT_COLUMNS, nearest(rows))
     log.info("held out: %d of %d instants localized", len(rows), 2 * len(chosen))
     images = np.flatnonzero(np.isin(visual_map.image_frames, list(tried)))
     twins = find_twins(source, localizer, images.tolist())
@@ -121,61 +128,100 @@ def _is_standing(before: Transform, after: Transform) -> bool:
 
 
 def _try(
-    source: OpenMap, localizer: Localizer, frame: int, without: Rows
-) -> tuple[Row, Row] | None:
-    """Rows of the table, with matches weighed by their points' covariances and with all alike;
-    None if the instant was not localized.
-    """
+    source: OpenMap, localizer: Localizer, drift: MapDrift, frame: int, without: Rows
+) -> dict[Way, Row] | None:
+    """Rows of the table by all ways; None if the instant was not localized."""
     own = np.flatnonzero(localizer.map.image_frames == frame)
-    others = np.flatnonzero(~np.isin(localizer.map.image_frames, without))
+    left_out = np.isin(localizer.map.image_frames, without)
+    others = np.flatnonzero(~left_out)
     if len(others) == 0:
         return None
     place = source.images.rows_by_name()
     rows = [place[localizer.map.image_names[row]] for row in own]
     images = source.images
     query = query_of(images, rows, images.names, source.folders, source.manifest.features)
-    nothing = Estimate(query.stamp_ns, Reason.NO_POSE, "")
+    center = localizer.map.image_centers[own[0]]
+    nearest_m = np.linalg.norm(localizer.map.image_centers[others] - center, axis=1).min()
+    where = (*center.tolist(), float(nearest_m))
+    pose = map_from_rig(images, rows[0])
+    drift = drift.without(np.flatnonzero(left_out))
     try:
-        weighed = match_without(localizer, query, without)
-        alike = replace(weighed, matches=replace(weighed.matches, point_covariance=None))
-        answers = [localizer.answer(query, known, nothing) for known in (weighed, alike)]
+        known = match_without(localizer, query, without)
+        found: dict[Way, Row] = {}
+        for weighed in (True, False):
+            matches = known.matches if weighed else replace(known.matches, point_covariance=None)
+            nothing = Estimate(query.stamp_ns, Reason.NO_POSE, "")
+            answer = localizer.answer(query, replace(known, matches=matches), nothing)
+            if not answer.accepted or answer.map_from_base is None:
+                return None
+            start, options = answer.map_from_base, localizer.options.pose
+            for rate in RATES:
+                drifting = replace(drift, rate=rate) if rate else None
+                solution = refine_inliers(
+                    matches, known.cameras, start, options, localizer.priors(query), None, drifting
+                )
+                measured = None if solution is None else _measured(solution, pose)
+                if measured is None:
+                    return None
+                found[rate, weighed] = (*where, *measured, float(weighed), rate)
     except Rejected:
         return None
-    center = localizer.map.image_centers[own[0]]
-    nearest = np.linalg.norm(localizer.map.image_centers[others] - center, axis=1).min()
-    pose = map_from_rig(images, rows[0])
-    first, second = (_measured(answer, pose) for answer in answers)
-    if first is None or second is None:
-        return None
-    where = (*center.tolist(), float(nearest))
-    return (*where, *first, 1.0), (*where, *second, 0.0)
+    return found
 
 
-def _measured(estimate: Estimate, pose: Transform) -> Row | None:
-    """Error and covariance of an instant's pose, as the table has them; None: not localized."""
-    if not estimate.accepted or estimate.map_from_base is None or estimate.covariance is None:
-        return None
-    error = difference(estimate.map_from_base, pose)
+def _measured(solution: PoseSolution, pose: Transform) -> Row | None:
+    """Error and covariance of an instant's pose, as the table has them; None: found elsewhere."""
+    error = difference(solution.map_from_base, pose)
     if np.linalg.norm(error[:3]) > ELSEWHERE:
         return None
     # All of it, though the pose has errors of its own: other drives, in other light, have more.
     metres, radians = np.sqrt((error.reshape(2, 3) ** 2).mean(axis=1))
-    told = (estimate.covariance / np.outer(DEGREES, DEGREES))[PACKED]
+    told = (solution.covariance / np.outer(DEGREES, DEGREES))[PACKED]
     size = float(metres), float(np.degrees(radians))
     return (*size, *(error / DEGREES).tolist(), *told.tolist())
 
 
-def nearer(rows: Sequence[tuple[Row, Row]]) -> list[Row]:
-    """The rows of the way that finds instants nearer to their poses; weighed, if it may be."""
-    weighed, alike = [first for first, _ in rows], [second for _, second in rows]
-    column = HELD_OUT_COLUMNS.index("error_m")
-    errors = np.array([(first[column], second[column]) for first, second in rows]).reshape(-1, 2)
-    gain = np.diff(np.log(np.maximum(errors, LEAST_ERROR)), axis=1)[:, 0]
-    if len(gain) < ENOUGH or gain.mean() + SURE * gain.std() / math.sqrt(len(gain)) >= 0:
-        return weighed
-    percent = 100 * (1 - math.exp(gain.mean()))
-    log.info("held out: %.0f %% nearer with all points alike than weighed", percent)
-    return alike
+def nearest(rows: Sequence[dict[Way, Row]]) -> list[Row]:
+    """The rows of the way that finds instants nearest to their poses.
+
+    Matches are weighed unless all alike surely find instants nearer, and the map is taken to drift
+    as little as is not surely worse than the best: chance must not choose.
+
+    Args:
+        rows: of each instant, by all combinations of rate and weighing.
+    """
+    weighed = _simplest(rows, [(0.0, True), (0.0, False)])[1]
+    chosen = _simplest(rows, [(rate, weighed) for rate in RATES])
+    if rows and chosen != (0.0, True):
+        rate, _ = chosen
+        log.info(
+            "held out: %.0f %% nearer with %s%s",
+            100 * (1 - math.exp(_worse(rows, chosen, (0.0, True)).mean())),
+            "points weighed" if weighed else "all points alike",
+            f" and poses that drift by {100 * rate:g} % of the way" if rate else "",
+        )
+    return [of_instant[chosen] for of_instant in rows]
+
+
+def _simplest(rows: Sequence[dict[Way, Row]], ways: Sequence[Way]) -> Way:
+    """The first of the ways that is not surely worse than the best one."""
+    if len(rows) < ENOUGH:
+        return ways[0]
+    best = min(ways, key=lambda way: float(_worse(rows, way, ways[0]).mean()))
+    for way in ways:
+        worse = _worse(rows, way, best)
+        if worse.mean() <= SURE * worse.std() / math.sqrt(len(rows)):
+            return way
+    return best
+
+
+def _worse(rows: Sequence[dict[Way, Row]], way: Way, than: Way) -> Array:
+    """(n,) logarithms of how many times as wrong, in the mean of position and orientation."""
+    columns = [HELD_OUT_COLUMNS.index(name) for name in ("error_m", "error_deg")]
+    errors = np.array([(of_instant[way], of_instant[than]) for of_instant in rows])[:, :, columns]
+    sizes = np.log(np.maximum(errors, LEAST_ERROR)).mean(axis=2)
+    worse: Array = sizes[:, 0] - sizes[:, 1]
+    return worse
 
 
 def match_without(localizer: Localizer, query: Query, frames: Rows) -> Correspondences:

@@ -34,8 +34,9 @@ HELD_OUT_COLUMNS = (
     *("dx_m", "dy_m", "dz_m", "rx_deg", "ry_deg", "rz_deg"),
     *(f"own_{a}_{b}" for a, b in itertools.combinations_with_replacement(AXES, 2)),
     "weighed",
+    "drift",
 )
-ADDED = (1, 1 + 21, 1 + 21 + 6)  # so many of the last of them older tables do not have
+ADDED = (1, 2, 2 + 21, 2 + 21 + 6)  # so many of the last of them older tables do not have
 TWINS = "twins.csv"
 TWIN_COLUMNS = ("point", "twin")
 log = logging.getLogger(__name__)
@@ -227,12 +228,13 @@ class VisualMap:
 
     @cached_property
     def held_out(self) -> Array:
-        """How wrong the map is (H, 34), an instant that was localized without itself a row.
+        """How wrong the map is (H, 35), an instant that was localized without itself a row.
 
         Camera centre (3), the distance to the nearest image left, root mean square of the error
         over the three axes of position and, in degrees, of orientation; the error itself (6) and
         the covariance that its pose was told with, the map taken as exact (21, the upper
-        triangle in metres and degrees); whether its points were weighed (`weighs_points`).
+        triangle in metres and degrees); whether its points were weighed (`weighs_points`) and
+        at which rate the map was taken to drift (`drift_rate`).
         Older tables lack the last of these (NaN). Empty where it was not measured.
 
         Raises:
@@ -243,7 +245,13 @@ class VisualMap:
     @cached_property
     def weighs_points(self) -> bool:
         """Whether a match weighs by the covariance of its point (`mapping.held_out`)."""
-        return not (self.held_out[:, -1] == 0).any()
+        return not (self.held_out[:, HELD_OUT_COLUMNS.index("weighed")] == 0).any()
+
+    @cached_property
+    def drift_rate(self) -> float:
+        """Metres by which poses a metre apart are off each other (`localization.map_drift`)."""
+        rates = self.held_out[:, HELD_OUT_COLUMNS.index("drift")]
+        return float(np.nan_to_num(rates[:1]).sum())
 
     @cached_property
     def twins(self) -> Int32:
@@ -261,16 +269,13 @@ class VisualMap:
         """The twins (t,) of points (n,), and which of the points each belongs to (t,)."""
         known = self.twins[:, 0]
         first, last = (np.searchsorted(known, points, side) for side in ("left", "right"))
-        counts = last - first
-        owner = np.repeat(np.arange(len(points)), counts)
-        within = np.arange(len(owner)) - np.repeat(np.cumsum(counts) - counts, counts)
+        owner, within = _ranges(last - first)
         return owner, self.twins[first[owner] + within, 1]
 
     def are_seen(self, points: Int32, images: Int64) -> npt.NDArray[np.bool_]:
         """Whether any of some images observes each of some points (n,)."""
-        rows = [self.point_observations(point) for point in points.tolist()]
-        seen = np.isin(self.observing_images(np.concatenate(rows)), images)
-        owner = np.repeat(np.arange(len(points)), [len(part) for part in rows])
+        owner, rows = self.observations_of(points)
+        seen = np.isin(self.observing_images(rows), images)
         return np.bincount(owner, seen, len(points)) > 0
 
     def camera(self, image: int) -> Camera:
@@ -295,6 +300,14 @@ class VisualMap:
         """Rows of the observation arrays in which a point is seen."""
         offsets = self.points.offsets
         return self.points.observations[offsets[point] : offsets[point + 1]]
+
+    def observations_of(self, points: npt.NDArray[np.integer]) -> tuple[Int64, Int64]:
+        """Rows of the observation arrays (m,) in which points (n,) are seen, in their order, and
+        which of the points each is of (m,), first.
+        """
+        starts, ends = self.points.offsets[points], self.points.offsets[points + 1]
+        owner, within = _ranges(ends - starts)
+        return owner, self.points.observations[starts[owner] + within]
 
     def observing_images(self, observations: npt.ArrayLike) -> Int64:
         """The image of each row of the observation arrays."""
@@ -338,6 +351,12 @@ def _table(
         return np.array(rows, dtype).reshape(-1, len(columns))
     except ValueError as error:
         raise InputError(f"{path} is damaged: {error}") from error
+
+
+def _ranges(counts: Int64) -> tuple[Int64, Int64]:
+    """Of ranges so long (n,), one after another: which one, and how far into it, (m,) each."""
+    owner = np.repeat(np.arange(len(counts)), counts)
+    return owner, np.arange(len(owner)) - np.repeat(np.cumsum(counts) - counts, counts)
 
 
 def _lines(text: npt.NDArray[np.uint8]) -> tuple[str, ...]:
