@@ -65,6 +65,7 @@ class SyntheticMap:
     manifest = SimpleNamespace(poses_estimated=False)
     held_out = np.empty((0, 6))  # its own error is not known
     weighs_points = True
+    drift_rate = 0.0
     twins = np.empty((0, 2))
 
     def __init__(self, seen: QueryFeatures, camera: Camera, retrieval: RetrievalIndex):

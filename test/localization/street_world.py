@@ -46,6 +46,7 @@ SPEED = 5.0
 BENDS = (300.0, 600.0)  # metres in which the street swings in the map: long against what is seen
 MAP_SIGMA = np.repeat([0.05, 0.05 * 2 * np.pi / np.sqrt(BENDS[0] * BENDS[1])], 3)  # metres, radians
 POINTS_SIGMA = np.repeat([0.05, np.deg2rad(0.1)], 3)  # metres, radians, where points are wrong
+DRIFT = np.repeat([0.02, 0.001], 3)  # metres, radians, from one image to the next
 NOISE = MotionOptions()
 
 
@@ -95,14 +96,15 @@ class Conditions:
 def make_world(
     path: Path,
     *,
-    wrong: Literal["nothing", "street", "points"] = "street",
+    wrong: Literal["nothing", "street", "points", "drift"] = "street",
     seed: int = 11,
 ) -> World:
     """Write a map with points as uncertain as triangulation makes them, and load it.
 
     Args:
         wrong: the street is bent, with all that was seen of it, as in maps made of images;
-            or the points alone, against images with exact poses, which holding images out shows.
+            or the points alone, against images with exact poses, which holding images out shows;
+            or the images drift apart on the way, as poses of odometry do.
         seed: of the bend. What there is to see does not depend on it.
     """
     rng = np.random.default_rng(7)
@@ -110,7 +112,11 @@ def make_world(
     bases = [along(s) for s in np.arange(0, LENGTH, 2.0)]
     bases += [_moved(along(s)) for s in np.arange(TWIN[0], TWIN[1] - 10, 2.0)]
     names = [f"front/{k:05d}.jpg" for k in range(len(bases))]
-    errors = bend(bases, seed) if wrong == "street" else np.zeros((len(bases), 6))
+    errors = np.zeros((len(bases), 6))
+    if wrong == "street":
+        errors = bend(bases, seed)
+    elif wrong == "drift":
+        errors = np.cumsum(np.random.default_rng(seed).normal(size=errors.shape) * DRIFT, axis=0)
     _write_sensors(path, names, [disturb(b, e) for b, e in zip(bases, errors, strict=True)])
     folders = _feature_folders(path)
     image, point, keypoint = [], [], []

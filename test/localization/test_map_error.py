@@ -15,7 +15,7 @@ from kapture_ros.localization.cameras import MountedCamera
 from kapture_ros.localization.localizer import Localizer
 from kapture_ros.localization.map_error import FREEDOM, UNMEASURED, MapError, Spread
 from kapture_ros.localization.options import AnswerOptions, LocalizerOptions
-from kapture_ros.mapping.held_out import measure_map, nearer, points_without
+from kapture_ros.mapping.held_out import RATES, measure_map, nearest, points_without
 from kapture_ros.mapping.visual_map import HELD_OUT, HELD_OUT_COLUMNS, VisualMap
 from kapture_ros.transforms import Transform
 from kapture_ros.transforms.se3 import difference
@@ -235,29 +235,54 @@ def test_a_table_without_the_errors_themselves_does_not_tell_it(worlds, tmp_path
     assert old.alike == (np.inf, np.inf)
     assert old.change.lasting(np.eye(6)) == pytest.approx(np.eye(6)), "nobody knows better"
     assert VisualMap.load(copy).weighs_points
+    assert VisualMap.load(copy).drift_rate == 0.0
+
+
+def instants_by_way(gain):
+    """Sixty of them, whose errors are exp(gain) times as large a way as weighed without drift."""
+    rng = np.random.default_rng(1)
+    columns = [HELD_OUT_COLUMNS.index(name) for name in ("error_m", "error_deg")]
+    found = []
+    for error in 0.02 * np.exp(rng.normal(size=60)):
+        rows = {}
+        for rate in RATES:
+            for weighed in (True, False):
+                row = np.array([*np.ones(len(HELD_OUT_COLUMNS) - 2), weighed, rate])
+                noise = 0.2 * rng.normal(size=2) if rate or not weighed else 0.0
+                row[columns] = error * np.exp(gain(rate, weighed) + noise)
+                rows[rate, weighed] = tuple(row)
+        found.append(rows)
+    return found
 
 
 @pytest.mark.parametrize(("gain", "weighed"), [(0.3, 1.0), (0.0, 1.0), (-0.02, 1.0), (-0.3, 0.0)])
 def test_points_weigh_alike_only_where_that_surely_finds_instants_nearer(gain, weighed):
-    rng = np.random.default_rng(1)
-    column = HELD_OUT_COLUMNS.index("error_m")
-    both = []
-    for error in 0.02 * np.exp(rng.normal(size=60)):
-        first, second = np.ones(len(HELD_OUT_COLUMNS)), np.zeros(len(HELD_OUT_COLUMNS))
-        first[column] = error
-        second[column] = error * np.exp(gain + 0.2 * rng.normal())
-        both.append((tuple(first), tuple(second)))
-    assert [row[-1] for row in nearer(both)] == [weighed] * 60
-    assert nearer(both[:5])[0][-1] == 1.0, "five do not tell"
-    assert nearer([]) == []
+    found = instants_by_way(lambda rate, weighed: 0.5 * (rate > 0) + gain * (not weighed))
+    assert {row[-2:] for row in nearest(found)} == {(weighed, 0.0)}
+    assert {row[-2:] for row in nearest(found[:5])} == {(1.0, 0.0)}, "five do not tell"
+    assert nearest([]) == []
+
+
+@pytest.mark.parametrize(
+    ("gain", "rate"),
+    [
+        (lambda rate: rate, 0.0),
+        (lambda rate: 0.0, 0.0),
+        (lambda rate: -0.3 * (rate >= 0.002), 0.002),
+        (lambda rate: abs(np.log((rate + 1e-4) / 0.005)), 0.005),
+    ],
+)
+def test_a_map_drifts_as_little_as_finds_instants_surely_nearer(gain, rate):
+    found = instants_by_way(lambda rate, weighed: gain(rate) + 0.5 * (not weighed))
+    assert {row[-2:] for row in nearest(found)} == {(1.0, rate)}
 
 
 def test_what_measuring_found_decides_how_points_weigh(worlds, tmp_path):
     world = worlds["straight"]
     copy = shutil.copytree(world.map.path, tmp_path / "map")
     lines = (copy / HELD_OUT).read_text().splitlines()
-    assert all(line.endswith(",1") for line in lines[1:]), "points are as wrong as they say"
-    (copy / HELD_OUT).write_text("\n".join([lines[0], *(row[:-1] + "0" for row in lines[1:])]))
+    assert all(line.endswith(",1,0") for line in lines[1:]), "points are as wrong as they say"
+    (copy / HELD_OUT).write_text("\n".join([lines[0], *(row[:-3] + "0,0" for row in lines[1:])]))
     drive = make_drive(np.random.default_rng(0), Trip(start=30, end=40))
     stamp = drive.frames[0]
     query = make_query(world, drive.truth[stamp], stamp, np.random.default_rng(0))
