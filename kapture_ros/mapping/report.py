@@ -60,7 +60,9 @@ def _error_line(loaded: VisualMap) -> str:
     some = loaded.image_centers[:: max(len(loaded) // SAMPLED, 1)]
     found = [np.diagonal(error.covariance(center, error.usual_own))[[0, 3]] for center in some]
     metres, radians = np.sqrt(np.median(found, axis=0))
-    return f"  own error {metres:.3f} m, {np.degrees(radians):.2f}° near its images (one sigma)"
+    line = f"  own error {metres:.3f} m, {np.degrees(radians):.2f}° near its images (one sigma)"
+    rate = loaded.drift_rate
+    return line + (f", its poses drift by {100 * rate:g} % of the way" if rate > 0 else "")
 
 
 def _datum_line(loaded: VisualMap) -> str:

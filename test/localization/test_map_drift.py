@@ -15,6 +15,7 @@ from kapture_ros.localization.map_drift import MOST, STRETCH, MapDrift
 from kapture_ros.localization.options import AnswerOptions, LocalizerOptions
 from kapture_ros.localization.refinement import NO_PRIORS, Matches, refine_pose
 from kapture_ros.mapping.held_out import measure_map
+from kapture_ros.mapping.report import summary
 from kapture_ros.mapping.visual_map import VisualMap
 from kapture_ros.transforms.se3 import difference, disturb
 
@@ -64,6 +65,7 @@ def test_poses_are_nearer_to_the_images_around_them_where_drift_is_allowed_for(w
 def test_measuring_tells_that_a_map_drifts(world):
     # 0.02 m of every axis from one image to the next, 2 m apart.
     assert 0.002 <= world.map.drift_rate <= 0.02
+    assert f"drift by {100 * world.map.drift_rate:g} % of the way" in summary(world.map.path)
 
 
 def test_a_stretch_is_off_by_the_more_the_further_away_it_is(world):
