@@ -47,6 +47,7 @@ class LocalSfm(Localizer):
         retrievers: Mapping[str, Retriever] | None = None,
     ):
         super().__init__(visual_map, options, extractor, retrievers)
+        self.drift = None  # which stretches saw a point is known of the map's own
         types = visual_map.feature_types
         path = visual_map.path
         self._keypoints = FeatureFolder.in_dataset(path, "keypoints", types.keypoints)

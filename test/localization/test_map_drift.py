@@ -10,6 +10,7 @@ from scipy.linalg import eigvalsh
 from street_world import CAMERA, FRONT_FROM_BASE, along, make_query, make_world, project
 
 from kapture_ros.localization.cameras import MountedCamera
+from kapture_ros.localization.local_sfm import LocalSfm
 from kapture_ros.localization.localizer import Localizer
 from kapture_ros.localization.map_drift import MOST, STRETCH, MapDrift
 from kapture_ros.localization.options import AnswerOptions, LocalizerOptions
@@ -115,6 +116,13 @@ def test_the_covariance_is_that_of_pixels(world):
         error = difference(found.map_from_base, truth)
         squares.append(error @ np.linalg.solve(found.covariance, error))
     assert 4.9 < np.mean(squares) < 7.1  # 95 % of means of 60 with 6 degrees of freedom, and some
+
+
+def test_points_made_for_a_query_have_no_stretches_of_the_map(world):
+    rng = np.random.default_rng(5)
+    estimate = LocalSfm(world.map, EXACT).localize(make_query(world, along(101.0), 0, rng))
+    assert estimate.accepted, estimate.reason_text
+    assert estimate.map_from_base.distance_to(of_map(world, 101.0))[0] < 0.3
 
 
 def test_points_behind_the_camera_leave_the_pose_as_it_is(world):
