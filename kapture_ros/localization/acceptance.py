@@ -21,14 +21,9 @@ from kapture_ros.localization.refinement import (
     PosePrior,
     PositionPrior,
     Priors,
+    off_position,
 )
-from kapture_ros.transforms.se3 import (
-    Array,
-    Transform,
-    cross_matrix,
-    difference,
-    largest_sigma,
-)
+from kapture_ros.transforms.se3 import Array, difference, largest_sigma
 
 GRID = 8  # cells along each side of an image, for the coverage
 FEW = 20  # keypoints that agree: of fewer, the share of those that should says nothing
@@ -129,13 +124,6 @@ def judge(scores: Scores, options: AcceptanceOptions) -> tuple[Reason, str]:
 def mahalanobis(error: Array, covariance: Array) -> float:
     """√(eᵀ C⁻¹ e)."""
     return math.sqrt(max(float(error @ np.linalg.solve(covariance, error)), 0.0))
-
-
-def off_position(pose: Transform, prior: PositionPrior) -> tuple[Array, Array]:
-    """How far a pose is from a measured position (3,), and the derivatives (3, 6) of that."""
-    arm = pose.rotation_matrix() @ prior.lever_arm
-    by_pose = np.hstack([np.eye(3), -cross_matrix(arm)])
-    return pose.translation + arm - prior.position_map, by_pose
 
 
 def _position_sigmas(solution: PoseSolution, prior: PositionPrior) -> float:

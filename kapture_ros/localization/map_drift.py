@@ -131,13 +131,13 @@ class MapDrift:
         # A stretch that moves with its points looks as if the pose moved the other way.
         signs = np.hstack([np.ones((len(share), 1)), -share])
         pairs = (signs[:, :, None] * signs[:, None, :]).reshape(len(share), count**2)
-        precision = sigma**-2
-        pose, off = start, np.zeros_like(sigma)
+        precision = np.vstack([np.zeros(6), sigma**-2])
+        pose, off = start, np.zeros_like(precision)  # the pose itself is not off
         for _ in range(STEPS):
             residual, jacobian = linearize(matches, cameras, pose)
             if len(residual) < len(matches):  # some are behind the camera now
                 return None
-            residual = residual - np.einsum("nab,nb->na", jacobian, share @ off)
+            residual = residual + np.einsum("nab,nb->na", jacobian, signs @ off)
             length = np.linalg.norm(residual, axis=1)
             noise = robust_sigma(length)
             weight = cauchy_weight(length / noise)
@@ -145,13 +145,11 @@ class MapDrift:
             square = np.matmul(weighted.transpose(0, 2, 1), jacobian).reshape(len(share), 36)
             visual = (pairs.T @ square).reshape(count, count, 6, 6)
             visual = visual.transpose(0, 2, 1, 3).reshape(6 * count, 6 * count)
-            gradient = signs.T @ np.einsum("nab,na->nb", weighted, residual)
+            gradient = signs.T @ np.einsum("nab,na->nb", weighted, residual) + precision * off
             prior_information, prior_gradient, _ = prior_equations(priors, pose)
             gradient[0] += prior_gradient
-            gradient[1:] += precision * off
-            known = visual.copy()
-            known[:6, :6] += prior_information
-            total = known + np.diag(np.concatenate([np.zeros(6), precision.ravel()]))
+            total = visual + np.diag(precision.ravel())
+            total[:6, :6] += prior_information
             try:
                 inverse = np.linalg.inv(total)
             except np.linalg.LinAlgError:
@@ -159,10 +157,10 @@ class MapDrift:
             step = -(inverse @ gradient.ravel()).reshape(count, 6)
             if not np.isfinite(step).all():
                 return None
-            pose, off = disturb(pose, step[0]), off + step[1:]
+            pose = disturb(pose, step[0])
+            off[1:] += step[1:]
         # What stretches are off by is the map's error, which is told apart from this.
-        spread = variance_factor(weight, length / noise)
-        known = spread * visual
+        known = variance_factor(weight, length / noise) * visual
         known[:6, :6] += prior_information
         covariance = inverse[:6] @ known @ inverse[:, :6]
         return Refined(pose, (covariance + covariance.T) / 2, noise)

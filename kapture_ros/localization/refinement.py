@@ -330,16 +330,19 @@ def normal_equations(residual: Array, jacobian: Array, weight: Array) -> tuple[A
     return weighted.T @ rows, weighted.T @ residual.ravel()
 
 
+def off_position(pose: Transform, prior: PositionPrior) -> tuple[Array, Array]:
+    """How far a pose is from a measured position (3,), and the derivatives (3, 6) of that."""
+    arm = pose.rotation_matrix() @ prior.lever_arm
+    by_pose = np.hstack([np.eye(3), -cross_matrix(arm)])
+    return pose.translation + arm - prior.position_map, by_pose
+
+
 def prior_equations(priors: Priors, pose: Transform) -> tuple[Array, Array, float]:
     """Information, gradient and cost of the priors at a pose."""
     information, gradient, cost = np.zeros((6, 6)), np.zeros(6), 0.0
     terms: list[tuple[Array, Array, Array]] = []
     if priors.position is not None:
-        arm = pose.rotation_matrix() @ priors.position.lever_arm
-        error = pose.translation + arm - priors.position.position_map
-        terms.append(
-            (error, np.hstack([np.eye(3), -cross_matrix(arm)]), priors.position.covariance)
-        )
+        terms.append((*off_position(pose, priors.position), priors.position.covariance))
     if priors.pose is not None:
         error = difference(pose, priors.pose.map_from_base)
         terms.append((error, np.eye(6), priors.pose.covariance))

@@ -12,7 +12,7 @@ from functools import cache
 
 from scipy.stats import chi2
 
-from kapture_ros.localization.acceptance import mahalanobis, off_position
+from kapture_ros.localization.acceptance import mahalanobis
 from kapture_ros.localization.guided import GuidedOptions
 from kapture_ros.localization.inertial import InertialOptions
 from kapture_ros.localization.motion_filter import Innovation, MotionState
@@ -20,7 +20,7 @@ from kapture_ros.localization.motion_options import MotionOptions
 from kapture_ros.localization.odometry import SECOND
 from kapture_ros.localization.place_filter import PlaceOptions
 from kapture_ros.localization.query import Estimate
-from kapture_ros.localization.refinement import PositionPrior
+from kapture_ros.localization.refinement import PositionPrior, off_position
 from kapture_ros.localization.visual_motion import MotionSource
 from kapture_ros.options import option
 from kapture_ros.transforms import Transform
