@@ -49,7 +49,7 @@ class Answer:
     """One query with its scores; error is infinite outside the map, scores None without pose.
 
     Attributes:
-        kept: whether the map has the poses that it was given.
+        clashing: whether the poses of the map may contradict each other.
     """
 
     query: str
@@ -57,7 +57,7 @@ class Answer:
     scores: Scores | None
     metres: float
     degrees: float
-    kept: bool = False
+    clashing: bool = False
 
     @property
     def wrong(self) -> bool:
@@ -101,7 +101,7 @@ def _from_json(values: dict) -> Answer:
 def score_all(args: argparse.Namespace) -> Iterator[Answer]:
     visual_map = VisualMap.load(args.map)
     localizer = Localizer(visual_map, IMAGES_ALONE)
-    kept = not visual_map.manifest.poses_estimated
+    clashing = visual_map.manifest.poses_may_clash
     for inside, datasets in ((True, args.inside), (False, args.outside)):
         for dataset in datasets:
             queries = QuerySet(dataset, FeatureSource(), visual_map.feature_types, rigs=False)
@@ -113,13 +113,13 @@ def score_all(args: argparse.Namespace) -> Iterator[Answer]:
                     metres, radians = estimate.map_from_base.distance_to(truth)
                     error = (metres, float(np.degrees(radians)))
                 scores = estimate.scores if estimate.map_from_base is not None else None
-                yield Answer(f"{dataset.name}/{info.name}", inside, scores, *error, kept)
+                yield Answer(f"{dataset.name}/{info.name}", inside, scores, *error, clashing)
 
 
 def accepted(answer: Answer, options: AcceptanceOptions) -> bool:
     if answer.scores is None:
         return False
-    limits = limits_by(answer.scores.seen, options, kept=answer.kept)
+    limits = limits_by(answer.scores.seen, options, clashing=answer.clashing)
     return judge(answer.scores, limits)[0] is Reason.ACCEPTED
 
 

@@ -70,14 +70,14 @@ def score(
     )
 
 
-def limits_by(seen: float, options: AcceptanceOptions, *, kept: bool) -> AcceptanceOptions:
+def limits_by(seen: float, options: AcceptanceOptions, *, clashing: bool) -> AcceptanceOptions:
     """What a pose must show: twice as much where the map cannot speak against it.
 
     Args:
         seen: share that agrees of what should be seen from the pose; NaN: nothing should be.
-        kept: whether the map has the poses that it was given, which may contradict each other.
+        clashing: whether the poses of the map may contradict each other.
     """
-    if kept:
+    if clashing:
         options = replace(options, min_agreeing=2 * options.min_agreeing)
     if not math.isnan(seen):
         return options

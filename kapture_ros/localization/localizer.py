@@ -338,8 +338,8 @@ class Localizer:
 
     def limits(self, seen: float) -> AcceptanceOptions:
         """What a pose must show, of which `Scores.seen` is known."""
-        kept = not self.map.manifest.poses_estimated
-        return limits_by(seen, self.options.acceptance, kept=kept)
+        clashing = self.map.manifest.poses_may_clash
+        return limits_by(seen, self.options.acceptance, clashing=clashing)
 
     def map_covariance(
         self, map_from_base: Transform, cameras: Sequence[MountedCamera], own: Array

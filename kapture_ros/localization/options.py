@@ -66,8 +66,8 @@ class AcceptanceOptions:
     )
     min_agreeing: float = option(
         0.15,
-        "or, instead, of the keypoints that match such points, 20 at least; twice the share in "
-        "maps of poses kept as given",
+        "or, instead, of the keypoints that match such points, 20 at least; twice the share where "
+        "nothing tells that the map's given poses fit its images",
         minimum=0,
         maximum=1,
     )

@@ -56,6 +56,11 @@ class PoseCheck:
         """Whether places seen again fit the poses clearly worse than neighbours do."""
         return self.far is not None and self.far < FITS * max(self.near.values(), default=1.0)
 
+    @property
+    def fits(self) -> bool:
+        """Whether places seen again were there to tell, and they and all cameras fit."""
+        return self.far is not None and not self.drifts and not self.misfits
+
 
 def check_poses(
     images: ImageTable,

@@ -58,6 +58,12 @@ class Manifest:
         steps = [str(step.get("step")) for step in self.record.get("steps", ())]
         return any(reconstruction(route) in steps for route in ("refine", "none"))
 
+    @property
+    def poses_may_clash(self) -> bool:
+        """Whether poses were kept as given, and no place seen again has shown that they fit."""
+        seen_to_fit = any(step.get("fit") is True for step in self.record.get("steps", ()))
+        return not (self.poses_estimated or seen_to_fit)
+
 
 def reconstruction(route: str) -> str:
     """What the record calls the step that makes points and poses: fixed, refine or none."""

@@ -346,7 +346,7 @@ def pose_step(
         return "refine" if wanted == "auto" else wanted
     with run.step("check poses") as counts:
         check = check_poses(images, pairs, folders["keypoints"], store, run.settings.verify)
-        counts |= {"near": dict(check.near), "far": check.far}
+        counts |= {"near": dict(check.near), "far": check.far, "fit": check.fits}
     _warn_of_misfits(run, check)
     again = [session for session in sessions if session.restarts]
     for session in again if wanted == "fixed" else ():

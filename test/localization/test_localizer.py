@@ -347,16 +347,33 @@ def test_points_or_keypoints_must_show_what_should_be_seen(
 
 def test_more_is_asked_where_the_map_cannot_speak_against_a_pose() -> None:
     options = AcceptanceOptions()
-    known, unknown = (limits_by(seen, options, kept=False) for seen in (0.5, np.nan))
+    known, unknown = (limits_by(seen, options, clashing=False) for seen in (0.5, np.nan))
     assert known == options
     assert unknown.min_inliers == 2 * known.min_inliers
     assert unknown.min_ratio == 2 * known.min_ratio
 
 
 def test_more_is_asked_where_the_poses_of_the_map_may_contradict_each_other(localizer) -> None:
-    assert not localizer.map.manifest.poses_estimated
+    assert localizer.map.manifest.poses_may_clash
     asked = localizer.options.acceptance.min_agreeing
     assert localizer.limits(0.5).min_agreeing == 2 * asked
+
+
+@pytest.mark.parametrize(
+    ("step", "may_clash"),
+    [
+        ({"step": "check poses", "fit": True}, False),  # places seen again were there, and fit
+        ({"step": "check poses", "fit": False}, True),
+        ({"step": "check poses"}, True),  # a map made before it was noted
+        ({"step": "reconstruct (refine poses)"}, False),
+        ({"step": "reconstruct (fixed poses)"}, True),
+    ],
+)
+def test_poses_may_clash_unless_the_map_has_shown_that_they_fit(
+    localizer, step: dict, may_clash: bool
+) -> None:
+    manifest = replace(localizer.map.manifest, record={"steps": [step]})
+    assert manifest.poses_may_clash == may_clash
 
 
 def test_the_same_query_gives_the_same_answer(world, localizer) -> None:

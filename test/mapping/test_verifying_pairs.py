@@ -140,4 +140,5 @@ def test_poses_that_drift_are_noticed(lap, tmp_path: Path, scale: float, driftin
 
     check = check_poses(given, pairs, keypoints, store, VerifyOptions())
     assert check.drifts == drifting, check
+    assert check.fits != drifting, check
     assert check.near["front"] > 0.9
