@@ -50,9 +50,10 @@ from kapture_ros.transforms.se3 import Array, Transform, difference
 
 log = logging.getLogger(__name__)
 
-INSTANTS = 60  # tried at most, evenly over the map
-# Tried two by two, as queries in one and the same map: how alike errors next to each other are.
-NEIGHBOURS = (0, 1, 2)  # left out with two instants on either side, in turn: further and further
+INSTANTS = 120  # tried at most, evenly over the map
+# Tried two by two, as queries in one and the same map: how alike errors near each other are.
+# In turn: instants, and how many more are left out on either side, for errors grow with the gap.
+TRIALS = (((0, 2), 0), ((0, 1), 0), ((0, 1), 1))
 STANDING = (0.01, math.radians(0.2))  # metres, radians: a vehicle that moved less has not moved
 ELSEWHERE = 5.0  # metres off: it was found in another place that looks the same
 LEAST_INFORMATION = 1e-9  # of the largest eigenvalue: rays that still cross
@@ -84,13 +85,14 @@ def measure_map(map_dir: Path, instants: int = INSTANTS) -> None:
     exact = AnswerOptions(map_sigma=0.0, map_sigma_degrees=0.0)
     localizer = Localizer(visual_map, LocalizerOptions(answer=exact))
     drift = MapDrift.of(visual_map, 0.0)
-    evenly = np.linspace(0, len(places) - 2, (min(instants, len(places)) + 1) // 2)
+    evenly = np.linspace(0, len(places) - 3, (min(instants, len(places)) + 1) // 2)
     chosen = np.unique(evenly.round()).astype(int).tolist()
     rows, tried = [], set[int]()
     for number, place in enumerate(tqdm(chosen, "hold out", disable=None)):
-        reach = NEIGHBOURS[number % len(NEIGHBOURS)]
-        without = np.concatenate(places[max(place - reach, 0) : place + reach + 2])
-        for frames in places[place : place + 2]:
+        offsets, reach = TRIALS[number % len(TRIALS)]
+        gaps = [places[max(place + k - reach, 0) : place + k + reach + 1] for k in offsets]
+        without = np.concatenate([frames for gap in gaps for frames in gap])
+        for frames in [places[place + k] for k in offsets]:
             frame = int(frames[number % len(frames)])
             tried.add(frame)
             found = _try(source, localizer, drift, frame, without)
@@ -147,14 +149,13 @@ def _try(
     drift = drift.without(np.flatnonzero(left_out))
     try:
         known = match_without(localizer, query, without)
+        answer = localizer.answer(query, known, Estimate(query.stamp_ns, Reason.NO_POSE, ""))
+        if not answer.accepted or answer.map_from_base is None:
+            return None
+        start, options = answer.map_from_base, localizer.options.pose
         found: dict[Way, Row] = {}
         for weighed in (True, False):
             matches = known.matches if weighed else replace(known.matches, point_covariance=None)
-            nothing = Estimate(query.stamp_ns, Reason.NO_POSE, "")
-            answer = localizer.answer(query, replace(known, matches=matches), nothing)
-            if not answer.accepted or answer.map_from_base is None:
-                return None
-            start, options = answer.map_from_base, localizer.options.pose
             for rate in RATES:
                 drifting = replace(drift, rate=rate) if rate else None
                 solution = refine_inliers(

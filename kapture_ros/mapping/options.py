@@ -107,7 +107,7 @@ class ReconstructOptions:
     iterations: int = option(50, "of one bundle adjustment at most", minimum=1)
     threads: int = option(-1, "of COLMAP; -1: one a core")
     held_out: int = option(
-        60,
+        120,
         "instants localized in the map without themselves, which tells how wrong it is; 0: none",
         minimum=0,
     )
