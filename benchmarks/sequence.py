@@ -10,8 +10,9 @@ and 20 odometry samples a second) is driven under each condition. Recall of all 
 smoothed drive. A frame without a pose counts as not localized. `later` is the recall from the
 first pose on; `far` counts answers with a pose more than 5 m off; `worst` is the largest error
 in metres while TRACKING; `jump` the largest difference between the motion of outputs 50 ms apart
-and the true one. Milliseconds are medians per frame, of CPU time, so that other load does not
-count (set OMP_NUM_THREADS=1: the time of all threads is counted). `--conditions` names some
+and the true one; behind NEES stands the band in which 95 % of drives lie that are as the filter's
+model says (40 are drawn). Milliseconds are medians per frame, of CPU time, so that other load does
+not count (set OMP_NUM_THREADS=1: the time of all threads is counted). `--conditions` names some
 exactly, `--first-seed` the first drive; what such runs kept is put together by `--saved`.
 
 With a map and a dataset with features, whose trajectory is the truth, the same of recorded
@@ -37,6 +38,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "test" / "localization"))
 
+from sequence_band import Fused, means_of_drives
 from sequence_report import HEADER, LEVELS, Outcome, Row, plot, print_row, saved_rows
 from sequence_run import Run
 from sequence_scenes import DARK, Case, Recording, Scene, Street, recording_cases, street_cases
@@ -97,9 +99,10 @@ def track(
     drive: Drive,
     imu: dict[int, list[ImuSample]],
     due: dict[int, list[Query]],
-) -> tuple[Run, float, float]:
-    """The run, milliseconds, and the share of answers with the GNSS alarm."""
+) -> tuple[Run, float, float, Fused]:
+    """The run, milliseconds, the share of answers with the GNSS alarm, and the fixes."""
     tracker, result, times, alarms = SequenceLocalizer(localizer), Run(drive), [], []
+    fused = Fused(tracker.motion)
     for sample in drive.odometry:
         if case.odometry:
             tracker.add_odometry(sample)
@@ -112,7 +115,7 @@ def track(
             result.answers.append(replace(answer, stamp_ns=query.stamp_ns))
         result.published.append(tracker.pose_at(sample.stamp_ns))
     result.answers.sort(key=lambda pose: pose.stamp_ns)
-    return result, float(np.median(times)), float(np.mean(alarms))
+    return result, float(np.median(times)), float(np.mean(alarms)), fused
 
 
 def drive_once(scene: Scene, case: Case, step: int, seed: int) -> tuple[Outcome, Run]:
@@ -123,7 +126,7 @@ def drive_once(scene: Scene, case: Case, step: int, seed: int) -> tuple[Outcome,
     alone = [timed(lambda q=q: localizer.localize(q), times) for q in queries[::step]]
     due = arrivals(case, queries, np.random.default_rng(seed))
     imu = measure_inertially(drive, np.random.default_rng(100 + seed)) if case.imu else {}
-    run, ms, alarms = track(localizer, case, drive, imu, due)
+    run, ms, alarms, fused = track(localizer, case, drive, imu, due)
     odometry = tuple(drive.odometry) if case.odometry else None
     felt = tuple(sample for stamp in sorted(imu) for sample in imu[stamp])
     whole = drives.Drive(tuple(range(len(queries))), odometry, felt)
@@ -142,8 +145,17 @@ def drive_once(scene: Scene, case: Case, step: int, seed: int) -> tuple[Outcome,
         alarms if case.multipath else None,
         kidnapped(run) if case.jump else None,
         recall(with_exact_fixes(case, drive, imu)) if "without a fix" in case.name else None,
+        drawn(case, run, fused),
     )
     return outcome, run
+
+
+def drawn(case: Case, run: Run, fused: Fused) -> list[float] | None:
+    """What NEES would be of drives like this one; None where the filter's model is not meant."""
+    if not case.odometry or case.jump or case.offset_ns:
+        return None
+    known = [pose.stamp_ns for pose in run.answers if pose.map_from_base is not None]
+    return means_of_drives(run.drive, fused, set(known[3:]), imu=case.imu)
 
 
 def later(run: Run) -> list[float]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from scipy.stats import chi2
+from scipy.stats import chi2, gamma
 from sequence_scenes import recording_cases, street_cases
 
 LEVELS = ((0.25, 2.0), (0.5, 5.0), (5.0, 10.0))
@@ -28,6 +28,7 @@ class Outcome:
         alarms: share of the answers with the GNSS alarm.
         kidnapped: until it was LOST, and then until it was TRACKING.
         bound: recall of the filter that is told the true pose where it is not dark.
+        drawn: means of `nees` of drives that are as the filter's model says.
     """
 
     single: list[float]
@@ -43,6 +44,7 @@ class Outcome:
     alarms: float | None = None
     kidnapped: tuple[float, float] | None = None
     bound: list[float] | None = None
+    drawn: list[float] | None = None
 
 
 @dataclass
@@ -67,8 +69,21 @@ class Row:
         return float(np.mean([getattr(outcome, method)[0] for outcome in self.outcomes]))
 
 
-def nees_band(values: np.ndarray) -> tuple[float, float]:
-    """95 % band of the mean of 6 degrees of freedom over correlated frames."""
+def nees_band(outcomes: Sequence[Outcome]) -> tuple[float, float]:
+    """95 % band of the mean of the normalized errors squared of all answers of these drives.
+
+    It is that of drives drawn by the filter's model, or where none were (motion from images,
+    another place, another clock) that of 6 degrees of freedom over frames that are correlated
+    as neighbours are, which takes what lasts for too short.
+    """
+    drawn = [outcome.drawn for outcome in outcomes if outcome.drawn]
+    if len(drawn) == len(outcomes):
+        means = np.mean(drawn, axis=0)
+        shape = means.mean() ** 2 / means.var(ddof=1)
+        return tuple(gamma.ppf([0.025, 0.975], shape, scale=means.mean() / shape))
+    values = np.concatenate([outcome.nees for outcome in outcomes])
+    if len(values) < 3:
+        return np.nan, np.nan
     centred = values - values.mean()
     correlation = float((centred[1:] * centred[:-1]).sum() / max((centred**2).sum(), 1e-9))
     correlation = min(max(correlation, 0.0), 0.95)
@@ -85,7 +100,7 @@ def print_row(row: Row) -> None:
 
     jumps = np.max([outcome.jump for outcome in outcomes], axis=0)
     nees = np.concatenate([outcome.nees for outcome in outcomes])
-    low, high = nees_band(nees) if len(nees) > 2 else (np.nan, np.nan)
+    low, high = nees_band(outcomes)
     print(
         f"{row.name:27}{percents('single'):>14}"
         f"{np.mean([o.single_ms for o in outcomes]):5.0f} |{percents('sequence'):>14}"
