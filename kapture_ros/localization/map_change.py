@@ -10,8 +10,8 @@ import numpy as np
 from kapture_ros.transforms.se3 import Array, symmetric_root
 
 # Of the measured variance, what a whole drive has in common (its lane, its light, calibration):
-# a quarter of sigma, as the mean errors of four drives. Held-out instants are too few to tell.
-LASTING = 0.25**2
+# an eighth of sigma, by drives with a gyro. Held-out instants are too few to tell.
+LASTING = 0.125**2
 
 
 @dataclass(frozen=True, slots=True)

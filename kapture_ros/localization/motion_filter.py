@@ -22,6 +22,10 @@ are not taken for many. A part of it all fixes of a drive have in common, and of
 assumed nobody knows how it changes. Neither is filtered, since no number of fixes makes it smaller:
 what it was at the newest fix is carried along with the pose and added to the covariance that is
 told, and by as much as it may be another one where the next fix is, the pose may differ from it.
+
+Some places of a map are far worse than they were told. So the covariance of a fix has a factor,
+of Student's distribution, never below 1, which is estimated together with the state (Agamennoni
+et al., IEEE TSP 2012): a fix that neither the motion nor the others agree with counts less.
 """
 
 from __future__ import annotations
@@ -60,6 +64,8 @@ from kapture_ros.transforms.se3 import (
 DEFAULTS = MotionOptions()
 ERRORS, MAP = slice(6, SIZE), slice(SIZE, SIZE + 6)  # rows of a state behind its pose
 CHECKPOINT_NS = SECOND // 2
+FREEDOM = 3.0  # degrees of freedom of fixes: a few places of a map are far worse than told
+ROUNDS = 3  # in which it is found how much worse
 LEARNING = 2.0  # seconds after a fix in which the gyro turns the pose, so that its bias is learned
 
 
@@ -270,7 +276,7 @@ class MotionFilter:
             self._states.append(last)
 
     def _fuse(self, state: MotionState, fix: Fix) -> MotionState:
-        """The Kalman update, in Joseph's form, which keeps the covariance positive definite."""
+        """The state with a fix."""
         elapsed_ns = max(fix.stamp_ns - state.fix_ns, 1)
         correlated = self.options.fix_correlation * SECOND / elapsed_ns
         noise = fix.own_covariance * max(1.0, correlated)
@@ -279,11 +285,17 @@ class MotionFilter:
         prior[:6, :6] += difference_between(state.constant, constant, share, state.carried)
         seen = np.eye(6, SIZE + 6)
         seen[:, MAP] = root = symmetric_root(fix.changing_covariance)
-        error = difference(fix.map_from_base, state.map_from_base) - root @ state.deviation
-        gain = np.linalg.solve(seen @ prior @ seen.T + noise, seen @ prior).T
-        correction = gain @ error
-        remaining = np.eye(SIZE + 6) - gain @ seen
-        covariance = remaining @ prior @ remaining.T + gain @ noise @ gain.T
+        off = difference(fix.map_from_base, state.map_from_base)
+        error = off - root @ state.deviation
+        told = fix.own_covariance + fix.changing_covariance
+        factor = 1.0
+        for _ in range(ROUNDS):
+            beyond = (factor - 1) * told  # of this fix alone: the next one may be of a better place
+            correction, covariance = _updated(prior, seen, noise + beyond, error)
+            left = off - correction[:6]
+            expected = np.outer(left, left) + covariance[:6, :6]
+            size = float(np.trace(np.linalg.solve(told, expected)))
+            factor = max((FREEDOM + size) / (FREEDOM + 6), 1.0)
         return replace(
             state,
             fix_ns=fix.stamp_ns,
@@ -296,7 +308,7 @@ class MotionFilter:
             yaw_bias=state.yaw_bias + float(correction[BIAS]),
             gyro_bias=state.gyro_bias + correction[GYRO],
             gyro_scale=state.gyro_scale + float(correction[GYRO_SCALE]),
-            covariance=(covariance + covariance.T) / 2,
+            covariance=covariance,
         )
 
     def _propagate(self, state: MotionState, stamp_ns: int) -> MotionState:
@@ -358,3 +370,16 @@ class MotionFilter:
         first = max(0, bisect_right(self._states, oldest, key=lambda s: s.stamp_ns) - 1)
         self._states = self._states[first:]
         self._fixes = [fix for fix in self._fixes if fix.stamp_ns >= self._states[0].stamp_ns]
+
+
+def _updated(prior: Array, seen: Array, noise: Array, error: Array) -> tuple[Array, Array]:
+    """Correction (n,) and covariance (n, n) after a measurement, in Joseph's form, which keeps
+    it positive definite.
+
+    Args:
+        prior: (n, n), seen: (m, n) what is measured of the state, noise: (m, m), error: (m,).
+    """
+    gain = np.linalg.solve(seen @ prior @ seen.T + noise, seen @ prior).T
+    remaining = np.eye(len(prior)) - gain @ seen
+    covariance = remaining @ prior @ remaining.T + gain @ noise @ gain.T
+    return gain @ error, (covariance + covariance.T) / 2

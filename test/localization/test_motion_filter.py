@@ -349,6 +349,30 @@ def test_a_wrong_fix_is_gated_and_changes_nothing():
     assert motion.at(stamp) == before
 
 
+def test_a_fix_of_a_place_that_is_worse_than_told_counts_less():
+    """Many times as far off as it and what came before say, and still within the gate."""
+
+    def after(sigmas: float) -> tuple[float, MotionState]:
+        case = drive(0, seconds=2)
+        motion, sure = MotionFilter(INDEPENDENT), np.diag(FIX_SIGMA**2)
+        motion.initialize(Fix(START, case.truth[START], sure))
+        for sample in case.odometry:
+            motion.add_odometry(sample)
+        stamp = START + 10 * TENTH
+        before = motion.at(stamp).map_from_base
+        off = sigmas * np.array([0.0, 0.0, FIX_SIGMA[2], 0.0, 0.0, 0.0])
+        assert motion.update(Fix(stamp, disturb(before, off), sure)).accepted
+        state = motion.at(stamp)
+        moved = float(difference(state.map_from_base, before)[2])
+        return (moved / off[2] if sigmas else 0.0), state
+
+    near, far = after(2.0), after(6.0)
+    assert far[0] < 0.8 * near[0]  # a filter of Gaussian noise moves the same share
+    agreeing = np.sqrt(np.diag(after(0.0)[1].pose_covariance)[:3])
+    doubtful = np.sqrt(np.diag(far[1].pose_covariance)[:3])
+    assert (doubtful > 1.1 * agreeing).all()  # and is as sure
+
+
 def test_successive_fixes_on_the_same_points_do_not_make_sure():
     """Ten fixes in one second with errors alike over half a second weigh like two."""
     sigma = {}
