@@ -12,6 +12,7 @@ from kapture_ros.transforms.se3 import Array, symmetric_root
 # Of the measured variance, what a whole drive has in common (its lane, its light, calibration):
 # an eighth of sigma, by drives with a gyro. Held-out instants are too few to tell.
 LASTING = 0.125**2
+FREEDOM = 3.0  # degrees of freedom of the errors of all places: how alike these are
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,14 +22,13 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import Bounds, minimize
 
-from kapture_ros.localization.map_change import MapChange, alike_share
+from kapture_ros.localization.map_change import FREEDOM, MapChange, alike_share
 from kapture_ros.mapping.visual_map import VisualMap
 from kapture_ros.transforms.se3 import Array, symmetric_root
 
 ENOUGH = 15  # instants that were held out: fewer do not tell how wrong a map is
 REACH = 20.0  # metres from the nearest image; further away the error is taken as there
 AROUND = 1.5  # times the usual distance to the nearest image: instants so near tell of a place
-FREEDOM = 3.0  # degrees of freedom: how alike places are
 UNMEASURED = (0.05, math.radians(0.1))  # one sigma of what does not show: metres, radians
 LEAST = (1e-4, 1e-5)  # one sigma: metres, radians
 LENGTHS = np.geomspace(0.02, 200.0, 60)  # metres in which errors may become others

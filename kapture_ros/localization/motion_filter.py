@@ -38,7 +38,12 @@ from scipy.stats import chi2
 
 from kapture_ros.errors import ExtrapolationError
 from kapture_ros.localization.dead_reckoning import DeadReckoning
-from kapture_ros.localization.map_change import UNKNOWN, MapChange, difference_between
+from kapture_ros.localization.map_change import (
+    FREEDOM,
+    UNKNOWN,
+    MapChange,
+    difference_between,
+)
 from kapture_ros.localization.motion_options import MotionOptions
 from kapture_ros.localization.odometry import (
     BIAS,
@@ -64,8 +69,7 @@ from kapture_ros.transforms.se3 import (
 DEFAULTS = MotionOptions()
 ERRORS, MAP = slice(6, SIZE), slice(SIZE, SIZE + 6)  # rows of a state behind its pose
 CHECKPOINT_NS = SECOND // 2
-FREEDOM = 3.0  # degrees of freedom of fixes: a few places of a map are far worse than told
-ROUNDS = 3  # in which it is found how much worse
+ROUNDS = 3  # in which it is found how much worse than told a fix is
 LEARNING = 2.0  # seconds after a fix in which the gyro turns the pose, so that its bias is learned
 
 

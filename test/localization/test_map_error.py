@@ -13,8 +13,10 @@ from street_world import CAMERA, POINTS_SIGMA, Trip, make_drive, make_query, mak
 from kapture_ros.errors import InputError
 from kapture_ros.localization.cameras import MountedCamera
 from kapture_ros.localization.localizer import Localizer
-from kapture_ros.localization.map_error import FREEDOM, UNMEASURED, MapError, Spread
+from kapture_ros.localization.map_change import FREEDOM
+from kapture_ros.localization.map_error import UNMEASURED, MapError, Spread
 from kapture_ros.localization.options import AnswerOptions, LocalizerOptions
+from kapture_ros.mapping import held_out
 from kapture_ros.mapping.held_out import RATES, measure_map, nearest, points_without
 from kapture_ros.mapping.visual_map import HELD_OUT, HELD_OUT_COLUMNS, VisualMap
 from kapture_ros.transforms import Transform
@@ -52,6 +54,20 @@ def test_a_bent_map_knows_that_it_is_and_a_straight_one_that_it_is_not(worlds):
     assert 0.5 * POINTS_SIGMA[0] < usual[0] < 2 * POINTS_SIGMA[0]
     assert 0.5 * POINTS_SIGMA[3] < usual[1] < 2 * POINTS_SIGMA[3]
     assert (np.median(straight, axis=0) < 0.6 * np.median(bent, axis=0)).all()
+
+
+def test_gaps_of_several_widths_are_tried(worlds, tmp_path, monkeypatch):
+    """An image between two, next to each other, and with one more on either side."""
+    shutil.copytree(worlds["straight"].map.path, tmp_path / "map")
+    left_out = set()
+
+    def tried(source, localizer, drift, frame, without):
+        assert frame in without
+        left_out.add(tuple((np.unique(without) - without.min()).tolist()))
+
+    monkeypatch.setattr(held_out, "_try", tried)
+    measure_map(tmp_path / "map")
+    assert {(0, 2), (0, 1), (0, 1, 2, 3)} <= left_out
 
 
 @pytest.mark.parametrize(
