@@ -38,7 +38,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "test" / "localization"))
 
-from sequence_band import Fused, means_of_drives
+from sequence_band import Fused, filtered, means_of_drives
 from sequence_report import HEADER, LEVELS, Outcome, Row, plot, print_row, saved_rows
 from sequence_run import Run
 from sequence_scenes import DARK, Case, Recording, Scene, Street, recording_cases, street_cases
@@ -184,21 +184,11 @@ def kidnapped(run: Run) -> tuple[float, float]:
 def with_exact_fixes(case: Case, drive: Drive, imu: dict[int, list[ImuSample]]) -> np.ndarray:
     """Errors (n, 2) in metres and radians of the filter that is told the true pose in the light."""
     motion = MotionFilter(replace(NOISE, fix_correlation=0.0), gyro := Inertial())
-    exact, errors = np.diag(np.repeat([1e-8, 1e-10], 3)), []
-    for sample in drive.odometry:
-        stamp = sample.stamp_ns
-        motion.add_odometry(sample)
-        for measurement in imu.get(stamp, []):
-            gyro.add(measurement)
-        if stamp not in drive.frames:
-            continue
-        fix = Fix(stamp, drive.truth[stamp], exact)
-        if case.conditions((stamp - START) / SECOND) != DARK and not (
-            motion.initialized and motion.update(fix).accepted
-        ):
-            motion.initialize(fix)
-        errors.append(motion.at(stamp).map_from_base.distance_to(fix.map_from_base))
-    return np.array(errors)
+    exact, truth = np.diag(np.repeat([1e-8, 1e-10], 3)), drive.truth
+    light = [n for n in drive.frames if case.conditions((n - START) / SECOND) != DARK]
+    fixes = {stamp: Fix(stamp, truth[stamp], exact) for stamp in light}
+    states = filtered(motion, gyro, drive.odometry, imu, fixes, drive.frames)
+    return np.array([s.map_from_base.distance_to(truth[s.stamp_ns]) for s in states])
 
 
 def show(row: Row, run: Run) -> None:

@@ -8,12 +8,13 @@ the same way with new odometry, and fused.
 
 from __future__ import annotations
 
+from collections.abc import Container, Iterator, Mapping, Sequence
 from itertools import pairwise
 
 import numpy as np
 from street_world import NOISE, Drive, measure_inertially, measured
 
-from kapture_ros.localization.inertial import Inertial
+from kapture_ros.localization.inertial import ImuSample, Inertial
 from kapture_ros.localization.map_change import MapChange
 from kapture_ros.localization.motion_filter import Fix, Innovation, MotionFilter, MotionState
 from kapture_ros.localization.odometry import SECOND, OdometrySample
@@ -61,19 +62,35 @@ def _mean(
     fixes = [fused.fixes[stamp] for stamp in sorted(fused.fixes)]
     due = {fix.stamp_ns: fix for fix in _drawn(drive, fixes, fused.of_map, rng)}
     squares = []
-    for sample in _odometry(drive, rng):
+    for state in filtered(motion, gyro, _odometry(drive, rng), felt, due, stamps):
+        error = difference(state.map_from_base, drive.truth[state.stamp_ns])
+        squares.append(error @ np.linalg.solve(state.pose_covariance, error))
+    return float(np.mean(squares))
+
+
+def filtered(
+    motion: MotionFilter,
+    gyro: Inertial,
+    odometry: Sequence[OdometrySample],
+    felt: Mapping[int, list[ImuSample]],
+    fixes: Mapping[int, Fix],
+    stamps: Container[int],
+) -> Iterator[MotionState]:
+    """What the filter alone knows at each of `stamps`, with the fixes up to there.
+
+    Args:
+        felt, fixes: by the stamp of the odometry that they come with.
+    """
+    for sample in odometry:
         motion.add_odometry(sample)
         for measurement in felt.get(sample.stamp_ns, []):
             gyro.add(measurement)
-        if (fix := due.get(sample.stamp_ns)) is not None and not (
+        if (fix := fixes.get(sample.stamp_ns)) is not None and not (
             motion.initialized and motion.update(fix).accepted
         ):
             motion.initialize(fix)
         if sample.stamp_ns in stamps:
-            state = motion.at(sample.stamp_ns)
-            error = difference(state.map_from_base, drive.truth[sample.stamp_ns])
-            squares.append(error @ np.linalg.solve(state.pose_covariance, error))
-    return float(np.mean(squares))
+            yield motion.at(sample.stamp_ns)
 
 
 def _odometry(drive: Drive, rng: np.random.Generator) -> list[OdometrySample]:
