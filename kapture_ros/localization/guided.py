@@ -8,14 +8,13 @@ the same direction and distance as when the map was made.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
-from scipy.spatial import cKDTree
 
+from kapture_ros.compiled import compiled
 from kapture_ros.localization.cameras import MountedCamera
 from kapture_ros.localization.map_drift import MapDrift
 from kapture_ros.localization.matching import ImageMatches, gather
@@ -24,24 +23,32 @@ from kapture_ros.localization.pose import PoseSolution, estimate_pose
 from kapture_ros.localization.refinement import NO_PRIORS, Matches, PosePrior, Priors
 from kapture_ros.localization.views import View
 from kapture_ros.localization.visibility import seen_as_mapped
+from kapture_ros.mapping.matching import in_single
 from kapture_ros.mapping.visual_map import VisualMap
 from kapture_ros.options import option
 from kapture_ros.transforms.se3 import Array
 
 SIGMAS = 3.0  # of the prediction in the search radius
+VIEWPOINTS = 4  # map images whose descriptors of a point are compared, the nearest ones
+ALIKE = 0.05  # similarity by which a keypoint's other points may be worse: a map has many twice
 Rows = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class GuidedOptions:
     """How map points are searched around a predicted pose."""
 
-    range: float = option(60.0, "how far from the vehicle map points are expected", unit="m")
+    range: float = option(150.0, "how far from the vehicle map points are expected", unit="m")
     max_turn: float = option(
         50.0, "how far from its mean viewing direction a point is recognized", unit="deg"
     )
     max_zoom: float = option(2.5, "how much nearer or farther than in the map", minimum=1)
-    max_points: int = option(2000, "points projected, those in most images first", minimum=10)
+    max_pairs: int = option(
+        300_000,
+        "keypoints and points compared in an image, points in most map images first",
+        minimum=100,
+    )
     max_error: float = option(4.0, "reprojection error of an inlier", unit="px", minimum=0.1)
     min_radius: float = option(
         20.0,
@@ -63,15 +70,17 @@ class Expected:
 
     Attributes:
         points: (V,) rows of the map's points.
-        observations: (V,) rows of the map's observations, each from the nearest map image.
         pixels: (V, 2) where they should be.
         radius: (V,) pixels in which to search.
     """
 
     points: Rows
-    observations: Rows
     pixels: Array
     radius: Array
+
+    def select(self, rows: npt.NDArray[np.intp]) -> Expected:
+        """Some of them."""
+        return Expected(self.points[rows], self.pixels[rows], self.radius[rows])
 
 
 def match_guided(
@@ -79,10 +88,12 @@ def match_guided(
 ) -> Matches:
     """2D-3D matches of all views near where the prior says; `camera` counts the views."""
     found = []
-    rows = _recognizable(visual_map, prior, options)
+    position = prior.map_from_base.translation
+    rows = _recognizable(visual_map, position, options)
     for view in views:
         expected = expect(visual_map, rows, view.camera, prior, options)
-        found.append(_match_view(visual_map, view, expected, options))
+        expected = _affordable(visual_map, view, expected, options.max_pairs)
+        found.append(_match_view(visual_map, view, expected, position, options))
     return gather(visual_map, [view.features for view in views], found)
 
 
@@ -129,59 +140,109 @@ def expect(
     with np.errstate(invalid="ignore"):  # NaN behind the camera
         near = ((pixels > -radius[:, None]) & (pixels < size + radius[:, None])).all(axis=1)
     near &= np.isfinite(radius) & (visual_map.points.track_length[rows] > 0)
-    observations = _nearest_observations(visual_map, rows[near], pose.translation)
-    return Expected(rows[near], observations, pixels[near], radius[near])
+    return Expected(rows[near], pixels[near], radius[near])
 
 
-def _recognizable(visual_map: VisualMap, prior: PosePrior, options: GuidedOptions) -> Rows:
+def _recognizable(visual_map: VisualMap, position: Array, options: GuidedOptions) -> Rows:
     """Points in range that were seen from about this direction and distance."""
-    position = prior.map_from_base.translation
     rows = visual_map.point_grid.within(position, options.range)
-    points, cosine = visual_map.points, float(np.cos(np.deg2rad(options.max_turn)))
-    rows = rows[seen_as_mapped(points, rows, position, cosine, options.max_zoom)]
-    if len(rows) > options.max_points:
-        order = np.argsort(-points.track_length[rows], kind="stable")
-        rows = np.sort(rows[order[: options.max_points]])
-    return rows
+    cosine = float(np.cos(np.deg2rad(options.max_turn)))
+    return rows[seen_as_mapped(visual_map.points, rows, position, cosine, options.max_zoom)]
 
 
-def _nearest_observations(visual_map: VisualMap, rows: Rows, position: Array) -> Rows:
-    """For each point the observation from the map image nearest to a position."""
-    owner, observations = visual_map.observations_of(rows)
+def _affordable(visual_map: VisualMap, view: View, expected: Expected, max_pairs: int) -> Expected:
+    """Those in most images, as many as can be compared with the keypoints around them."""
+    order = np.argsort(-visual_map.points.track_length[expected.points], kind="stable")
+    size = view.camera.camera.width * view.camera.camera.height
+    around = np.pi * expected.radius[order] ** 2 * len(view.features.keypoints) / size
+    return expected.select(np.sort(order[np.cumsum(around) <= max_pairs]))
+
+
+def near_observations(visual_map: VisualMap, points: Rows, position: Array) -> tuple[Rows, Rows]:
+    """Of each point the observations from the few map images nearest to a position.
+
+    Returns:
+        Where those of each point begin (n + 1,), and their rows (m,) in the map.
+    """
+    owner, observations = visual_map.observations_of(points)
     centers = visual_map.image_centers[visual_map.observing_images(observations)]
-    distance = ((centers - position) ** 2).sum(axis=1)
-    order = np.lexsort((distance, owner))
-    nearest: Rows = observations[order[np.flatnonzero(np.diff(owner, prepend=-1))]]
-    return nearest
+    order = np.lexsort((((centers - position) ** 2).sum(axis=1), owner))
+    # Sorted by point, so the owners are in the same order as before.
+    starts = np.searchsorted(owner, np.arange(len(points) + 1))
+    few = np.arange(len(owner)) - starts[owner] < VIEWPOINTS
+    counts = np.minimum(np.diff(starts), VIEWPOINTS)
+    return np.concatenate([[0], np.cumsum(counts)]), observations[order[few]]
 
 
 def _match_view(
-    visual_map: VisualMap, view: View, expected: Expected, options: GuidedOptions
+    visual_map: VisualMap,
+    view: View,
+    expected: Expected,
+    position: Array,
+    options: GuidedOptions,
 ) -> ImageMatches:
-    """Mutual nearest descriptors among the pairs that are near enough in the image."""
-    keypoint, place = _near_pairs(view, expected)
-    descriptors = view.features.descriptors[keypoint]
-    known = visual_map.observation_descriptors[expected.observations].astype(np.float32)
-    similarity = np.einsum("nd,nd->n", descriptors, known[place])
-    best_of_keypoint = np.full(len(view.features.keypoints), -np.inf, np.float32)
-    best_of_point = np.full(len(expected.points), -np.inf, np.float32)
-    np.maximum.at(best_of_keypoint, keypoint, similarity)
-    np.maximum.at(best_of_point, place, similarity)
-    kept = (similarity >= best_of_keypoint[keypoint]) & (similarity >= best_of_point[place])
-    kept &= similarity >= options.min_similarity
-    keypoint, point, similarity = keypoint[kept], expected.points[place[kept]], similarity[kept]
-    order = np.lexsort((point, keypoint))
-    none = np.zeros(len(order), np.int32)
-    keypoint, point = keypoint[order].astype(np.int32), point[order].astype(np.int32)
-    return ImageMatches(keypoint, point, none, similarity[order])
+    """For each point the most similar keypoint near enough, if few points are more like that."""
+    features = view.features
+    order = np.argsort(features.keypoints[:, 1], kind="stable")
+    keypoints = features.keypoints[order, :2].astype(float)
+    descriptors = in_single(features.descriptors[order])
+    reach = expected.pixels[:, 1:] + expected.radius[:, None] * [-1.0, 1.0]
+    starts, observations = near_observations(visual_map, expected.points, position)
+    known = in_single(visual_map.observation_descriptors[observations])
+    nearest, similarity = _most_similar(
+        expected.pixels,
+        expected.radius,
+        np.searchsorted(keypoints[:, 1], reach),
+        keypoints,
+        descriptors,
+        known,
+        starts,
+    )
+    best = np.full(len(keypoints), options.min_similarity + ALIKE, np.float32)
+    np.maximum.at(best, nearest, similarity)
+    found = np.flatnonzero(similarity >= best[nearest] - ALIKE)
+    keypoint, point = order[nearest[found]].astype(np.int32), expected.points[found]
+    rows = np.lexsort((point, keypoint))
+    none = np.zeros(len(rows), np.int32)
+    return ImageMatches(keypoint[rows], point[rows].astype(np.int32), none, similarity[found[rows]])
 
 
-def _near_pairs(view: View, expected: Expected) -> tuple[Rows, Rows]:
-    """Rows of keypoints and of expected points that are within the points' radii."""
-    if len(expected.points) == 0:
-        return np.empty(0, np.int64), np.empty(0, np.int64)
-    tree = cKDTree(view.features.keypoints[:, :2])
-    near = tree.query_ball_point(expected.pixels, expected.radius)
-    counts = np.fromiter(map(len, near), np.int64, len(near))
-    keypoint = np.fromiter(itertools.chain.from_iterable(near), np.int64, int(counts.sum()))
-    return keypoint, np.repeat(np.arange(len(near)), counts)
+@compiled(
+    "Tuple((i8[::1], f4[::1]))"
+    "(f8[:,::1], f8[::1], i8[:,::1], f8[:,::1], f4[:,::1], f4[:,::1], i8[::1])",
+    fastmath={"reassoc", "contract"},
+)
+def _most_similar(
+    pixels: Array,
+    radius: Array,
+    reach: Rows,
+    keypoints: Array,
+    descriptors: Floats,
+    known: Floats,
+    starts: Rows,
+) -> tuple[Rows, Floats]:
+    """The keypoint most similar to any observation of each point, and how similar; -inf: none.
+
+    Args:
+        pixels, radius: (V, 2) and (V,), where to look for each point.
+        reach: (V, 2) from which to which row of the keypoints.
+        keypoints, descriptors: (n, 2) and (n, D), downwards in the image.
+        known: (m, D) of the observations; those of each point begin at `starts` (V + 1,).
+    """
+    nearest = np.zeros(len(pixels), np.int64)
+    similarity = np.full(len(pixels), -np.inf, np.float32)
+    for point in range(len(pixels)):
+        for keypoint in range(reach[point, 0], reach[point, 1]):
+            across = keypoints[keypoint, 0] - pixels[point, 0]
+            down = keypoints[keypoint, 1] - pixels[point, 1]
+            if across * across + down * down > radius[point] * radius[point]:
+                continue
+            ours = descriptors[keypoint]
+            for observation in range(starts[point], starts[point + 1]):
+                theirs = known[observation]
+                product = np.float32(0)
+                for c in range(len(ours)):
+                    product += ours[c] * theirs[c]
+                if product > similarity[point]:
+                    nearest[point], similarity[point] = keypoint, product
+    return nearest, similarity

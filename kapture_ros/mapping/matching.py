@@ -58,7 +58,7 @@ def mutual_matches_with_each(
     matcher = _matcher(first, options)
 
     def match(scratch: Workspace, index: int) -> None:
-        found[index] = matcher(_single(others[index]), scratch)
+        found[index] = matcher(in_single(others[index]), scratch)
 
     shared_workers().run(match, range(len(others)))
     return [found[index] for index in range(len(others))]
@@ -139,7 +139,7 @@ def search_by_floats(
     return nearest, best, best_of_second, runner_up
 
 
-def _single(descriptors: npt.NDArray[np.floating]) -> Floats:
+def in_single(descriptors: npt.NDArray[np.floating]) -> Floats:
     """Half to single precision by torch, which has the processor's instruction for it."""
     if descriptors.dtype == np.float32:
         return np.asarray(descriptors, np.float32)

@@ -9,7 +9,14 @@ import pytest
 from street_world import CAMERA, FRONT_FROM_BASE, Conditions, along, make_query, make_world
 
 from kapture_ros.localization.cameras import MountedCamera
-from kapture_ros.localization.guided import GuidedOptions, expect, match_guided, solve_guided
+from kapture_ros.localization.guided import (
+    VIEWPOINTS,
+    GuidedOptions,
+    expect,
+    match_guided,
+    near_observations,
+    solve_guided,
+)
 from kapture_ros.localization.local_search import LocalSearch
 from kapture_ros.localization.localizer import Localizer
 from kapture_ros.localization.motion_options import MotionOptions
@@ -159,14 +166,57 @@ def test_off_the_map_there_is_nothing_and_no_error(world):
     assert solution is None
 
 
-def test_the_nearest_map_image_describes_a_point(world):
+def test_the_nearest_map_images_describe_a_point(world):
+    position = along(100).translation
+    points = np.flatnonzero(world.map.points.track_length > 0)[:300]
+    starts, rows = near_observations(world.map, points, position)
+    assert starts[-1] == len(rows)
+    for number, point in enumerate(points):
+        chosen = rows[starts[number] : starts[number + 1]]
+        known = world.map.point_observations(point)
+        away = world.map.image_centers[world.map.observing_images(known)] - position
+        nearest = known[np.argsort(np.linalg.norm(away, axis=1), kind="stable")][:VIEWPOINTS]
+        assert set(chosen) == set(nearest)
+
+
+def test_a_wide_search_is_bounded_and_keeps_the_points_of_most_images(world):
+    rng = np.random.default_rng(5)
     base = along(100)
-    prior = PosePrior(base, np.diag(SIGMA**2))
-    expected = expect(world.map, np.arange(len(world.points)), MOUNTED, prior, OPTIONS)
-    for point, row in list(zip(expected.points, expected.observations, strict=True))[:50]:
-        assert world.map.observation_points[row] == point
-        rows = world.map.point_observations(point)
-        centers = world.map.image_centers[world.map.observing_images(rows)]
-        best = np.linalg.norm(centers - base.translation, axis=1).min()
-        chosen = world.map.image_centers[world.map.observing_images([row])[0]]
-        assert np.linalg.norm(chosen - base.translation) == pytest.approx(best)
+    views, prior = look(world, base, rng), PosePrior(base, np.diag(SIGMA**2))
+    length = world.map.points.track_length
+    every = match_guided(world.map, views, prior, OPTIONS)
+    few = match_guided(world.map, views, prior, replace(OPTIONS, max_pairs=300))
+    assert 10 < len(few) < len(every) / 2
+    assert set(few.point) <= set(every.point)
+    left_out = np.setdiff1d(every.point, few.point)
+    assert length[few.point].min() >= np.median(length[left_out])
+    assert length[few.point].mean() > length[left_out].mean()
+
+
+def test_points_that_look_the_same_match_one_keypoint_and_others_do_not(world):
+    """A map has many points twice: which of the two is the right one, the pose tells."""
+    base = along(100)
+    prior = PosePrior(base, np.diag(np.repeat([0.02, 0.001], 3) ** 2))
+    view = look(world, base, np.random.default_rng(6))[0]
+    seen = np.unique(match_guided(world.map, [view], prior, OPTIONS).point)
+    place = expect(world.map, seen, MOUNTED, prior, OPTIONS)
+    off = np.linalg.norm(place.pixels[:, None] - place.pixels, axis=2) + 1e6 * np.eye(len(seen))
+    first, second = np.unravel_index(np.argmin(off), off.shape)
+    assert off[first, second] < OPTIONS.min_radius  # both are sought where either is
+    starts, rows = near_observations(world.map, place.points[[first, second]], base.translation)
+    known = world.map.observation_descriptors[rows[starts[:2]]].astype(float)
+    ours, theirs = known / np.linalg.norm(known, axis=1, keepdims=True)
+
+    def matched(share: float) -> set[int]:
+        """Points that match one keypoint, which looks like the first and less like the second."""
+        mixed = ours + share * theirs
+        features = replace(
+            view.features,
+            keypoints=place.pixels[[first]].astype(np.float32),
+            descriptors=(mixed / np.linalg.norm(mixed))[None].astype(np.float32),
+        )
+        one = View(0, MOUNTED, features)
+        return set(match_guided(world.map, [one], prior, OPTIONS).point)
+
+    assert matched(0.98) == {place.points[first], place.points[second]}
+    assert matched(0.8) == {place.points[first]}
