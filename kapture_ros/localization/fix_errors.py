@@ -37,6 +37,7 @@ from kapture_ros.transforms.se3 import Array, difference, turned_covariance
 
 APART = (0.8, math.radians(5.0))  # metres or radians, and the time of `fix_correlation`, are
 LAGS = (1, 2, 4)  # as many times between two fixes of a pair
+COUNTED = 1 / len(LAGS)  # of each pair: a fix is in so many with those before it, and tells once
 PERIOD = 60.0  # seconds after which what was learned counts a third
 BOUNDS = (-math.log(8.0), math.log(8.0))  # of the logarithms of the factors
 PRIOR = math.log(2.0)  # one sigma of the logarithms of the factors
@@ -173,5 +174,6 @@ class FixErrors:
         shares = inverse @ parts
         surprise = np.einsum("i,nij,j->n", white, parts, white) / outside
         score = 0.5 * (surprise - np.trace(shares, axis1=1, axis2=2))
-        self._information += 0.5 * np.einsum("nij,mji->nm", shares, shares)
-        self._logs = np.clip(self._logs + np.linalg.solve(self._information, score), *BOUNDS)
+        self._information += COUNTED * 0.5 * np.einsum("nij,mji->nm", shares, shares)
+        step = np.linalg.solve(self._information, COUNTED * score)
+        self._logs = np.clip(self._logs + step, *BOUNDS)
