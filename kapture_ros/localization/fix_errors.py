@@ -37,7 +37,9 @@ from kapture_ros.transforms.se3 import Array, difference, turned_covariance
 
 APART = (0.8, math.radians(5.0))  # metres or radians, and the time of `fix_correlation`, are
 LAGS = (1, 2, 4)  # as many times between two fixes of a pair
-COUNTED = 1 / len(LAGS)  # of each pair: a fix is in so many with those before it, and tells once
+# Of each pair's information: pairs overlap, in fixes and in what they see. The factor of simulated
+# odometry, which is known, then is as uncertain as it is thought to be.
+COUNTED = 1 / 3
 PERIOD = 60.0  # seconds after which what was learned counts a third
 BOUNDS = (-math.log(8.0), math.log(8.0))  # of the logarithms of the factors
 PRIOR = math.log(2.0)  # one sigma of the logarithms of the factors

@@ -111,13 +111,13 @@ def test_an_error_that_all_fixes_have_is_not_learned_away(constant, alike):
     assert nees < 10.0
 
 
-def rough(rng, alike=2.0, metres=400.0):
-    """An error of the map that is another one after some metres, a third as large as told."""
+def rough(rng, alike=2.0, metres=400.0, size=1 / 3):
+    """An error of the map that is another one after some metres, of a `size` times that told."""
     at = np.arange(0, metres, 0.5)
     numbers = rng.normal(0, 1 / alike, (6, 40))
     phase = rng.uniform(0, 2 * np.pi, (6, 40))
     waves = np.cos(at[:, None, None] * numbers + phase).sum(axis=2) / np.sqrt(20)
-    errors = waves * np.sqrt(np.diagonal(OF_MAP)) / 3
+    errors = waves * np.sqrt(np.diagonal(OF_MAP)) * size
     return lambda way, rng: errors[int(2 * way)] + rng.normal(0, FIX_SIGMA / 20)
 
 
@@ -125,6 +125,18 @@ def test_a_map_that_is_better_here_than_held_out_instants_said_is_found_out():
     told = (OF_MAP + np.diag((FIX_SIGMA / 20) ** 2), OF_MAP)
     errors, _ = learned(3, rough(np.random.default_rng(0)), told, alike=(2.0, 2.0))
     assert errors.factors[1] < 0.4
+
+
+def test_drives_learn_as_different_factors_as_they_are_thought_to_be_uncertain():
+    """Pairs of fixes overlap, and what they have in common must not be counted again and again."""
+    told = (OF_MAP + np.diag((FIX_SIGMA / 20) ** 2), OF_MAP)
+    in_sigmas = []
+    for seed in range(12):
+        error = rough(np.random.default_rng(seed), size=1.0)
+        errors, _ = learned(seed, error, told, alike=(2.0, 2.0))
+        sigma = np.sqrt(np.diagonal(np.linalg.inv(errors._information)))
+        in_sigmas.append(errors._logs[1:] / sigma[1:])  # of the map's and of odometry's
+    assert (np.var(in_sigmas, axis=0) < 0.8).all()
 
 
 def test_a_gyro_of_unknown_bias_does_not_make_fixes_or_odometry_look_worse():
