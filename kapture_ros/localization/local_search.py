@@ -15,6 +15,7 @@ from kapture_ros.localization.acceptance import judge, score
 from kapture_ros.localization.guided import GuidedOptions, match_guided, solve_guided
 from kapture_ros.localization.localizer import Localizer
 from kapture_ros.localization.motion_options import MotionOptions
+from kapture_ros.localization.pose import best_of_keypoints
 from kapture_ros.localization.query import Estimate, Evidence, Query, Reason
 from kapture_ros.localization.refinement import Matches, PosePrior, Priors, residuals
 from kapture_ros.localization.views import View
@@ -47,15 +48,17 @@ class LocalSearch:
     def agrees(self, views: Sequence[View], matches: Matches, prior: PosePrior) -> bool:
         """Whether matches lie where the prior says more often than chance puts them there.
 
-        Wrong ones lie anywhere in the search radius, and some agree with some pose near it.
+        Wrong ones lie anywhere in the search radius, and some agree with some pose near it. One of
+        each keypoint is asked: where points are twice in the map, it agrees with both or neither.
         """
         if len(matches) == 0:
             return False
         error = 2 * self.guided.max_error
         cameras = [view.camera for view in views]
-        off = np.linalg.norm(residuals(matches, cameras, prior.map_from_base), axis=1)
+        asked = matches.select(best_of_keypoints(matches))
+        off = np.linalg.norm(residuals(asked, cameras, prior.map_from_base), axis=1)
         chance = min(self._chance(error), 1.0)
-        accident = binom.sf((off < error).sum() - 1, len(matches), chance)
+        accident = binom.sf((off < error).sum() - 1, len(asked), chance)
         return bool(accident < ACCIDENT)
 
     def solve(

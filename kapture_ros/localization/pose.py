@@ -125,7 +125,7 @@ def find_pose(
     Returns:
         None if no pose has four inliers.
     """
-    ranked = _best_of_keypoints(matches)
+    ranked = best_of_keypoints(matches)
     enough = HARD_RATIO * len(ranked)
     best: Hypothesis | None = None
     views: list[_PlaneView] = []
@@ -174,7 +174,7 @@ def agreeing(
     return inlier_mask(matches, lengths(matches, cameras, pose), options.max_error)
 
 
-def _best_of_keypoints(matches: Matches) -> npt.NDArray[np.intp]:
+def best_of_keypoints(matches: Matches) -> npt.NDArray[np.intp]:
     """Rows of the most similar match of each keypoint, best first; without similarities: all."""
     if matches.similarity is None:
         return np.arange(len(matches))

@@ -21,7 +21,7 @@ from kapture_ros.localization.local_search import LocalSearch
 from kapture_ros.localization.localizer import Localizer
 from kapture_ros.localization.motion_options import MotionOptions
 from kapture_ros.localization.options import PoseOptions
-from kapture_ros.localization.refinement import PosePrior
+from kapture_ros.localization.refinement import PosePrior, residuals
 from kapture_ros.localization.views import View
 from kapture_ros.transforms import Transform
 from kapture_ros.transforms.se3 import difference, disturb
@@ -220,3 +220,16 @@ def test_points_that_look_the_same_match_one_keypoint_and_others_do_not(world):
 
     assert matched(0.98) == {place.points[first], place.points[second]}
     assert matched(0.8) == {place.points[first]}
+
+
+def test_a_keypoint_that_many_points_claim_is_support_once(world):
+    """Ten accidents of one keypoint are one accident."""
+    near = LocalSearch(Localizer(world.map), OPTIONS, MotionOptions(), 12, 1000)
+    base = along(60, 0.7)
+    prior = PosePrior(base, np.diag(np.repeat([0.05, 0.002], 3) ** 2))
+    views = look(world, base, np.random.default_rng(8))
+    matches = near.match(views, prior)
+    off = np.linalg.norm(residuals(matches, [MOUNTED], base), axis=1)
+    right = matches.select(np.argsort(off)[:10])
+    assert near.agrees(views, right, prior)
+    assert not near.agrees(views, replace(right, keypoint=np.full(10, right.keypoint[0])), prior)
