@@ -39,7 +39,10 @@ Floats = npt.NDArray[np.float32]
 class GuidedOptions:
     """How map points are searched around a predicted pose."""
 
-    range: float = option(150.0, "how far from the vehicle map points are expected", unit="m")
+    range: float = option(
+        50.0, "how far from the vehicle map images are whose points are expected", unit="m"
+    )
+    max_images: int = option(100, "of these, the nearest ones", minimum=1)
     max_turn: float = option(
         50.0, "how far from its mean viewing direction a point is recognized", unit="deg"
     )
@@ -144,8 +147,12 @@ def expect(
 
 
 def _recognizable(visual_map: VisualMap, position: Array, options: GuidedOptions) -> Rows:
-    """Points in range that were seen from about this direction and distance."""
-    rows = visual_map.point_grid.within(position, options.range)
+    """Points of the images around that were seen from about this direction and distance."""
+    images = visual_map.image_grid.within(position, options.range)
+    away = ((visual_map.image_centers[images] - position) ** 2).sum(axis=1)
+    nearest = images[np.argsort(away, kind="stable")[: options.max_images]]
+    shown = [visual_map.features(int(image)).points for image in nearest]
+    rows = np.unique(np.concatenate([np.empty(0, np.int32), *shown])).astype(np.int64)
     cosine = float(np.cos(np.deg2rad(options.max_turn)))
     return rows[seen_as_mapped(visual_map.points, rows, position, cosine, options.max_zoom)]
 

@@ -31,7 +31,7 @@ FOLDER = "index"
 HEADER = "header.json"
 LISTS = "global.faiss"
 FORMAT = 1
-CELLS = {"image": 10.0, "point": 5.0}  # metres; some dozens of images or points each
+CELL = 10.0  # metres; some dozens of images each
 POINT_PARTS = (
     "xyz", "direction", "distance", "track_length", "covariance", "rgb", "offset", "observation",
 )  # fmt: skip
@@ -193,7 +193,9 @@ def _add_images(writer: _Writer, images: ImageTable) -> None:
     writer.add("image_frame", images.frames)
     writer.add("image_pose", images.poses)
     writer.add("image_center", centers(images.poses))
-    _add_grid(writer, "image", images.centers())
+    grid = SpatialGrid.build(images.centers(), CELL)
+    parts: Arrays = {"key": grid.keys, "offset": grid.offsets, "row": grid.rows}
+    writer.add_all("image_grid", parts)
 
 
 def _add_structure(writer: _Writer, images: ImageTable, structure: Structure) -> None:
@@ -205,13 +207,6 @@ def _add_structure(writer: _Writer, images: ImageTable, structure: Structure) ->
     )  # fmt: skip
     for part, values in zip(POINT_PARTS, parts, strict=True):
         writer.add(f"point_{part}", values)
-    _add_grid(writer, "point", structure.xyz)
-
-
-def _add_grid(writer: _Writer, of: str, points: npt.NDArray[np.float64]) -> None:
-    grid = SpatialGrid.build(points, CELLS[of])
-    parts: Arrays = {"key": grid.keys, "offset": grid.offsets, "row": grid.rows}
-    writer.add_all(f"{of}_grid", parts)
 
 
 def _add_features(

@@ -136,7 +136,7 @@ class VisualMap:
         image_centers: (N, 3) camera centres, map frame, metres.
         retrieval: search over the global descriptors.
         points, gnss, wifi: see there.
-        image_grid, point_grid: spatial grids over `image_centers` and `points.xyz`.
+        image_grid: spatial grid over `image_centers`.
         observation_offsets: (N + 1,) int64, an image's rows in the observation arrays.
         observation_points: (M,) int32; observation_keypoints: (M, 2) float32 pixels;
         observation_descriptors: (M, D) float16.
@@ -173,8 +173,8 @@ class VisualMap:
         self.points = Points(
             *(arrays[f"point_{part}"] for part in index.POINT_PARTS),
         )
-        self.image_grid = _grid(arrays, "image", self.image_centers)
-        self.point_grid = _grid(arrays, "point", self.points.xyz)
+        keys, offsets, rows = (arrays[f"image_grid_{part}"] for part in ("key", "offset", "row"))
+        self.image_grid = SpatialGrid(index.CELL, keys, offsets, rows, self.image_centers)
         self.gnss = GnssRecords(*(arrays[f"gnss_{part}"] for part in ("stamp", "xyz", "dop")))
         self._names: npt.NDArray[np.uint8] = arrays["image_name"]
         self._arrays = arrays
@@ -313,11 +313,6 @@ class VisualMap:
         """The image of each row of the observation arrays."""
         rows = np.asarray(observations)
         return np.searchsorted(self.observation_offsets, rows, side="right") - 1
-
-
-def _grid(arrays: dict[str, npt.NDArray[Any]], of: str, points: Array) -> SpatialGrid:
-    keys, offsets, rows = (arrays[f"{of}_grid_{part}"] for part in ("key", "offset", "row"))
-    return SpatialGrid(index.CELLS[of], keys, offsets, rows, points)
 
 
 def write_table(path: Path, columns: Sequence[str], rows: Iterable[Iterable[float]]) -> None:

@@ -233,3 +233,17 @@ def test_a_keypoint_that_many_points_claim_is_support_once(world):
     right = matches.select(np.argsort(off)[:10])
     assert near.agrees(views, right, prior)
     assert not near.agrees(views, replace(right, keypoint=np.full(10, right.keypoint[0])), prior)
+
+
+def test_points_are_expected_of_the_nearest_map_images(world):
+    base = along(100)
+    views = look(world, base, np.random.default_rng(7))
+    prior = PosePrior(base, np.diag(SIGMA**2))
+    away = np.linalg.norm(world.map.image_centers - base.translation, axis=1)
+    three = np.argsort(away, kind="stable")[:3]
+    seen = np.concatenate([world.map.features(image).points for image in three])
+    few = match_guided(world.map, views, prior, replace(OPTIONS, max_images=3))
+    every = match_guided(world.map, views, prior, OPTIONS)
+    assert set(few.point) == set(every.point) & set(seen)
+    assert 30 < len(few) < len(every)
+    assert len(match_guided(world.map, views, prior, replace(OPTIONS, range=0.01))) == 0
