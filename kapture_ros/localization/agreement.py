@@ -28,6 +28,11 @@ class FixRun:
     def __bool__(self) -> bool:
         return bool(self._fixes)
 
+    @property
+    def newest(self) -> Fix | None:
+        """The one with the latest stamp."""
+        return self._fixes[-1] if self._fixes else None
+
     def add(self, fix: Fix, count: int) -> list[Fix]:
         """Take a fix, and keep the newest `count`: these, or none while there are fewer."""
         others = [known for known in self._fixes if known.stamp_ns != fix.stamp_ns]

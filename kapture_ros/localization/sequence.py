@@ -40,7 +40,7 @@ from kapture_ros.localization.visual_motion import MotionSource, VisualMotion
 from kapture_ros.localization.window import KeyframeWindow
 from kapture_ros.mapping.manifest import require_metric
 from kapture_ros.transforms import Transform
-from kapture_ros.transforms.se3 import largest_sigma
+from kapture_ros.transforms.se3 import Array, difference, largest_sigma
 
 log = logging.getLogger(__name__)
 
@@ -185,7 +185,8 @@ class SequenceLocalizer:
         age = None if self._fix_ns is None else (stamp_ns - self._fix_ns) / SECOND
         pose = covariance = map_from_odom = None
         if known is not None:
-            pose, covariance = known.map_from_base, inflation * known.pose_covariance
+            pose = known.map_from_base
+            covariance = inflation * known.pose_covariance + self._doubt()
             map_from_odom = pose @ self.motion.odometry.at(stamp_ns).inverse()
         return TrackedPose(
             stamp_ns,
@@ -199,6 +200,15 @@ class SequenceLocalizer:
             self._gnss.raised,
             self._motion_source(reached),
         )
+
+    def _doubt(self) -> Array:
+        """(6, 6) of (δp, δθ): by how much the pose is off if a fix that contradicts it is right."""
+        fix = self._rejected.newest
+        there = None if fix is None else self._reached(fix.stamp_ns)
+        if fix is None or there is None:
+            return np.zeros((6, 6))
+        off = difference(fix.map_from_base, there.map_from_base)
+        return np.outer(off, off) + fix.covariance
 
     def _motion_source(self, reached: MotionState | None) -> MotionSource:
         if self._vision is not None:

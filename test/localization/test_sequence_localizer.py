@@ -37,6 +37,7 @@ from kapture_ros.localization.sequence_state import (
     TrackingOptions,
 )
 from kapture_ros.transforms import Transform
+from kapture_ros.transforms.se3 import difference
 
 MAPS = 6
 NORMAL, WEAK, DARK = Conditions(), Conditions(true_count=5), Conditions(true_count=0)
@@ -126,6 +127,28 @@ def test_a_kidnapped_vehicle_knows_within_two_seconds_and_recovers(world, locali
     given = [pose for pose in result.answers if pose.map_from_base is not None]
     assert max(result.error(pose)[0] for pose in given) < 0.5, "of any state"
     assert result.answers[-1].state is State.TRACKING
+
+
+def test_a_pose_that_an_image_contradicts_is_as_uncertain_as_they_differ(world, localizer):
+    """A camera that was turned by hand where it stood: too near to be LOST, and not right."""
+    rng = np.random.default_rng(4)
+    drive = make_drive(rng, Trip(start=30, end=45))
+    last = drive.frames[-1]
+    turned = drive.truth[last] @ Transform.exp([0.5, 0, 0, 0, 0, np.deg2rad(40)])
+    by_hand = make_query(world, turned, last, rng)
+    result = run(
+        world,
+        SequenceLocalizer(localizer),
+        drive,
+        rng,
+        change=lambda query, stamp: by_hand if stamp == last else query,
+    )
+    before, answer = result.answers[-2:]
+    assert before.state is State.TRACKING
+    assert answer.state is State.COASTING
+    error = difference(answer.map_from_base, turned)
+    assert error @ np.linalg.solve(answer.covariance, error) < 3
+    assert error @ np.linalg.solve(before.covariance, error) > 1000
 
 
 def test_as_many_fixes_must_agree_as_are_asked_for(world, localizer):
