@@ -188,7 +188,7 @@ def _match_view(
     position: Array,
     options: GuidedOptions,
 ) -> ImageMatches:
-    """For each point the most similar keypoint near enough, if few points are more like that."""
+    """For each point the most similar keypoint near enough, unless that is more like another."""
     features = view.features
     order = np.argsort(features.keypoints[:, 1], kind="stable")
     keypoints = features.keypoints[order, :2].astype(float)
@@ -242,7 +242,7 @@ def _most_similar(
         for keypoint in range(reach[point, 0], reach[point, 1]):
             across = keypoints[keypoint, 0] - pixels[point, 0]
             down = keypoints[keypoint, 1] - pixels[point, 1]
-            if across * across + down * down > radius[point] * radius[point]:
+            if not across * across + down * down <= radius[point] * radius[point]:  # or NaN
                 continue
             ours = descriptors[keypoint]
             for observation in range(starts[point], starts[point + 1]):

@@ -247,3 +247,15 @@ def test_points_are_expected_of_the_nearest_map_images(world):
     assert set(few.point) == set(every.point) & set(seen)
     assert 30 < len(few) < len(every)
     assert len(match_guided(world.map, views, prior, replace(OPTIONS, range=0.01))) == 0
+
+
+def test_keypoints_and_descriptors_that_are_no_numbers_match_nothing(world):
+    base = along(100)
+    prior = PosePrior(base, np.diag(SIGMA**2))
+    features = look(world, base, np.random.default_rng(7))[0].features
+    keypoints, descriptors = features.keypoints.copy(), features.descriptors.copy()
+    keypoints[::3], descriptors[1::3] = np.nan, np.nan
+    broken = View(0, MOUNTED, replace(features, keypoints=keypoints, descriptors=descriptors))
+    found = match_guided(world.map, [broken], prior, OPTIONS)
+    assert len(found) > 20
+    assert set(found.keypoint % 3) == {2}
