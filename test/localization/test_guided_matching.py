@@ -254,7 +254,7 @@ def test_keypoints_and_descriptors_that_are_no_numbers_match_nothing(world):
     prior = PosePrior(base, np.diag(SIGMA**2))
     features = look(world, base, np.random.default_rng(7))[0].features
     keypoints, descriptors = features.keypoints.copy(), features.descriptors.copy()
-    keypoints[::3], descriptors[1::3] = np.nan, np.nan
+    keypoints[::3, 0], descriptors[1::3] = np.nan, np.nan
     broken = View(0, MOUNTED, replace(features, keypoints=keypoints, descriptors=descriptors))
     found = match_guided(world.map, [broken], prior, OPTIONS)
     assert len(found) > 20
