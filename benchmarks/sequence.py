@@ -145,17 +145,17 @@ def drive_once(scene: Scene, case: Case, step: int, seed: int) -> tuple[Outcome,
         alarms if case.multipath else None,
         kidnapped(run) if case.jump else None,
         recall(with_exact_fixes(case, drive, imu)) if "without a fix" in case.name else None,
-        drawn(case, run, fused),
+        drawn(case, run, fused, seed),
     )
     return outcome, run
 
 
-def drawn(case: Case, run: Run, fused: Fused) -> list[float] | None:
+def drawn(case: Case, run: Run, fused: Fused, seed: int) -> list[float] | None:
     """What NEES would be of drives like this one; None where the filter's model is not meant."""
     if not case.odometry or case.jump or case.offset_ns:
         return None
     known = [pose.stamp_ns for pose in run.answers if pose.map_from_base is not None]
-    return means_of_drives(run.drive, fused, set(known[3:]), imu=case.imu)
+    return means_of_drives(run.drive, fused, set(known[3:]), seed, imu=case.imu)
 
 
 def later(run: Run) -> list[float]:

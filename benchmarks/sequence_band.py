@@ -49,9 +49,16 @@ class Fused:
         motion.update, motion.initialize = updated, initialized
 
 
-def means_of_drives(drive: Drive, fused: Fused, stamps: set[int], *, imu: bool) -> list[float]:
-    """Means of the normalized errors squared at `stamps`, of drives that are as the model says."""
-    return [_mean(drive, fused, stamps, np.random.default_rng(n), imu=imu) for n in range(DRIVES)]
+def means_of_drives(
+    drive: Drive, fused: Fused, stamps: set[int], seed: int, *, imu: bool
+) -> list[float]:
+    """Means of the normalized errors squared at `stamps`, of drives that are as the model says.
+
+    Args:
+        seed: of this drive; others are drawn independently of it.
+    """
+    numbers = range(seed * DRIVES, (seed + 1) * DRIVES)
+    return [_mean(drive, fused, stamps, np.random.default_rng(n), imu=imu) for n in numbers]
 
 
 def _mean(
