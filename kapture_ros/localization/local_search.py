@@ -77,7 +77,8 @@ class LocalSearch:
         limits = replace(options.acceptance, min_inliers=self.min_inliers)
         reason, text = judge(scores, limits)
         chance = self._chance(self.guided.max_error)
-        if reason is Reason.ACCEPTED and not significant(scores.inliers, scores.matched, chance):
+        shown = reason in (Reason.ACCEPTED, Reason.PRIOR_DISAGREES)
+        if shown and not significant(scores.inliers, len(matches), chance):
             reason, text = Reason.LOW_INLIER_RATIO, "as many would agree by chance"
         numbers = tuple(view.number for view in views)
         return replace(
@@ -98,16 +99,18 @@ class LocalSearch:
         """
         error = self.localizer.options.pose.max_error
         chance = np.pi * error**2 / min(_area(frame) for frame in frames)
+        asked = None
         if predicted is not None:  # matched around the prediction: chance agrees more often
             error = 2 * self.guided.max_error
             chance = self._chance(error)
+            asked = sum(len(frame.matches) for frame in frames)
         pose = replace(
             self.localizer.options.pose, max_error=error, max_iterations=self.window_iterations
         )
         solution = solve_window(frames, self.motion, pose, predicted)
         if solution is None or solution.count < self.min_inliers:
             return None
-        if not significant(solution.count, solution.matched, chance):
+        if not significant(solution.count, asked or solution.matched, chance):
             return None
         estimate = _window_estimate(frames[-1].stamp_ns, solution)
         found, own = solution.map_from_base, solution.covariance

@@ -21,6 +21,7 @@ from kapture_ros.localization.local_search import LocalSearch
 from kapture_ros.localization.localizer import Localizer
 from kapture_ros.localization.motion_options import MotionOptions
 from kapture_ros.localization.options import PoseOptions
+from kapture_ros.localization.query import Reason
 from kapture_ros.localization.refinement import PosePrior, residuals
 from kapture_ros.localization.views import View
 from kapture_ros.transforms import Transform
@@ -259,3 +260,27 @@ def test_keypoints_and_descriptors_that_are_no_numbers_match_nothing(world):
     found = match_guided(world.map, [broken], prior, OPTIONS)
     assert len(found) > 20
     assert set(found.keypoint % 3) == {2}
+
+
+def test_a_pose_that_chance_may_give_neither_is_believed_nor_contradicts_the_prediction(world):
+    """Of hundreds of wrong matches around a prediction some dozens agree with some pose."""
+    rng = np.random.default_rng(10)
+    near = LocalSearch(Localizer(world.map), OPTIONS, MotionOptions(), 12, 1000)
+    base = along(60, 0.7)
+    prior = PosePrior(base, np.diag(np.repeat([0.05, 0.002], 3) ** 2))
+    query = make_query(world, base, 1, rng)
+    views = [View(0, MOUNTED, query.images[0].features)]
+    right = near.match(views, prior)
+    many = right.select(np.tile(np.arange(len(right)), 4))
+    inliers = []
+    for _ in range(10):
+        angle, reach = rng.uniform(0, 2 * np.pi, len(many)), rng.uniform(0, 1, len(many))
+        away = OPTIONS.min_radius * np.sqrt(reach)
+        shift = np.stack([away * np.cos(angle), away * np.sin(angle)], axis=1)
+        wrong = replace(
+            many, pixels=many.pixels + shift, keypoint=np.arange(len(many), dtype=np.int32)
+        )
+        answer = near.solve(query, views, wrong, prior)
+        inliers.append(answer.scores.inliers)
+        assert answer.reason not in (Reason.ACCEPTED, Reason.PRIOR_DISAGREES)
+    assert np.median(inliers) > near.min_inliers
