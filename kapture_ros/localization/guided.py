@@ -142,7 +142,7 @@ def expect(
     size = np.array([camera.camera.width, camera.camera.height])
     with np.errstate(invalid="ignore"):  # NaN behind the camera
         near = ((pixels > -radius[:, None]) & (pixels < size + radius[:, None])).all(axis=1)
-    near &= np.isfinite(radius) & (visual_map.points.track_length[rows] > 0)
+    near &= np.isfinite(radius)
     return Expected(rows[near], pixels[near], radius[near])
 
 

@@ -99,18 +99,19 @@ class LocalSearch:
         """
         error = self.localizer.options.pose.max_error
         chance = np.pi * error**2 / min(_area(frame) for frame in frames)
-        asked = None
         if predicted is not None:  # matched around the prediction: chance agrees more often
             error = 2 * self.guided.max_error
             chance = self._chance(error)
-            asked = sum(len(frame.matches) for frame in frames)
         pose = replace(
             self.localizer.options.pose, max_error=error, max_iterations=self.window_iterations
         )
         solution = solve_window(frames, self.motion, pose, predicted)
         if solution is None or solution.count < self.min_inliers:
             return None
-        if not significant(solution.count, asked or solution.matched, chance):
+        chances = solution.matched
+        if predicted is not None:
+            chances = sum(len(frame.matches) for frame in frames)
+        if not significant(solution.count, chances, chance):
             return None
         estimate = _window_estimate(frames[-1].stamp_ns, solution)
         found, own = solution.map_from_base, solution.covariance

@@ -69,7 +69,7 @@ from kapture_ros.transforms.se3 import (
 DEFAULTS = MotionOptions()
 ERRORS, MAP = slice(6, SIZE), slice(SIZE, SIZE + 6)  # rows of a state behind its pose
 CHECKPOINT_NS = SECOND // 2
-ROUNDS = 3  # in which it is found how much worse than told a fix is
+ROUNDS = 2  # in which it is found how much worse than told a fix is
 LEARNING = 2.0  # seconds after a fix in which the gyro turns the pose, so that its bias is learned
 
 
@@ -292,14 +292,14 @@ class MotionFilter:
         off = difference(fix.map_from_base, state.map_from_base)
         error = off - root @ state.deviation
         told = fix.own_covariance + fix.changing_covariance
-        factor = 1.0
+        correction, covariance = _updated(prior, seen, noise, error)
         for _ in range(ROUNDS):
-            beyond = (factor - 1) * told  # of this fix alone: the next one may be of a better place
-            correction, covariance = _updated(prior, seen, noise + beyond, error)
             left = off - correction[:6]
             expected = np.outer(left, left) + covariance[:6, :6]
             size = float(np.trace(np.linalg.solve(told, expected)))
             factor = max((FREEDOM + size) / (FREEDOM + 6), 1.0)
+            beyond = (factor - 1) * told  # of this fix alone: the next one may be of a better place
+            correction, covariance = _updated(prior, seen, noise + beyond, error)
         return replace(
             state,
             fix_ns=fix.stamp_ns,

@@ -21,7 +21,7 @@ from kapture_ros.errors import InputError, KaptureRosError
 from kapture_ros.files import new_output, write_atomically
 from kapture_ros.mapping.feature_files import FeatureFolder, unit_rows
 from kapture_ros.mapping.grid import SpatialGrid
-from kapture_ros.mapping.images import ImageTable, centers, read_images
+from kapture_ros.mapping.images import ImageTable, read_images
 from kapture_ros.mapping.manifest import FILE_NAME, Manifest, read_manifest
 from kapture_ros.mapping.priors import gnss_arrays, wifi_arrays
 from kapture_ros.mapping.retrieval_index import build_lists, storage_type
@@ -192,8 +192,9 @@ def _add_images(writer: _Writer, images: ImageTable) -> None:
     writer.add("image_stamp", images.stamps)
     writer.add("image_frame", images.frames)
     writer.add("image_pose", images.poses)
-    writer.add("image_center", centers(images.poses))
-    grid = SpatialGrid.build(images.centers(), CELL)
+    middles = images.centers()
+    writer.add("image_center", middles)
+    grid = SpatialGrid.build(middles, CELL)
     parts: Arrays = {"key": grid.keys, "offset": grid.offsets, "row": grid.rows}
     writer.add_all("image_grid", parts)
 

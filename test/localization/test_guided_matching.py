@@ -68,38 +68,47 @@ def test_a_pose_from_guided_matches_is_accurate_and_honest(world):
     assert 3.5 < np.mean(nees) < 9.5
 
 
-def test_matches_agree_with_a_prediction_only_where_more_do_than_by_chance(world):
+@pytest.fixture(scope="module")
+def near(world):
+    return LocalSearch(Localizer(world.map), OPTIONS, MotionOptions(), 12, 1000)
+
+
+def sure_of(base: Transform) -> PosePrior:
+    return PosePrior(base, np.diag(np.repeat([0.05, 0.002], 3) ** 2))
+
+
+def anywhere(count: int, rng: np.random.Generator) -> np.ndarray:
+    """Pixels (count, 2) from the middle of the circle that is searched."""
+    angle, away = rng.uniform(0, 2 * np.pi, count), OPTIONS.min_radius * np.sqrt(rng.random(count))
+    return away[:, None] * np.stack([np.cos(angle), np.sin(angle)], axis=1)
+
+
+def test_matches_agree_with_a_prediction_only_where_more_do_than_by_chance(world, near):
     """Five true ones do; forty wrong ones somewhere in the search radius do not."""
-    near = LocalSearch(Localizer(world.map), OPTIONS, MotionOptions(), 12, 3000)
     rng = np.random.default_rng(8)
     base = along(60, 0.7)
-    prior = PosePrior(base, np.diag(np.repeat([0.05, 0.002], 3) ** 2))
+    prior = sure_of(base)
     views = look(world, base, rng, Conditions(true_count=5))
     assert near.agrees(views, near.match(views, prior), prior)
     views = look(world, base, rng)
     matches = near.match(views, prior).select(np.arange(40))
-    angle, radius = rng.uniform(0, 2 * np.pi, 40), 20 * np.sqrt(rng.random(40))
-    shift = radius[:, None] * np.stack([np.cos(angle), np.sin(angle)], axis=1)
-    wrong = replace(matches, pixels=matches.pixels + shift)
+    wrong = replace(matches, pixels=matches.pixels + anywhere(40, rng))
     assert not near.agrees(views, wrong, prior)
     assert not near.agrees(views, matches.select(np.arange(0)), prior)
 
 
-def test_matches_of_nothing_are_support_in_one_image_of_hundreds_at_most(world):
+def test_matches_of_nothing_are_support_in_one_image_of_hundreds_at_most(world, near):
     rng = np.random.default_rng(9)
     prior = PosePrior(along(60, 0.7), np.diag(SIGMA**2))
     views = look(world, prior.map_from_base, rng)
-    near = LocalSearch(Localizer(world.map), OPTIONS, MotionOptions(), 12, 1000)
     matches = near.match(views, prior)
     matches = matches.select(np.arange(min(39, len(matches))))
     centers = MOUNTED.project(
         (FRONT_FROM_BASE @ prior.map_from_base.inverse()).apply(matches.points_map)
     )
     claims = 0
-    for _ in range(1500):  # anywhere in the circle that is searched
-        angle, reach = rng.uniform(0, 2 * np.pi, len(matches)), rng.uniform(0, 1, len(matches))
-        away = OPTIONS.min_radius * np.sqrt(reach)
-        pixels = centers + np.stack([away * np.cos(angle), away * np.sin(angle)], axis=1)
+    for _ in range(1500):
+        pixels = centers + anywhere(len(matches), rng)
         claims += near.agrees(views, replace(matches, pixels=pixels), prior)
     assert claims <= 5
 
@@ -223,11 +232,10 @@ def test_points_that_look_the_same_match_one_keypoint_and_others_do_not(world):
     assert matched(0.8) == {place.points[first]}
 
 
-def test_a_keypoint_that_many_points_claim_is_support_once(world):
+def test_a_keypoint_that_many_points_claim_is_support_once(world, near):
     """Ten accidents of one keypoint are one accident."""
-    near = LocalSearch(Localizer(world.map), OPTIONS, MotionOptions(), 12, 1000)
     base = along(60, 0.7)
-    prior = PosePrior(base, np.diag(np.repeat([0.05, 0.002], 3) ** 2))
+    prior = sure_of(base)
     views = look(world, base, np.random.default_rng(8))
     matches = near.match(views, prior)
     off = np.linalg.norm(residuals(matches, [MOUNTED], base), axis=1)
@@ -262,24 +270,21 @@ def test_keypoints_and_descriptors_that_are_no_numbers_match_nothing(world):
     assert set(found.keypoint % 3) == {2}
 
 
-def test_a_pose_that_chance_may_give_neither_is_believed_nor_contradicts_the_prediction(world):
+def test_a_pose_that_chance_may_give_neither_is_believed_nor_contradicts_the_prediction(
+    world, near
+):
     """Of hundreds of wrong matches around a prediction some dozens agree with some pose."""
     rng = np.random.default_rng(10)
-    near = LocalSearch(Localizer(world.map), OPTIONS, MotionOptions(), 12, 1000)
     base = along(60, 0.7)
-    prior = PosePrior(base, np.diag(np.repeat([0.05, 0.002], 3) ** 2))
+    prior = sure_of(base)
     query = make_query(world, base, 1, rng)
     views = [View(0, MOUNTED, query.images[0].features)]
     right = near.match(views, prior)
     many = right.select(np.tile(np.arange(len(right)), 4))
     inliers = []
     for _ in range(10):
-        angle, reach = rng.uniform(0, 2 * np.pi, len(many)), rng.uniform(0, 1, len(many))
-        away = OPTIONS.min_radius * np.sqrt(reach)
-        shift = np.stack([away * np.cos(angle), away * np.sin(angle)], axis=1)
-        wrong = replace(
-            many, pixels=many.pixels + shift, keypoint=np.arange(len(many), dtype=np.int32)
-        )
+        pixels = many.pixels + anywhere(len(many), rng)
+        wrong = replace(many, pixels=pixels, keypoint=np.arange(len(many), dtype=np.int32))
         answer = near.solve(query, views, wrong, prior)
         inliers.append(answer.scores.inliers)
         assert answer.reason not in (Reason.ACCEPTED, Reason.PRIOR_DISAGREES)
