@@ -87,16 +87,24 @@ class Expected:
 
 
 def match_guided(
-    visual_map: VisualMap, views: Sequence[View], prior: PosePrior, options: GuidedOptions
+    visual_map: VisualMap,
+    views: Sequence[View],
+    prior: PosePrior,
+    options: GuidedOptions,
+    among: Rows | None = None,
 ) -> Matches:
-    """2D-3D matches of all views near where the prior says; `camera` counts the views."""
+    """2D-3D matches of all views near where the prior says; `camera` counts the views.
+
+    Args:
+        among: images of the map whose points and descriptors may be used; None: all.
+    """
     found = []
     position = prior.map_from_base.translation
-    rows = _recognizable(visual_map, position, options)
+    rows = _recognizable(visual_map, position, options, among)
     for view in views:
         expected = expect(visual_map, rows, view.camera, prior, options)
         expected = _affordable(visual_map, view, expected, options.max_pairs)
-        found.append(_match_view(visual_map, view, expected, position, options))
+        found.append(_match_view(visual_map, view, expected, position, options, among))
     return gather(visual_map, [view.features for view in views], found)
 
 
@@ -115,8 +123,13 @@ def solve_guided(
         priors: these are (gravity).
         drift: of the map, if it is known to drift.
     """
-    tight = replace(pose, max_error=options.max_error, max_iterations=1000)
+    tight = tightened(pose, options)
     return estimate_pose(matches, cameras, tight, priors, prior.map_from_base, drift)
+
+
+def tightened(pose: PoseOptions, options: GuidedOptions) -> PoseOptions:
+    """How a pose is estimated from guided matches."""
+    return replace(pose, max_error=options.max_error, max_iterations=1000)
 
 
 def expect(
@@ -146,9 +159,13 @@ def expect(
     return Expected(rows[near], pixels[near], radius[near])
 
 
-def _recognizable(visual_map: VisualMap, position: Array, options: GuidedOptions) -> Rows:
+def _recognizable(
+    visual_map: VisualMap, position: Array, options: GuidedOptions, among: Rows | None
+) -> Rows:
     """Points of the images around that were seen from about this direction and distance."""
     images = visual_map.image_grid.within(position, options.range)
+    if among is not None:
+        images = np.intersect1d(images, among)
     away = ((visual_map.image_centers[images] - position) ** 2).sum(axis=1)
     nearest = images[np.argsort(away, kind="stable")[: options.max_images]]
     shown = [visual_map.features(int(image)).points for image in nearest]
@@ -165,14 +182,20 @@ def _affordable(visual_map: VisualMap, view: View, expected: Expected, max_pairs
     return expected.select(np.sort(order[np.cumsum(around) <= max_pairs]))
 
 
-def near_observations(visual_map: VisualMap, points: Rows, position: Array) -> tuple[Rows, Rows]:
-    """Of each point the observations from the few map images nearest to a position.
+def near_observations(
+    visual_map: VisualMap, points: Rows, position: Array, among: Rows | None = None
+) -> tuple[Rows, Rows]:
+    """Of each point the observations from the few map images (`among` these) nearest to a position.
 
     Returns:
         Where those of each point begin (n + 1,), and their rows (m,) in the map.
     """
     owner, observations = visual_map.observations_of(points)
-    centers = visual_map.image_centers[visual_map.observing_images(observations)]
+    images = visual_map.observing_images(observations)
+    if among is not None:
+        kept = np.isin(images, among)
+        owner, observations, images = owner[kept], observations[kept], images[kept]
+    centers = visual_map.image_centers[images]
     order = np.lexsort((((centers - position) ** 2).sum(axis=1), owner))
     # Sorted by point, so the owners are in the same order as before.
     starts = np.searchsorted(owner, np.arange(len(points) + 1))
@@ -187,6 +210,7 @@ def _match_view(
     expected: Expected,
     position: Array,
     options: GuidedOptions,
+    among: Rows | None,
 ) -> ImageMatches:
     """For each point the most similar keypoint near enough, unless that is more like another."""
     features = view.features
@@ -194,7 +218,7 @@ def _match_view(
     keypoints = features.keypoints[order, :2].astype(float)
     descriptors = in_single(features.descriptors[order])
     reach = expected.pixels[:, 1:] + expected.radius[:, None] * [-1.0, 1.0]
-    starts, observations = near_observations(visual_map, expected.points, position)
+    starts, observations = near_observations(visual_map, expected.points, position, among)
     known = in_single(visual_map.observation_descriptors[observations])
     nearest, similarity = _most_similar(
         expected.pixels,

@@ -3,14 +3,14 @@
 `mapping.held_out` localized instants of the map without themselves and their neighbours. Their
 errors have the shape of the covariances that their poses were told with, only larger: points are
 wrong as keypoints are, and a view that tells little of a direction tells little of it however
-wrong they are. They may grow with the distance to the nearest image that the map still had, too,
-and differ from place to place: a few places may be ten times worse than all the others (poses that
-contradict each other), and neither must they make the rest look bad nor the rest hide them. So the
-covariance at a place is that of most places times a factor with an inverse-gamma prior; over all
-places the errors have a Student distribution, to which that of most places is fitted (Lange et
-al., JASA 1989), and around a place the factor follows from the errors there. The localizer adds
-what follows to the covariance of every pose. What bends a place as a whole does not show so: where
-mapping estimated the poses, as much is added as is assumed of a map that was not measured.
+wrong they are. They grow with the distance to the images that the map still had, and differ from
+place to place: a few may be ten times worse than all the others (poses that contradict each other),
+and neither must they make the rest look bad nor the rest hide them. So the covariance at a place is
+that of most places times a factor with an inverse-gamma prior; over all places the errors have a
+Student distribution, to which that of most places is fitted (Lange et al., JASA 1989), and around a
+place the factor follows from the errors there. The localizer adds what follows to the covariance of
+every pose. What bends a place as a whole does not show so: where mapping estimated the poses, as
+much is added as is assumed of a map that was not measured.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 from scipy.optimize import Bounds, minimize
 
 from kapture_ros.localization.map_change import FREEDOM, MapChange, alike_share
@@ -27,8 +28,10 @@ from kapture_ros.mapping.visual_map import VisualMap
 from kapture_ros.transforms.se3 import Array, symmetric_root
 
 ENOUGH = 15  # instants that were held out: fewer do not tell how wrong a map is
-REACH = 20.0  # metres from the nearest image; further away the error is taken as there
-AROUND = 1.5  # times the usual distance to the nearest image: instants so near tell of a place
+REACH = 20.0  # metres from the map's images; further away the error is taken as there
+AROUND = 1.5  # times the usual distance: instants so near tell of a place
+NEAREST = 1e-3  # metres: less is no distance
+MOST = 1.0  # power of the distance: twice as far, twice as wrong
 UNMEASURED = (0.05, math.radians(0.1))  # one sigma of what does not show: metres, radians
 LEAST = (1e-4, 1e-5)  # one sigma: metres, radians
 LENGTHS = np.geomspace(0.02, 200.0, 60)  # metres in which errors may become others
@@ -40,52 +43,53 @@ TINY = 1e-12  # a variance
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """What the error of most places is: times · own covariance + start² + (slope · distance)².
+    """What the error of most places is: times · own covariance + start², growing with distance.
 
     Its covariance times a place's factor is that of the errors there.
 
     Attributes:
         times: the covariance that a pose has if the map is exact.
         start: (2,) metres and radians, one sigma of every axis.
-        slope: (2,) the same, a metre to the nearest image.
+        growth: (2,) powers of the distance with which the errors of position and orientation grow.
+        usual: metres, the distance at which they have the size given here.
     """
 
     times: float
     start: Array
-    slope: Array
+    growth: Array
+    usual: float
 
     @classmethod
     def fitted(cls, distance: Array, errors: Array, own: Array) -> Spread:
         """The most probable one.
 
         Args:
-            distance: (H,) to the nearest image; errors: (H, 6) of (δp, δθ);
+            distance: (H,) metres, see `second_nearest`; errors: (H, 6) of (δp, δθ);
             own: (H, 6, 6), zeros where nobody knows it.
         """
+        usual = max(float(np.median(distance)), NEAREST)
 
-        def surprise(logs: Array) -> float:
-            covariance = cls._of(logs).covariance(distance, own)
+        def surprise(values: Array) -> float:
+            covariance = cls._of(values, usual).covariance(distance, own)
             tail = (FREEDOM + 6) * np.log1p(_squares(errors, covariance) / FREEDOM)
             return float((np.linalg.slogdet(covariance)[1] + tail).sum())
 
-        usual = np.log(np.maximum(np.median(np.abs(errors).reshape(-1, 2, 3), axis=(0, 2)), LEAST))
-        far = math.log(max(float(np.median(distance)), 1e-6))
-        least, most = [*BOUNDS[:1], *np.log(LEAST), *BOUNDS[:1] * 2], [BOUNDS[1]] * 5
-        if not own.any():
-            most[0] = least[0]
-        begin = np.clip([0.0, *usual, *usual - far], least, most)
-        return cls._of(minimize(surprise, begin, bounds=Bounds(least, most)).x)
+        sizes = np.maximum(np.median(np.abs(errors).reshape(-1, 2, 3), axis=(0, 2)), LEAST)
+        least = [BOUNDS[0], *np.log(LEAST), 0.0, 0.0]
+        most = [BOUNDS[1] if own.any() else BOUNDS[0], *BOUNDS[1:] * 2, MOST, MOST]
+        begin = np.clip([0.0, *np.log(sizes), 0.0, 0.0], least, most)
+        return cls._of(minimize(surprise, begin, bounds=Bounds(least, most)).x, usual)
 
     @classmethod
-    def _of(cls, logs: Array) -> Spread:
-        values = np.exp(logs)
-        return cls(float(values[0]), values[1:3], values[3:5])
+    def _of(cls, values: Array, usual: float) -> Spread:
+        return cls(math.exp(values[0]), np.exp(values[1:3]), values[3:5], usual)
 
     def covariance(self, distance: Array, own: Array) -> Array:
         """(n, 6, 6) of (δp, δθ), by distances (n,) and own covariances (n, 6, 6)."""
-        variances = self.start**2 + (self.slope * distance[:, None]) ** 2
-        found: Array = self.times * own + np.repeat(variances, 3, axis=1)[:, :, None] * np.eye(6)
-        return found
+        far = np.maximum(distance[:, None], NEAREST) / self.usual
+        grown = np.repeat(far**self.growth, 3, axis=1)
+        found: Array = self.times * own + _diagonal(self.start)
+        return found * grown[:, :, None] * grown[:, None, :]
 
 
 class MapError:
@@ -124,12 +128,12 @@ class MapError:
         self._squares = _squares(errors, covariance)
         if np.isfinite(rows[:, 6:12]).all():
             self.alike = _alike(self._places, errors, covariance, own)
-        # Nearer than half way to the next image nothing was tried, nor with a worse view.
+        # Nearer than half as far nothing was tried, nor with a worse view.
         self._nearest = float(np.quantile(distance, 0.25)) / 2
         self._widest = _sizes(own).max(axis=0)
         close = own[np.argsort(distance, kind="stable")[: len(own) // 4]]
         self.usual_own = close[np.argsort(_sizes(close)[:, 0])[len(close) // 2]]
-        self._around = AROUND * max(float(np.median(distance)), 1e-3)
+        self._around = AROUND * self._most.usual
 
     @property
     def assumed(self) -> bool:
@@ -155,9 +159,7 @@ class MapError:
         if None not in self._given or not self.measured:
             return self.constant
         near = self._map.image_grid.within(center, REACH)
-        offsets = self._map.image_centers[near] - center
-        distance = math.sqrt((offsets**2).sum(axis=1).min()) if len(near) else REACH
-        distance = max(distance, self._nearest)
+        distance = max(second_nearest(self._map, near, center), self._nearest)
         wide = np.maximum(np.sqrt(_sizes(own[None])[0] / np.maximum(self._widest, TINY)), 1.0)
         tried = own / np.outer(np.repeat(wide, 3), np.repeat(wide, 3))
         measured = self._most.covariance(np.array([distance]), tried[None])[0]
@@ -171,6 +173,18 @@ class MapError:
         weight = np.exp(-away)
         squares, freedom = float(weight @ self._squares), 6 * float(weight.sum())
         return (FREEDOM + squares) / (FREEDOM + freedom - 2)
+
+
+def second_nearest(visual_map: VisualMap, images: npt.NDArray[np.integer], center: Array) -> float:
+    """Metres from a place to the second nearest instant of some images; at most `REACH`.
+
+    Errors grow where a map ends more than between its images, if the nearest one is as near.
+    """
+    offsets = visual_map.image_centers[images] - center
+    away = np.sqrt((offsets**2).sum(axis=1))
+    frames = visual_map.image_frames[images]
+    others = away[frames != frames[away.argmin()]] if len(away) else away
+    return float(others.min(initial=REACH))
 
 
 def _alike(places: Array, errors: Array, covariance: Array, own: Array) -> tuple[float, float]:
@@ -232,6 +246,6 @@ def _sizes(covariance: Array) -> Array:
     return variances
 
 
-def _diagonal(sigmas: Sequence[float]) -> Array:
+def _diagonal(sigmas: Sequence[float] | Array) -> Array:
     """(6, 6) of one sigma of position and orientation."""
     return np.diag(np.repeat(np.square(sigmas), 3))

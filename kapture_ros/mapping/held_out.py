@@ -14,6 +14,7 @@ poses.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import math
 from collections.abc import Sequence
@@ -26,14 +27,15 @@ import numpy.typing as npt
 from tqdm import tqdm
 
 from kapture_ros.localization.cameras import MountedCamera
+from kapture_ros.localization.guided import GuidedOptions, match_guided, tightened
 from kapture_ros.localization.localizer import Localizer
 from kapture_ros.localization.map_drift import MapDrift
-from kapture_ros.localization.map_error import DEGREES, ENOUGH, PACKED
-from kapture_ros.localization.options import AnswerOptions, LocalizerOptions
-from kapture_ros.localization.pose import PoseSolution, refine_inliers
+from kapture_ros.localization.map_error import DEGREES, ENOUGH, PACKED, second_nearest
+from kapture_ros.localization.options import AnswerOptions, LocalizerOptions, PoseOptions
+from kapture_ros.localization.pose import PoseSolution, find_pose, refine_inliers
 from kapture_ros.localization.query import Estimate, Query, Reason, Rejected
-from kapture_ros.localization.refinement import UPPER, Matches
-from kapture_ros.localization.views import Correspondences
+from kapture_ros.localization.refinement import UPPER, Matches, PosePrior, Priors
+from kapture_ros.localization.views import Correspondences, View
 from kapture_ros.mapping.gnss import map_from_rig
 from kapture_ros.mapping.relocate import query_of
 from kapture_ros.mapping.subset import OpenMap, open_map
@@ -61,9 +63,12 @@ SURE = 2.0  # standard errors by which another way must find instants nearer
 LEAST_ERROR = 1e-6  # metres and degrees, of which there is a logarithm
 RATES = (0.0, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02)  # of drift, see `localization.map_drift`
 
+GUIDED = GuidedOptions()
+
 Rows = npt.NDArray[np.int32]
 Row: TypeAlias = tuple[float, ...]  # of the table
 Way: TypeAlias = tuple[float, bool]  # rate of drift, whether matches are weighed
+Instant: TypeAlias = dict[Way, tuple[Row, ...]]  # by retrieval's matches, by those around the pose
 
 
 def measure_map(map_dir: Path, instants: int = INSTANTS) -> None:
@@ -87,7 +92,7 @@ def measure_map(map_dir: Path, instants: int = INSTANTS) -> None:
     drift = MapDrift.of(visual_map, 0.0)
     evenly = np.linspace(0, len(places) - 3, (min(instants, len(places)) + 1) // 2)
     chosen = np.unique(evenly.round()).astype(int).tolist()
-    rows, tried = [], set[int]()
+    rows, tried = list[Instant](), set[int]()
     for number, place in enumerate(tqdm(chosen, "hold out", disable=None)):
         offsets, reach = TRIALS[number % len(TRIALS)]
         gaps = [places[max(place + k - reach, 0) : place + k + reach + 1] for k in offsets]
@@ -131,43 +136,74 @@ def _is_standing(before: Transform, after: Transform) -> bool:
 
 def _try(
     source: OpenMap, localizer: Localizer, drift: MapDrift, frame: int, without: Rows
-) -> dict[Way, Row] | None:
+) -> Instant | None:
     """Rows of the table by all ways; None if the instant was not localized."""
     own = np.flatnonzero(localizer.map.image_frames == frame)
-    left_out = np.isin(localizer.map.image_frames, without)
-    others = np.flatnonzero(~left_out)
-    if len(others) == 0:
+    left = points_without(
+        localizer.map, np.flatnonzero(np.isin(localizer.map.image_frames, without))
+    )
+    if len(left.others) == 0:
         return None
     place = source.images.rows_by_name()
     rows = [place[localizer.map.image_names[row]] for row in own]
     images = source.images
     query = query_of(images, rows, images.names, source.folders, source.manifest.features)
-    center = localizer.map.image_centers[own[0]]
-    nearest_m = np.linalg.norm(localizer.map.image_centers[others] - center, axis=1).min()
-    where = (*center.tolist(), float(nearest_m))
-    pose = map_from_rig(images, rows[0])
-    drift = drift.without(np.flatnonzero(left_out))
-    try:
-        known = match_without(localizer, query, without)
-        answer = localizer.answer(query, known, Estimate(query.stamp_ns, Reason.NO_POSE, ""))
-        if not answer.accepted or answer.map_from_base is None:
-            return None
-        start, options = answer.map_from_base, localizer.options.pose
-        found: dict[Way, Row] = {}
-        for weighed in (True, False):
-            matches = known.matches if weighed else replace(known.matches, point_covariance=None)
-            for rate in RATES:
-                drifting = replace(drift, rate=rate) if rate else None
-                solution = refine_inliers(
-                    matches, known.cameras, start, options, localizer.priors(query), None, drifting
-                )
-                measured = None if solution is None else _measured(solution, pose)
-                if measured is None:
-                    return None
-                found[rate, weighed] = (*where, *measured, float(weighed), rate)
-    except Rejected:
+    matched = _localized(localizer, query, left)
+    if not matched:
         return None
+    pose, center = map_from_rig(images, rows[0]), localizer.map.image_centers[own[0]]
+    where = (*center.tolist(), second_nearest(localizer.map, left.others, center))
+    drift = drift.without(left.images)
+    found: Instant = {}
+    for weighed, rate in itertools.product((True, False), RATES):
+        drifting = replace(drift, rate=rate) if rate else None
+        solutions = [of_matches.solved(weighed, drifting) for of_matches in matched]
+        measured = [_measured(solution, pose) for solution in solutions if solution]
+        tried = [(*where, *row, float(weighed), rate) for row in measured if row]
+        if len(tried) < len(matched):
+            return None
+        found[rate, weighed] = tuple(tried)
     return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Localized:
+    """An instant's matches and a pose that agrees with them, not yet refined."""
+
+    matches: Matches
+    cameras: Sequence[MountedCamera]
+    priors: Priors
+    options: PoseOptions
+    pose: Transform
+    inliers: npt.NDArray[np.bool_] | None
+
+    def solved(self, weighed: bool, drift: MapDrift | None) -> PoseSolution | None:
+        """The pose, by points that are weighed or all alike."""
+        matches = self.matches if weighed else replace(self.matches, point_covariance=None)
+        return refine_inliers(
+            matches, self.cameras, self.pose, self.options, self.priors, self.inliers, drift
+        )
+
+
+def _localized(localizer: Localizer, query: Query, left: PointsWithout) -> list[_Localized]:
+    """By the matches that retrieval gives, and by those around the pose; none if it fails."""
+    try:
+        known = match_without(localizer, query, left)
+        answer = localizer.answer(query, known, Estimate(query.stamp_ns, Reason.NO_POSE, ""))
+    except Rejected:
+        return []
+    pose, options, priors = answer.map_from_base, localizer.options.pose, localizer.priors(query)
+    if not answer.accepted or pose is None:
+        return []
+    again, cameras = match_again(localizer, known.views, pose, left)
+    tight = tightened(options, GUIDED)
+    found = find_pose(again, cameras, tight, pose)
+    if found is None:
+        return []
+    return [
+        _Localized(known.matches, known.cameras, priors, options, pose, None),
+        _Localized(again, cameras, priors, tight, found.map_from_base, found.inliers),
+    ]
 
 
 def _measured(solution: PoseSolution, pose: Transform) -> Row | None:
@@ -182,8 +218,8 @@ def _measured(solution: PoseSolution, pose: Transform) -> Row | None:
     return (*size, *(error / DEGREES).tolist(), *told.tolist())
 
 
-def nearest(rows: Sequence[dict[Way, Row]]) -> list[Row]:
-    """The rows of the way that finds instants nearest to their poses.
+def nearest(rows: Sequence[Instant]) -> list[Row]:
+    """The rows of the way that finds instants nearest to their poses, by matches around them.
 
     Matches are weighed unless all alike surely find instants nearer, and the map is taken to drift
     as little as is not surely worse than the best: chance must not choose.
@@ -201,10 +237,10 @@ def nearest(rows: Sequence[dict[Way, Row]]) -> list[Row]:
             "points weighed" if weighed else "all points alike",
             f" and poses that drift by {100 * rate:g} % of the way" if rate else "",
         )
-    return [of_instant[chosen] for of_instant in rows]
+    return [of_instant[chosen][-1] for of_instant in rows]
 
 
-def _simplest(rows: Sequence[dict[Way, Row]], ways: Sequence[Way]) -> Way:
+def _simplest(rows: Sequence[Instant], ways: Sequence[Way]) -> Way:
     """The first of the ways that is not surely worse than the best one."""
     if len(rows) < ENOUGH:
         return ways[0]
@@ -216,28 +252,38 @@ def _simplest(rows: Sequence[dict[Way, Row]], ways: Sequence[Way]) -> Way:
     return best
 
 
-def _worse(rows: Sequence[dict[Way, Row]], way: Way, than: Way) -> Array:
-    """(n,) logarithms of how many times as wrong, in the mean of position and orientation."""
+def _worse(rows: Sequence[Instant], way: Way, than: Way) -> Array:
+    """(n,) logarithms of how many times as wrong, in the mean of position and orientation and of
+    how instants were matched.
+    """
     columns = [HELD_OUT_COLUMNS.index(name) for name in ("error_m", "error_deg")]
-    errors = np.array([(of_instant[way], of_instant[than]) for of_instant in rows])[:, :, columns]
-    sizes = np.log(np.maximum(errors, LEAST_ERROR)).mean(axis=2)
+    errors = np.array([(of_instant[way], of_instant[than]) for of_instant in rows])[..., columns]
+    sizes = np.log(np.maximum(errors, LEAST_ERROR)).mean(axis=(2, 3))
     worse: Array = sizes[:, 0] - sizes[:, 1]
     return worse
 
 
-def match_without(localizer: Localizer, query: Query, frames: Rows) -> Correspondences:
-    """The matches of an instant with the map as it would be without some of its instants.
+def match_without(localizer: Localizer, query: Query, left: PointsWithout) -> Correspondences:
+    """The matches of an instant with the map as it would be without some of its images.
 
     Raises:
         Rejected: if there are too few.
     """
-    left_out = np.isin(localizer.map.image_frames, frames)
-    left = points_without(localizer.map, np.flatnonzero(left_out))
     sights = localizer.look(query)
-    offers = localizer.prepare(localizer.retrieve(query, sights, np.flatnonzero(~left_out)))
+    offers = localizer.prepare(localizer.retrieve(query, sights, left.others))
     known = left.corrected(localizer.match(localizer.views(sights), offers))
     localizer.require_matches(known.found)
     return known
+
+
+def match_again(
+    localizer: Localizer, views: Sequence[View], pose: Transform, left: PointsWithout
+) -> tuple[Matches, list[MountedCamera]]:
+    """The matches around a pose, as a fix of a drive has them, and the cameras of their views."""
+    seeing = [view for view in views if view.sees]
+    prior = PosePrior(pose, np.zeros((6, 6)))
+    matches = match_guided(localizer.map, seeing, prior, GUIDED, left.others)
+    return left.kept(matches), [view.camera for view in seeing]
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,11 +291,14 @@ class PointsWithout:
     """Points that some images saw, as the others alone would have made them.
 
     Attributes:
+        images: of the map, those that are left out; others: all but these.
         rows: (Q,) of the map's points, ascending.
         lost: (Q,) bool, no two other images see them, or from the same direction.
         xyz: (Q, 3) metres; covariance: (Q, 6) as the map's.
     """
 
+    images: npt.NDArray[np.intp]
+    others: npt.NDArray[np.intp]
     rows: Rows
     lost: npt.NDArray[np.bool_]
     xyz: Array
@@ -257,12 +306,15 @@ class PointsWithout:
 
     def corrected(self, known: Correspondences) -> Correspondences:
         """Without matches of lost points, the others' points where they would be."""
-        matches = known.matches
-        kept = ~np.isin(matches.point, self.rows[self.lost])
-        views = np.split(kept, np.cumsum([len(of_view.point) for of_view in known.found])[:-1])
-        found = tuple(m.select(rows) for m, rows in zip(known.found, views, strict=True))
-        matches = self._moved(matches.select(kept))
-        return replace(known, found=found, matches=matches)
+        found = tuple(of_view.select(self._left(of_view.point)) for of_view in known.found)
+        return replace(known, found=found, matches=self.kept(known.matches))
+
+    def kept(self, matches: Matches) -> Matches:
+        """The matches that are left, the others' points where they would be."""
+        return self._moved(matches.select(self._left(matches.point)))
+
+    def _left(self, points: Rows) -> npt.NDArray[np.bool_]:
+        return ~np.isin(points, self.rows[self.lost])
 
     def _moved(self, matches: Matches) -> Matches:
         """Matches with the positions and covariances of these points."""
@@ -302,7 +354,8 @@ def points_without(visual_map: VisualMap, images: npt.NDArray[np.intp]) -> Point
     covariance[~lost] = np.linalg.inv(information[~lost])
     xyz[~lost] -= np.einsum("nij,nj->ni", covariance[~lost], pull[~lost])
     upper = np.triu_indices(3)
-    return PointsWithout(rows, lost, xyz, covariance[:, upper[0], upper[1]])
+    others = np.setdiff1d(np.arange(len(visual_map.image_centers)), images)
+    return PointsWithout(images, others, rows, lost, xyz, covariance[:, upper[0], upper[1]])
 
 
 def _observed(visual_map: VisualMap, image: int, xyz: Array) -> tuple[Array, Array]:

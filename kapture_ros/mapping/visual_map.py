@@ -30,7 +30,7 @@ from kapture_ros.transforms.se3 import Transform
 HELD_OUT = "held_out.csv"
 AXES = ("x", "y", "z", "rx", "ry", "rz")
 HELD_OUT_COLUMNS = (
-    *("x", "y", "z", "nearest_m", "error_m", "error_deg"),
+    *("x", "y", "z", "second_m", "error_m", "error_deg"),
     *("dx_m", "dy_m", "dz_m", "rx_deg", "ry_deg", "rz_deg"),
     *(f"own_{a}_{b}" for a, b in itertools.combinations_with_replacement(AXES, 2)),
     "weighed",
@@ -230,7 +230,7 @@ class VisualMap:
     def held_out(self) -> Array:
         """How wrong the map is (H, 35), an instant that was localized without itself a row.
 
-        Camera centre (3), the distance to the nearest image left, root mean square of the error
+        Camera centre (3), the distance to the second nearest instant left, root mean square error
         over the three axes of position and, in degrees, of orientation; the error itself (6) and
         the covariance that its pose was told with, the map taken as exact (21, the upper
         triangle in metres and degrees); whether its points were weighed (`weighs_points`) and

@@ -258,6 +258,23 @@ def test_points_are_expected_of_the_nearest_map_images(world):
     assert len(match_guided(world.map, views, prior, replace(OPTIONS, range=0.01))) == 0
 
 
+def test_images_that_are_left_out_offer_neither_points_nor_descriptors(world):
+    base = along(100)
+    views = look(world, base, np.random.default_rng(7))
+    prior = PosePrior(base, np.diag(SIGMA**2))
+    away = np.linalg.norm(world.map.image_centers - base.translation, axis=1)
+    among = np.sort(np.argsort(away, kind="stable")[3:6])
+    seen = np.concatenate([world.map.features(image).points for image in among])
+    every = match_guided(world.map, views, prior, OPTIONS)
+    others = match_guided(world.map, views, prior, OPTIONS, among)
+    assert 30 < len(others) < len(every)
+    assert set(others.point) <= set(seen)
+    points = others.point.astype(np.int64)
+    starts, rows = near_observations(world.map, points, base.translation, among)
+    assert (np.diff(starts) > 0).all(), "each has a descriptor of its own there"
+    assert set(world.map.observing_images(rows)) <= set(among)
+
+
 def test_keypoints_and_descriptors_that_are_no_numbers_match_nothing(world):
     base = along(100)
     prior = PosePrior(base, np.diag(SIGMA**2))

@@ -12,12 +12,30 @@ from street_world import CAMERA, POINTS_SIGMA, Trip, make_drive, make_query, mak
 
 from kapture_ros.errors import InputError
 from kapture_ros.localization.cameras import MountedCamera
+from kapture_ros.localization.guided import GuidedOptions
 from kapture_ros.localization.localizer import Localizer
 from kapture_ros.localization.map_change import FREEDOM
-from kapture_ros.localization.map_error import UNMEASURED, MapError, Spread
+from kapture_ros.localization.map_error import (
+    REACH,
+    UNMEASURED,
+    MapError,
+    Spread,
+    second_nearest,
+)
 from kapture_ros.localization.options import AnswerOptions, LocalizerOptions
+from kapture_ros.localization.refinement import residuals
 from kapture_ros.mapping import held_out
-from kapture_ros.mapping.held_out import RATES, measure_map, nearest, points_without
+from kapture_ros.mapping.gnss import map_from_rig
+from kapture_ros.mapping.held_out import (
+    RATES,
+    match_again,
+    match_without,
+    measure_map,
+    nearest,
+    points_without,
+)
+from kapture_ros.mapping.relocate import query_of
+from kapture_ros.mapping.subset import open_map
 from kapture_ros.mapping.visual_map import HELD_OUT, HELD_OUT_COLUMNS, VisualMap
 from kapture_ros.transforms import Transform
 from kapture_ros.transforms.se3 import difference
@@ -108,6 +126,7 @@ def made_up(rows, *, estimated=False):
         held_out=padded(np.reshape(rows, (-1, 6))),
         image_grid=grid,
         image_centers=centers,
+        image_frames=np.arange(100),
         manifest=SimpleNamespace(poses_estimated=estimated),
     )
 
@@ -129,8 +148,21 @@ def test_the_error_grows_with_the_distance_to_the_images():
     sigmas = [
         np.sqrt(np.diagonal(error.covariance([50.0, y, 0.0], NOTHING))[[0, 3]]) for y in (1.0, 3.0)
     ]
-    assert sigmas[0] == pytest.approx([0.02, 0.001], rel=0.4)
-    assert sigmas[1] == pytest.approx([0.06, 0.003], rel=0.4)
+    for found, y in zip(sigmas, (1.0, 3.0), strict=True):
+        second = np.hypot(1.0, y)
+        assert found == pytest.approx([0.02 * second, 0.001 * second], rel=0.4)
+
+
+def test_where_the_images_end_is_further_from_them_than_between_them():
+    along = made_up(np.empty((0, 6)))
+    every = np.arange(100)
+    between, beyond = (np.array([x, 0.0, 0.0]) for x in (50.5, 99.5))
+    assert second_nearest(along, every, between) == pytest.approx(0.5)
+    assert second_nearest(along, every, beyond) == pytest.approx(1.5)
+    along.image_frames = every // 2  # two cameras of a rig are one instant
+    assert second_nearest(along, every, beyond) == pytest.approx(2.5)
+    for few in ([], [3], [98, 99]):
+        assert second_nearest(along, np.array(few, int), beyond) == REACH
 
 
 def test_a_place_that_is_worse_than_the_others_is_known():
@@ -154,13 +186,13 @@ def shapes(rng, count):
 def test_what_most_places_are_wrong_by_is_found_again():
     rng = np.random.default_rng(3)
     near, own = rng.uniform(0.2, 5.0, 3000), shapes(rng, 3000)
-    truth = Spread(7.0, np.array([0.03, 0.002]), np.array([0.02, 0.001]))
+    truth = Spread(7.0, np.array([0.03, 0.002]), np.array([0.6, 0.2]), float(np.median(near)))
     errors = normal(rng, truth.covariance(near, own))
     errors *= np.sqrt(FREEDOM / rng.chisquare(FREEDOM, 3000))[:, None]  # some places are far worse
     found = Spread.fitted(near, errors, own)
     assert found.times == pytest.approx(7.0, rel=0.15)
     assert found.start == pytest.approx(truth.start, rel=0.15)
-    assert found.slope == pytest.approx(truth.slope, rel=0.15)
+    assert found.growth == pytest.approx(truth.growth, abs=0.05)
     unknown = Spread.fitted(near, errors, np.zeros_like(own))
     assert unknown.times < 1e-6, "an older table does not tell of it"
 
@@ -266,7 +298,8 @@ def instants_by_way(gain):
                 row = np.array([*np.ones(len(HELD_OUT_COLUMNS) - 2), weighed, rate])
                 noise = 0.2 * rng.normal(size=2) if rate or not weighed else 0.0
                 row[columns] = error * np.exp(gain(rate, weighed) + noise)
-                rows[rate, weighed] = tuple(row)
+                by_retrieval = 2 * row
+                rows[rate, weighed] = tuple(by_retrieval), tuple(row)
         found.append(rows)
     return found
 
@@ -328,6 +361,27 @@ def test_a_damaged_table_is_refused(worlds, tmp_path):
     (copy / HELD_OUT).write_text(",".join(HELD_OUT_COLUMNS) + "\n1,2,three\n")
     with pytest.raises(InputError, match=HELD_OUT):
         Localizer(VisualMap.load(copy))
+
+
+def test_instants_held_out_are_matched_as_the_fixes_of_a_drive(worlds):
+    """Around their poses, with what the other images show: so drives are as wrong as they tell."""
+    path = worlds["straight"].map.path
+    source, localizer = open_map(path), Localizer(VisualMap.load(path))
+    images, row = source.images, 60
+    query = query_of(images, [row], images.names, source.folders, source.manifest.features)
+    gap = np.arange(row - 1, row + 2)
+    left = points_without(localizer.map, gap)
+    assert set(left.others) == set(range(len(images.names))) - set(gap)
+    known = match_without(localizer, query, left)
+    pose = map_from_rig(images, row)
+    matches, cameras = match_again(localizer, known.views, pose, left)
+    assert len(matches) > 50
+    assert not set(matches.point) & set(left.rows[left.lost])
+    assert localizer.map.are_seen(np.unique(matches.point), left.others).all()
+    off = np.linalg.norm(residuals(matches, cameras, pose), axis=1)
+    assert (off < GuidedOptions().min_radius).mean() > 0.95, "without the gap points move a little"
+    assert (off < 4).mean() > 0.8
+    assert len(match_again(localizer, known.views, pose.inverse(), left)[0]) == 0
 
 
 def test_points_without_an_image_are_as_if_the_others_alone_had_made_them():
