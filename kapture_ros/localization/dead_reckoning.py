@@ -1,8 +1,8 @@
 """The motion between two times as odometry tells it, and as a gyro turns it where there is one.
 
 Samples come from the motion filter, which is given them, and pieces of the motion go to it and
-to smoothing, which carry poses along them; windows and `fix_errors` ask for whole motions. A gyro
-that contradicts odometry is in wrong axes, units or time, or saturated, and turns nothing then.
+to smoothing, which carry poses along them; windows ask for whole motions. A gyro that
+contradicts odometry is in wrong axes, units or time, or saturated, and turns nothing then.
 """
 
 from __future__ import annotations

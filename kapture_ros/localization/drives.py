@@ -137,8 +137,7 @@ def _smoothed(
 ) -> list[SmoothedPose]:
     """The poses of instants that motion links, from fixes that agree."""
     stamps = [estimate.stamp_ns for estimate in estimates]
-    weighed = tracker.fix_errors.weighed
-    fixes = [weighed(tracker.fix_of(estimate)) for estimate in estimates if estimate.accepted]
+    fixes = [tracker.fix_of(estimate) for estimate in estimates if estimate.accepted]
     agreed = {fix.stamp_ns: fix.map_from_base for fix in run}
     begin = [agreed.get(stamp) for stamp in stamps]
     smoothed = smooth(stamps, motion, fixes, begin)
@@ -262,7 +261,7 @@ def _search_again(
         matches = tracker.near.match(views, prior)
         estimate = tracker.near.solve(query, views, matches, prior)
         if estimate.accepted:
-            found.append(tracker.fix_errors.weighed(tracker.fix_of(estimate)))
+            found.append(tracker.fix_of(estimate))
     return found
 
 

@@ -10,8 +10,8 @@ import numpy as np
 from kapture_ros.transforms.se3 import Array, symmetric_root
 
 # Of the measured variance, what a whole drive has in common (its lane, its light, calibration):
-# an eighth of sigma, by drives with a gyro. Held-out instants are too few to tell.
-LASTING = 0.125**2
+# a quarter of sigma, by fixes 20 to 80 m apart. Held-out instants are too few to tell.
+LASTING = 0.25**2
 FREEDOM = 3.0  # degrees of freedom of the errors of all places: how alike these are
 
 
@@ -51,18 +51,15 @@ def alike_share(metres: Array, alike: Array | float) -> Array:
     return share
 
 
-def difference_between(
-    before: Array, after: Array, share: Array | float, carried: Array, axes: Array | float = 1.0
-) -> Array:
+def difference_between(before: Array, after: Array, share: Array | float, carried: Array) -> Array:
     """(6, 6) by which an error at one place differs from that at another, carried there.
 
     Args:
         before, after: (6, 6), of the errors.
         share: their correlation, of all axes or (6,) of each.
         carried: (6, 6), what a disturbance of the pose at the first place is at the second.
-        axes: (6,) 1 for those that are meant, 0 for the others.
     """
-    first, second = carried @ (symmetric_root(before) * axes), symmetric_root(after) * axes
+    first, second = carried @ symmetric_root(before), symmetric_root(after)
     common = (share * first) @ second.T
     spread: Array = first @ first.T + second @ second.T - common - common.T
     return spread

@@ -18,7 +18,6 @@ import numpy as np
 from kapture_ros.errors import ExtrapolationError
 from kapture_ros.localization.agreement import FixRun, agree
 from kapture_ros.localization.answering import Answering
-from kapture_ros.localization.fix_errors import FixErrors
 from kapture_ros.localization.global_search import GlobalSearch
 from kapture_ros.localization.inertial import ImuSample, Inertial
 from kapture_ros.localization.local_search import LocalSearch
@@ -69,7 +68,6 @@ class SequenceLocalizer:
         self.inertial = Inertial(self.options.inertial)
         of_map = self.localizer.map_error.change
         self.motion = MotionFilter(self.options.motion, self.inertial, of_map)
-        self.fix_errors = FixErrors(self.options.motion, of_map)
         self._everywhere = GlobalSearch(self.localizer, self.options.place)
         self._vision: VisualMotion | None = None
         self._stamps: deque[int] = deque(maxlen=REMEMBERED)
@@ -399,9 +397,8 @@ class SequenceLocalizer:
     def _fuse(self, estimate: Estimate) -> None:
         """A fix for the filter, if it passes the gate."""
         fix = self.fix_of(estimate)
-        innovation = self.motion.update(self.fix_errors.weighed(fix), self._check.inflation)
+        innovation = self.motion.update(fix, self._check.inflation)
         self._check.add(innovation, self.motion.limit)
-        self._learn_errors(fix, accepted=innovation.accepted)
         if innovation.accepted:
             self._fixed(fix, estimate.evidence)
             return
@@ -427,16 +424,9 @@ class SequenceLocalizer:
         else:
             self._lose()
 
-    def _learn_errors(self, fix: Fix, *, accepted: bool = True) -> None:
-        """How wrong fixes are; motion that was seen in the same images cannot tell."""
-        if self._vision is None:
-            self.fix_errors.learn(fix, self.motion, accepted=accepted)
-
     def _start(self, fix: Fix, evidence: Evidence) -> None:
         learned = self._learned if self._vision is None else None  # of odometry
-        self.motion.initialize(self.fix_errors.weighed(fix), like=learned)
-        self.fix_errors.forget()
-        self._learn_errors(fix)
+        self.motion.initialize(fix, like=learned)
         self._candidates.clear()
         self._hint = None
         self._fixed(fix, evidence)

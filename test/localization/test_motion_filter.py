@@ -221,7 +221,7 @@ def test_fixes_that_err_alike_are_not_taken_for_many(alike):
                 nees.append(case.nees(state))
                 squares.append(difference(state.map_from_base, case.truth[sample.stamp_ns]) ** 2)
     assert 4.5 < np.mean(nees) < 7.5
-    assert (np.sqrt(np.mean(squares, axis=0)) < 0.8 * sigmas).all()
+    assert (np.sqrt(np.mean(squares, axis=0)) < 0.85 * sigmas).all(), "a quarter of sigma lasts"
 
 
 def test_what_all_fixes_have_in_common_no_number_of_them_makes_smaller():
