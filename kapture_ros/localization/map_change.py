@@ -10,7 +10,7 @@ import numpy as np
 from kapture_ros.transforms.se3 import Array, symmetric_root
 
 # Of the measured variance, what a whole drive has in common (its lane, its light, calibration):
-# a quarter of sigma, by fixes 20 to 80 m apart. Held-out instants are too few to tell.
+# a quarter of sigma, by drives with a gyro. Held-out instants are too few to tell.
 LASTING = 0.25**2
 FREEDOM = 3.0  # degrees of freedom of the errors of all places: how alike these are
 

@@ -326,6 +326,18 @@ def test_a_map_drifts_as_little_as_finds_instants_surely_nearer(gain, rate):
     assert {row[-2:] for row in nearest(found)} == {(1.0, rate)}
 
 
+@pytest.mark.parametrize("sure", [0, 1])
+def test_either_way_of_matching_may_tell_the_drift(sure):
+    told = instants_by_way(lambda rate, weighed: -0.3 * (rate >= 0.002) + 0.5 * (not weighed))
+    silent = instants_by_way(lambda rate, weighed: 0.5 * (not weighed))
+    found = [
+        {way: tuple((a, b)[k == sure][way][k] for k in (0, 1)) for way in a}
+        for a, b in zip(silent, told, strict=True)
+    ]
+    assert {row[-2:] for row in nearest(found)} == {(1.0, 0.002)}
+    assert {row[-2:] for row in nearest(silent)} == {(1.0, 0.0)}
+
+
 def test_what_measuring_found_decides_how_points_weigh(worlds, tmp_path):
     world = worlds["straight"]
     copy = shutil.copytree(world.map.path, tmp_path / "map")
