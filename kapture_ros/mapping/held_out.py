@@ -9,7 +9,8 @@ For the same reason it may not pay to weigh a match by the covariance of its poi
 the poses as exact: the points that it trusts most are then wrong together. And it may pay to
 allow for poses that drift apart along the way (`localization.map_drift`). So each instant is
 localized in all these ways, and the map keeps the one that finds its instants nearest to their
-poses.
+poses. Each is matched with what retrieval finds, as a single image is, and once more around its
+pose, as the fixes of a drive are.
 """
 
 from __future__ import annotations
@@ -83,7 +84,8 @@ def measure_map(map_dir: Path, instants: int = INSTANTS) -> None:
     for found_before in (HELD_OUT, TWINS):  # must not speak against it
         (map_dir / found_before).unlink(missing_ok=True)
     source, visual_map = open_map(map_dir), VisualMap.load(map_dir)
-    places = _places(source, visual_map)
+    row_of = source.images.rows_by_name()
+    places = _places(source, visual_map, row_of)
     if min(instants, len(places)) < ENOUGH or len(visual_map.points) == 0:
         log.info("hold out: too few instants to tell how wrong the map is")
         return
@@ -100,7 +102,7 @@ def measure_map(map_dir: Path, instants: int = INSTANTS) -> None:
         for frames in [places[place + k] for k in offsets]:
             frame = int(frames[number % len(frames)])
             tried.add(frame)
-            found = _try(source, localizer, drift, frame, without)
+            found = _try(source, row_of, localizer, drift, frame, without)
             rows += [] if found is None else [found]
     write_table(map_dir / HELD_OUT, HELD_OUT_COLUMNS, nearest(rows))
     log.info("held out: %d of %d instants localized", len(rows), 2 * len(chosen))
@@ -110,14 +112,13 @@ def measure_map(map_dir: Path, instants: int = INSTANTS) -> None:
     log.info("twins: %d points look like others elsewhere", len(np.unique(twins[:, 0])))
 
 
-def _places(source: OpenMap, visual_map: VisualMap) -> list[Rows]:
+def _places(source: OpenMap, visual_map: VisualMap, row_of: dict[str, int]) -> list[Rows]:
     """The instants by place, as numbers of `image_frames`, in the order of time.
 
     A vehicle that stands takes images that are alike: of those at a red light each is found
     to a millimetre among the others, which says nothing of the map on the way.
     """
     _, first = np.unique(visual_map.image_frames, return_index=True)
-    row_of = source.images.rows_by_name()
     places: list[list[int]] = []
     stood: Transform | None = None
     for row in np.sort(first).tolist():
@@ -135,7 +136,12 @@ def _is_standing(before: Transform, after: Transform) -> bool:
 
 
 def _try(
-    source: OpenMap, localizer: Localizer, drift: MapDrift, frame: int, without: Rows
+    source: OpenMap,
+    row_of: dict[str, int],
+    localizer: Localizer,
+    drift: MapDrift,
+    frame: int,
+    without: Rows,
 ) -> Instant | None:
     """Rows of the table by all ways; None if the instant was not localized."""
     own = np.flatnonzero(localizer.map.image_frames == frame)
@@ -144,8 +150,7 @@ def _try(
     )
     if len(left.others) == 0:
         return None
-    place = source.images.rows_by_name()
-    rows = [place[localizer.map.image_names[row]] for row in own]
+    rows = [row_of[localizer.map.image_names[row]] for row in own]
     images = source.images
     query = query_of(images, rows, images.names, source.folders, source.manifest.features)
     matched = _localized(localizer, query, left)

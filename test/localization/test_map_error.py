@@ -79,7 +79,7 @@ def test_gaps_of_several_widths_are_tried(worlds, tmp_path, monkeypatch):
     shutil.copytree(worlds["straight"].map.path, tmp_path / "map")
     left_out = set()
 
-    def tried(source, localizer, drift, frame, without):
+    def tried(source, row_of, localizer, drift, frame, without):
         assert frame in without
         left_out.add(tuple((np.unique(without) - without.min()).tolist()))
 
